@@ -1,0 +1,16 @@
+"""The library that every Sluice component carries.
+
+Modules, from the data outwards:
+
+    batch      samples as columns, their wire form, cutting to the frame size
+    delivery   numbering, order, repeats and gaps of a stream (no I/O)
+    streams    a stream's outlet and inlet on the local bus
+    ipc        the supervised Greengrass IPC client
+    config     a component's configuration: units, scoped errors, last good form
+    secrets    references to secrets, resolved on demand
+    status     what a component tells about itself
+    log        single-line JSON logs
+    component  one entry point: load, run, apply changes, report, stop
+"""
+
+__version__ = "0.1.0"
