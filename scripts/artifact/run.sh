@@ -1,0 +1,15 @@
+#!/bin/sh
+# Becomes the component's process. Greengrass starts it in the component's work folder, after install.sh.
+set -eu
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+
+if [ ! -x venv/bin/python ]; then
+    echo "run: there is no venv in $PWD: the install step has not run there" >&2
+    exit 1
+fi
+
+# Python finds the component and its library in this folder, everything else in the venv, and nothing anywhere else.
+unset PYTHONHOME
+export PYTHONPATH="$here" PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1
+# exec: the signal that stops the component must reach Python, not a shell in front of it.
+exec "$PWD/venv/bin/python" -u -m @PACKAGE@
