@@ -1,0 +1,133 @@
+"""A child process of the local core: JSON lines out, JSON commands in, and no orphans.
+
+The child tells that it is ready with one line on stdout, answers each command with one line, and ends when its stdin
+closes: whoever started it need only die. `serve_commands` is the child's side, `ChildProcess` the parent's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_START_LIMIT = 60.0  # imports alone take seconds on a loaded machine
+_STOP_LIMIT = 10.0
+_LINE_LIMIT = 1 << 20
+_SHARED = str(Path(__file__).resolve().parents[1])
+
+
+class ChildError(Exception):
+    """A child process did not start, or refused a command."""
+
+
+class ChildProcess:
+    """Runs `python -m <module>` as a child.
+
+    module: the child's module. arguments: its command line. environment: variables beside this process's own.
+    log: the file that gets what the child writes to stderr.
+    """
+
+    def __init__(self, module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self._command = (sys.executable, "-m", module, *arguments)
+        self._environment = dict(environment)
+        self._log = log
+        self._process: asyncio.subprocess.Process | None = None
+        self._busy = asyncio.Lock()
+
+    @property
+    def pid(self) -> int:
+        """The process id. Raises ChildError when it does not run."""
+        return self._running().pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self) -> dict[str, Any]:
+        """Starts the child and returns the line that tells its readiness. Raises ChildError."""
+        if self.running:
+            raise ChildError(f"{self._command[2]} runs already")
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        paths = os.pathsep.join(filter(None, (_SHARED, os.environ.get("PYTHONPATH"))))
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": paths, **self._environment},
+                limit=_LINE_LIMIT,
+            )
+        try:
+            return await asyncio.wait_for(self._line(), _START_LIMIT)
+        except (ChildError, asyncio.TimeoutError) as error:
+            await self.kill()
+            tail = self._log.read_text(errors="replace")[-2000:]
+            raise ChildError(f"{self._command[2]} did not start; the end of {self._log}:\n{tail}") from error
+
+    async def command(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """Sends a command and returns the answer. Raises ChildError when it is refused."""
+        process = self._running()
+        assert process.stdin is not None
+        async with self._busy:
+            process.stdin.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
+            answer = await asyncio.wait_for(self._line(), _STOP_LIMIT)
+        if "error" in answer:
+            raise ChildError(f"{command}: {answer['error']}")
+        return answer
+
+    async def stop(self) -> None:
+        """Closes the child's stdin and waits for its clean end; kills it when that takes too long."""
+        process = self._process
+        if process is None:
+            return
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), _STOP_LIMIT)
+        except asyncio.TimeoutError:
+            await self.kill()
+        self._process = None
+
+    async def kill(self) -> None:
+        """Ends the child as SIGKILL does: nothing is flushed, nothing is said."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+        self._process = None
+
+    async def _line(self) -> dict[str, Any]:
+        process = self._running()
+        assert process.stdout is not None
+        line = await process.stdout.readline()
+        if not line:
+            raise ChildError(f"{self._command[2]} ended")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _running(self) -> asyncio.subprocess.Process:
+        if self._process is None:
+            raise ChildError(f"{self._command[2]} does not run")
+        return self._process
+
+
+def tell(line: Mapping[str, Any]) -> None:
+    """The child writes one line to its parent."""
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+async def serve_commands(handle: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+    """The child answers commands until its stdin closes. A ValueError from `handle` is told to the parent."""
+    reader = asyncio.StreamReader(limit=_LINE_LIMIT)
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        try:
+            tell(handle(json.loads(line)))
+        except (ValueError, TypeError, KeyError) as error:  # noqa: PERF203 - commands are rare
+            tell({"error": repr(error)})
