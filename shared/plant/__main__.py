@@ -1,0 +1,208 @@
+"""`python -m plant opcua …`: a simulated plant as a process, driven by JSON lines.
+
+It says on its standard output, one JSON object a line:
+
+    {"event": "ready", "endpoint": …, "certificate": …, "items": n}
+    {"event": "watched", "items": n, "expected": n}          each time the number of watched variables changes
+    {"event": "started", "watched": n, "period_s": s}
+    {"event": "progress", "rows": n, "samples": n}           twice a second while it produces
+    {"event": "counters", "services": {"Read": n, …}, "rows": n, "samples": n, "watched": n}
+    {"event": "finished", "rows": n, "samples": n, "late_rows": n, "services": {…}}
+    {"event": "refused", "problem": …}                        a command that it did not understand
+
+and is told on its standard input:
+
+    {"command": "start"}                       produce, as soon as every expected variable is watched
+    {"command": "fault", "number": 4}          a fault sets in; 0 ends it; "unit": 2 for one unit only
+    {"command": "rate", "values_per_s": 500}
+    {"command": "counters"}
+    {"command": "stop"}                        finish the row, end the log; the server goes on serving
+    {"command": "quit"}                        or the end of the input: end
+
+Nothing but these lines is written to standard output; what is logged goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import math
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from plant.log import PlantLog
+from plant.opcua_server import DEFAULT_HISTORY_ROWS, POLICIES, PlantServer
+from plant.production import Production
+from plant.tennessee import DataError
+from plant.unit import Unit, samples_per_row
+
+_LOG = logging.getLogger("plant")
+
+ROWS_PER_SECOND = 10
+"""Rows that a unit produces per second when the number of units is not given: more, and a client whose server-side
+queues are short loses some of them."""
+
+_UNIT_OFFSET = 137
+"""Rows by which one unit is ahead of the one before; prime to the length of a run."""
+
+
+class CommandError(ValueError):
+    """A command that cannot be obeyed; the text names the field, its value and what is allowed."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the plant that the arguments describe."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        asyncio.run(_run(options))
+    except (DataError, OSError) as error:
+        _LOG.error("%s", error)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m plant", description="A simulated plant with real data.")
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    opcua = kinds.add_parser("opcua", help="an OPC UA server")
+    opcua.add_argument("--log", type=Path, required=True, help="file for the plant's own log")
+    opcua.add_argument("--endpoint", default="opc.tcp://127.0.0.1:0/plant", help="port 0 takes a free one")
+    opcua.add_argument("--rate", type=_positive, default=1000.0, help="samples per second (%(default)s)")
+    opcua.add_argument("--units", type=int, help=f"copies of the process (as many as give {ROWS_PER_SECOND} rows/s)")
+    opcua.add_argument("--user", help="only this user may connect; the password is read from --password-file")
+    opcua.add_argument("--password-file", type=Path)
+    opcua.add_argument("--policy", type=_policies, default=tuple(POLICIES), help="None,Basic256Sha256 (both)")
+    opcua.add_argument("--work", type=Path, help="folder for the server's certificate (beside the log)")
+    opcua.add_argument("--data", type=Path, help="folder with other recorded runs, d00_te.dat and so on")
+    opcua.add_argument("--fault", type=int, default=0, help="fault at work from the first row on")
+    opcua.add_argument("--expect-items", type=int, help="variables that must be watched before the first row (all)")
+    opcua.add_argument("--history-rows", type=int, default=DEFAULT_HISTORY_ROWS, help="rows kept (%(default)s)")
+    return parser
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not (number > 0 and math.isfinite(number)):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+    return number
+
+
+def _policies(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in POLICIES:
+            raise argparse.ArgumentTypeError(f"{name}: expected {' or '.join(POLICIES)}, separated by commas")
+    return names
+
+
+async def _run(options: argparse.Namespace) -> None:
+    user = None
+    if options.user is not None:
+        if options.password_file is None:
+            raise DataError("--user needs --password-file, a file with the password")
+        user = (options.user, options.password_file.read_text(encoding="utf-8").strip())
+    units = options.units or max(1, round(options.rate / (samples_per_row(folder=options.data) * ROWS_PER_SECOND)))
+    copies = [Unit(number * _UNIT_OFFSET, folder=options.data) for number in range(units)]
+    server = PlantServer(
+        units,
+        work=options.work or options.log.parent / "plant",
+        endpoint=options.endpoint,
+        policies=options.policy,
+        user=user,
+        history_rows=options.history_rows,
+    )
+    await server.start()
+    log = PlantLog(options.log)
+    production = Production(
+        server,
+        log,
+        copies,
+        rate=options.rate,
+        expect_items=len(server.tags) if options.expect_items is None else options.expect_items,
+        report=_report,
+        folder=options.data,
+    )
+    production.set_fault(options.fault)
+    certificate = None if server.certificate is None else str(server.certificate.certificate)
+    _report(
+        "ready",
+        {"endpoint": server.endpoint, "certificate": certificate, "items": len(server.tags), "units": units},
+    )
+    producing = asyncio.create_task(production.run())
+    listening = asyncio.create_task(_obey(production, server, log))
+    try:
+        await asyncio.wait([producing, listening], return_when=asyncio.FIRST_COMPLETED)
+        if producing.done():
+            producing.result()  # a failure of production ends the plant
+        await listening
+    finally:
+        for task in (producing, listening):
+            task.cancel()
+        log.close()
+        await server.stop()
+
+
+def _report(event: str, fields: Mapping[str, object]) -> None:
+    sys.stdout.buffer.write(orjson.dumps({"event": event, **fields}, option=orjson.OPT_APPEND_NEWLINE))
+    sys.stdout.buffer.flush()
+
+
+async def _obey(production: Production, server: PlantServer, log: PlantLog) -> None:
+    def counters(_: Mapping[str, Any]) -> None:
+        _report(
+            "counters",
+            {"services": server.services, "rows": log.rows, "samples": log.samples, "watched": server.watched},
+        )
+
+    commands: dict[str, Callable[[Mapping[str, Any]], None]] = {
+        "start": lambda _: production.start(),
+        "stop": lambda _: production.stop(),
+        "fault": lambda command: _fault(production, command),
+        "rate": lambda command: production.set_rate(_number(command, "values_per_s")),
+        "counters": counters,
+    }
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while (line := await reader.readline()) and _obey_line(line, commands):
+        pass
+
+
+def _obey_line(line: bytes, commands: Mapping[str, Callable[[Mapping[str, Any]], None]]) -> bool:
+    """Do what a line says; false when it is `quit`."""
+    try:
+        command = orjson.loads(line)
+        name = str(command.get("command")) if isinstance(command, dict) else line.decode(errors="replace").strip()
+        if name == "quit":
+            return False
+        if name not in commands:
+            raise CommandError(f"command {name!r}: expected one of {', '.join([*commands, 'quit'])}")
+        commands[name](command)
+    except (ValueError, DataError) as error:
+        _report("refused", {"problem": str(error)})
+    return True
+
+
+def _fault(production: Production, command: Mapping[str, Any]) -> None:
+    number, unit = command.get("number"), command.get("unit")
+    if not isinstance(number, int):
+        raise CommandError(f"number {number!r}: expected the number of a fault, 0 for none")
+    if unit is not None and not (isinstance(unit, int) and 1 <= unit <= production.units):
+        raise CommandError(f"unit {unit!r}: expected 1 to {production.units}, or none for all")
+    production.set_fault(number, unit)
+
+
+def _number(command: Mapping[str, Any], key: str) -> float:
+    try:
+        return _positive(str(command.get(key)))
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise CommandError(f"{key} {command.get(key)!r}: expected a number above 0") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
