@@ -1,0 +1,533 @@
+"""PublishResponse bodies -> columns (Part 4, 5.14.5; Part 6, 5.2). Pure: bytes in, columns out, it never raises.
+
+Theory of operation. A DataChangeNotification is a row of items without lengths or separators: client handle, mask,
+variant byte, value, and the status and times that the mask announces. Mask and variant byte together, the *layout*,
+fix the size of an item unless its value is a text, an array or a structure. So a message is read in two passes:
+
+1. The *walk* finds where each item starts, and nothing more. Items of one layout in a row, the usual case, are
+   crossed in one step: if item i has the layout, item i+1 starts a fixed number of bytes later, so comparing two
+   bytes at that stride finds the end of the run, by induction. Values of variable size are read here, one by one.
+2. *Gathering* turns all items of one layout into columns at once: a run is a view of the message as a numpy array,
+   scattered items are picked by their positions.
+
+Each column set keeps the items' places in the message, so that order survives the grouping by type.
+
+Damage costs what is damaged. An item that cannot be read is quarantined, and the walk resumes at the first place
+behind it from where plausible items with known handles follow without a break. If there is none, the rest of that
+notification is lost and counted; the other parts of the message are not touched.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from opcua_collector.encoding import (
+    FILETIME_OF_1970,
+    FIXED,
+    READERS,
+    Malformed,
+    read_extension_object,
+    read_variant_body,
+)
+from opcua_collector.encoding import read_diagnostic_info as _read_diagnostic_info
+
+#: Family of a value: its built-in type id (Part 6, table 1); NULL for no value, ARRAY for any array, as JSON text.
+NULL: Final = 0
+ARRAY: Final = 64
+UINT64: Final = 9
+BOOLEAN: Final = 1
+INTEGERS: Final = frozenset({2, 3, 4, 5, 6, 7, 8, 19})
+REALS: Final = frozenset({10, 11})
+_JSON_TEXT: Final = frozenset({22, 23, 24, 25, ARRAY})  # structures, opaque, and what nests
+
+_DATA_CHANGE: Final = "i=811"
+_EVENTS: Final = "i=916"
+_STATUS_CHANGE: Final = "i=820"
+
+_VALUE, _STATUS, _SOURCE, _SERVER, _SOURCE_PICO, _SERVER_PICO = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+
+_RUN: Final = 4  # as many neighbours of one layout make it worth looking for a run
+_RESUME_WINDOW: Final = 4096  # bytes behind a damaged item in which the next one is looked for
+_RESUME_PROOF: Final = 24  # items that must follow without a break to believe in a place
+_MAX_QUARANTINED: Final = 64  # per notification; beyond it, the rest is lost and counted
+
+_DAMAGE = (Malformed, IndexError, struct.error, ValueError, OverflowError)
+
+_U4: Final = struct.Struct("<I")
+_I4: Final = struct.Struct("<i")
+_PREFIX: Final = struct.Struct("<qII")  # timestamp, request handle, service result of a ResponseHeader
+_MESSAGE: Final = struct.Struct("<IqI")
+
+_MAX_TIME: Final = FILETIME_OF_1970 + (2**63 - 1) // 100
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Items of one family as columns of equal length."""
+
+    family: int
+    index: NDArray[np.int64]  # place of the item in its message
+    handle: NDArray[np.int64]  # client handle
+    value: NDArray[Any] | None  # float64, int64, uint64, bool, or object (str or None); None for NULL
+    status: NDArray[np.uint32]
+    time: NDArray[np.int64]  # ns since 1970 UTC: source's, else server's, else when received
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """An item that could not be read."""
+
+    handle: int  # -1 where not even the handle could be read
+    reason: str
+    excerpt: str  # its first bytes, in hexadecimal
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What one PublishResponse says. `damage` tells what could not be read of it; all else is still good."""
+
+    subscription: int = 0
+    sequence: int = 0
+    published: int = 0  # ns since 1970 UTC
+    keep_alive: bool = False
+    more: bool = False
+    available: tuple[int, ...] = ()  # sequence numbers that the server can still republish
+    results: tuple[int, ...] = ()  # status code per acknowledgement of the request
+    blocks: tuple[Block, ...] = ()
+    events: int = 0  # events recognised; they are not collected yet
+    status_changes: tuple[int, ...] = ()
+    quarantined: tuple[Quarantined, ...] = ()
+    lost: int = 0  # items that the message counts and that could not even be told apart
+    untimed: int = 0  # items without a usable source time
+    damage: str = ""
+
+    def __len__(self) -> int:
+        return sum(len(block) for block in self.blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where things are in items of one mask and variant byte; `size` 0: the value's length varies."""
+
+    mask: int
+    encoding: int  # variant byte; -1: the item has no value
+    family: int
+    form: np.dtype[Any]  # whole item, or what follows the value when the length varies
+    size: int
+
+
+@lru_cache(maxsize=4096)
+def _layout(key: int) -> _Layout:
+    mask, encoding = key >> 8, key & 0xFF
+    if mask & 0xC0:
+        raise Malformed(f"DataValue mask {mask:#04x} does not exist")
+    tail = [
+        (name, form)
+        for bit, name, form in (
+            (_STATUS, "status", "<u4"),
+            (_SOURCE, "source", "<i8"),
+            (_SOURCE_PICO, "source_pico", "<u2"),
+            (_SERVER, "server", "<i8"),
+            (_SERVER_PICO, "server_pico", "<u2"),
+        )
+        if mask & bit
+    ]
+    head = [("handle", "<u4"), ("mask", "u1")]
+    if not mask & _VALUE:
+        form = np.dtype(head + tail)
+        return _Layout(mask, -1, NULL, form, form.itemsize)
+    head.append(("encoding", "u1"))
+    if encoding == NULL:
+        form = np.dtype(head + tail)
+        return _Layout(mask, encoding, NULL, form, form.itemsize)
+    family = encoding & 0x3F
+    if family not in READERS or encoding & 0xC0 == 0x40:
+        raise Malformed(f"variant encoding {encoding:#04x} does not exist")
+    if not encoding & 0x80 and (family in INTEGERS or family in REALS or family in (BOOLEAN, UINT64)):
+        form = np.dtype([*head, ("value", FIXED[family]), *tail])
+        return _Layout(mask, encoding, family, form, form.itemsize)
+    return _Layout(mask, encoding, ARRAY if encoding & 0x80 else family, np.dtype(tail), 0)
+
+
+@dataclass(slots=True)
+class _Found:
+    """Items of one layout that the walk came across."""
+
+    layout: _Layout
+    runs: list[tuple[int, int, int]] = field(default_factory=list)  # index, position, items
+    index: list[int] = field(default_factory=list)  # scattered items: index,
+    position: list[int] = field(default_factory=list)  # where they start,
+    tail: list[int] = field(default_factory=list)  # where the part behind the value starts (varying length),
+    value: list[Any] = field(default_factory=list)  # and the value (varying length)
+
+
+@dataclass(slots=True)
+class _Notes:
+    """What the parts of one message add up to."""
+
+    received: int
+    handles: int
+    pieces: dict[int, list[Block]] = field(default_factory=dict)
+    items: int = 0
+    events: int = 0
+    status_changes: list[int] = field(default_factory=list)
+    quarantined: list[Quarantined] = field(default_factory=list)
+    lost: int = 0
+    untimed: int = 0
+    damage: list[str] = field(default_factory=list)
+
+
+def decode(data: bytes, start: int = 0, *, received: int, handles: int) -> Publication:
+    """The PublishResponse whose type id begins at `start`.
+
+    `received`: ns since 1970 UTC, the time of items that carry none. `handles`: client handles are below this.
+    Never raises: what cannot be read is in `quarantined`, `lost` and `damage` of the answer.
+    """
+    notes = _Notes(received, handles)
+    subscription = sequence = published = 0
+    more = False
+    available: tuple[int, ...] = ()
+    results: tuple[int, ...] = ()
+    parts = -1
+    try:
+        position = _response_header(data, start)
+        subscription = _U4.unpack_from(data, position)[0]
+        available, position = _u4_array(data, position + 4)
+        more = data[position] != 0
+        sequence, publish_time, count = _MESSAGE.unpack_from(data, position + 1)
+        published = _ns(publish_time)
+        position += 1 + _MESSAGE.size
+        parts = 0 if count == 0xFFFFFFFF else count
+        for _ in range(parts):
+            type_id, body, position = read_extension_object(data, position)
+            _part(type_id, body, notes)
+        results, position = _u4_array(data, position)
+    except _DAMAGE as error:
+        notes.damage.append(f"PublishResponse of {len(data) - start} bytes: {error}")
+    blocks = tuple(_merged(family, pieces) for family, pieces in notes.pieces.items())
+    return Publication(
+        subscription=subscription,
+        sequence=sequence,
+        published=published,
+        keep_alive=parts == 0,
+        more=more,
+        available=available,
+        results=results,
+        blocks=blocks,
+        events=notes.events,
+        status_changes=tuple(notes.status_changes),
+        quarantined=tuple(notes.quarantined),
+        lost=notes.lost,
+        untimed=notes.untimed,
+        damage="; ".join(notes.damage),
+    )
+
+
+def _response_header(data: bytes, position: int) -> int:
+    """Position behind the type id and the ResponseHeader (Part 4, 7.33), whose contents the transport has judged."""
+    if data[position] == 0x01:  # four-byte node id, what every server sends
+        position += 4
+    else:
+        raise Malformed(f"type id of encoding {data[position]:#04x} is no PublishResponse")
+    position += _PREFIX.size
+    if data[position]:
+        _, position = _read_diagnostic_info(data, position, 0)
+    else:
+        position += 1
+    strings = _I4.unpack_from(data, position)[0]
+    position += 4
+    for _ in range(strings):
+        _, position = READERS[12](data, position, 0)
+    _, _, position = read_extension_object(data, position)
+    return position
+
+
+def _u4_array(data: bytes, position: int) -> tuple[tuple[int, ...], int]:
+    count = _I4.unpack_from(data, position)[0]
+    position += 4
+    if count <= 0:
+        return (), position
+    if count * 4 > len(data) - position:
+        raise Malformed(f"an array of {count} at byte {position - 4} runs past the end of the message")
+    return struct.unpack_from(f"<{count}I", data, position), position + 4 * count
+
+
+def _part(type_id: str, body: bytes | None, notes: _Notes) -> None:
+    """One member of NotificationData. Damage stays inside it."""
+    if body is None:
+        if type_id != "i=0":
+            notes.damage.append(f"notification of type {type_id} without a body")
+        return
+    try:
+        if type_id == _DATA_CHANGE:
+            _data_change(body, notes)
+        elif type_id == _EVENTS:
+            notes.events += max(0, _I4.unpack_from(body, 0)[0])
+        elif type_id == _STATUS_CHANGE:
+            notes.status_changes.append(_U4.unpack_from(body, 0)[0])
+        else:
+            notes.damage.append(f"notification of unknown type {type_id}")
+    except _DAMAGE as error:
+        notes.damage.append(f"notification of type {type_id}: {error}")
+
+
+def _data_change(body: bytes, notes: _Notes) -> None:
+    count = max(0, _I4.unpack_from(body, 0)[0])
+    found: dict[int, _Found] = {}
+    index, position = 0, 4
+    bytes_ = np.frombuffer(body, np.uint8)
+    while index < count:
+        index, position, reason = _walk(body, bytes_, position, index, count, found)
+        if not reason:
+            break
+        remaining = count - index - 1
+        resumed = -1
+        if len(notes.quarantined) < _MAX_QUARANTINED:
+            handle = _U4.unpack_from(body, position)[0] if position + 4 <= len(body) else -1
+            excerpt = body[position : position + 16].hex()
+            notes.quarantined.append(Quarantined(handle if handle < notes.handles else -1, reason, excerpt))
+            resumed = _resume(body, position, remaining, notes.handles)
+        else:
+            remaining += 1
+        if resumed < 0:
+            notes.lost += remaining
+            notes.damage.append(f"item {index} of {count}: {reason}; {remaining} items behind it are lost")
+            break
+        index, position = index + 1, resumed
+    for entry in found.values():
+        _gather(body, bytes_, entry, notes)
+    notes.items += count
+
+
+def _walk(
+    data: bytes, bytes_: NDArray[np.uint8], position: int, index: int, count: int, found: dict[int, _Found]
+) -> tuple[int, int, str]:
+    """Walks from item `index` until `count` or to the first damaged item: (its index, its position, reason or "")."""
+    stop = len(data)
+    previous, streak = -1, 0
+    entry: _Found | None = None
+    try:
+        while index < count:
+            mask = data[position + 4]
+            key = mask << 8 | data[position + 5] if mask & _VALUE else mask << 8
+            if key != previous or entry is None:
+                entry = found.get(key)
+                if entry is None:
+                    entry = found[key] = _Found(_layout(key))
+                previous, streak = key, 0
+            size = entry.layout.size
+            if size:
+                if position + size > stop:
+                    raise Malformed("the message ends inside the item")
+                streak += 1
+                if streak == _RUN:
+                    length = _run(bytes_, position, entry.layout, min(count - index, (stop - position) // size))
+                    entry.runs.append((index, position, length))
+                    index += length
+                    position += length * size
+                    streak = 0
+                    continue
+                entry.index.append(index)
+                entry.position.append(position)
+                position += size
+            else:
+                layout = entry.layout
+                value, tail = read_variant_body(data, position + 6, layout.encoding, 0)
+                if tail + layout.form.itemsize > stop:
+                    raise Malformed("the message ends inside the item")
+                entry.value.append(_as_text(value) if layout.family in _JSON_TEXT else value)
+                entry.index.append(index)
+                entry.position.append(position)
+                entry.tail.append(tail)
+                position = tail + layout.form.itemsize
+            index += 1
+    except _DAMAGE as error:
+        return index, position, str(error)
+    return index, position, ""
+
+
+def _run(bytes_: NDArray[np.uint8], position: int, layout: _Layout, most: int) -> int:
+    """How many items of `layout` follow each other from `position`; looks ahead in growing strides."""
+    length, stride = 0, 64
+    while length < most:
+        stop = min(most, length + stride)
+        first, last = position + length * layout.size + 4, position + stop * layout.size
+        same = bytes_[first : last : layout.size] == layout.mask
+        if layout.encoding >= 0:
+            same &= bytes_[first + 1 : last : layout.size] == layout.encoding
+        if not same.all():
+            return length + int(same.argmin())
+        length = stop
+        stride *= 4
+    return length
+
+
+def _resume(data: bytes, position: int, remaining: int, handles: int) -> int:
+    """The first place behind the damaged item at `position` that items follow from; -1: none."""
+    if remaining <= 0:
+        return -1
+    wanted = min(remaining, _RESUME_PROOF)
+    for start in range(position + 6, min(len(data) - 5, position + 6 + _RESUME_WINDOW)):
+        at = start
+        for _ in range(wanted):
+            at = _plausible(data, at, handles)
+            if at < 0:
+                break
+        # Where few items are left to prove the place, the message must also end where they end: only its diagnostics,
+        # an array that is empty in practice, may follow.
+        if at >= 0 and (remaining > wanted or len(data) - at <= 4):
+            return start
+    return -1
+
+
+def _plausible(data: bytes, position: int, handles: int) -> int:
+    """Position behind a believable item at `position`; -1: it is none."""
+    try:
+        mask = data[position + 4]
+        if _U4.unpack_from(data, position)[0] >= handles or not mask & (_VALUE | _STATUS):
+            return -1
+        layout = _layout(mask << 8 | data[position + 5] if mask & _VALUE else mask << 8)
+        if layout.size:
+            position += layout.size
+        else:
+            position = read_variant_body(data, position + 6, layout.encoding, 0)[1] + layout.form.itemsize
+    except _DAMAGE:
+        return -1
+    return position if position <= len(data) else -1
+
+
+def _gather(data: bytes, bytes_: NDArray[np.uint8], entry: _Found, notes: _Notes) -> None:
+    """Appends the block of one layout."""
+    layout = entry.layout
+    if not entry.runs and not entry.index:
+        return
+    index = np.array(entry.index, np.int64)
+    start = np.array(entry.position, np.int64)
+    values: NDArray[Any] | None = None
+    if len(entry.runs) == 1 and not entry.index:
+        first, position, length = entry.runs[0]
+        index = np.arange(first, first + length)
+        rows = np.frombuffer(data, layout.form, length, position)
+        handle = rows["handle"]
+    elif layout.size:
+        if entry.runs:
+            index, start = _with_runs(index, start, np.array(entry.runs, np.int64), layout.size)
+        rows = _everywhere(data, layout.form)[start]
+        handle = rows["handle"]
+    else:
+        values = np.empty(len(index), object)
+        values[:] = entry.value
+        handle = _everywhere(data, np.dtype("<u4"))[start]
+        tail = np.array(entry.tail, np.int64)
+        rows = _everywhere(data, layout.form)[tail] if layout.form.itemsize else tail
+    block = _block(layout, index + notes.items, handle, rows, values, notes)  # indices count through all parts
+    notes.pieces.setdefault(layout.family, []).append(block)
+
+
+def _everywhere(data: bytes, form: np.dtype[Any]) -> NDArray[Any]:
+    """`form` laid over each byte of the message: element p is what stands at byte p."""
+    return np.ndarray((len(data) - form.itemsize + 1,), form, data, 0, (1,))
+
+
+def _with_runs(
+    index: NDArray[np.int64], start: NDArray[np.int64], runs: NDArray[np.int64], size: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Scattered items and runs (index, position, items) together, as index and start per item in order of index."""
+    length = runs[:, 2]
+    place = np.arange(int(length.sum())) - np.repeat(np.cumsum(length) - length, length)  # 0, 1, 2 … inside each run
+    index = np.concatenate([index, np.repeat(runs[:, 0], length) + place])
+    start = np.concatenate([start, np.repeat(runs[:, 1], length) + place * size])
+    order = np.argsort(index, kind="stable")
+    return index[order], start[order]
+
+
+def _block(
+    layout: _Layout,
+    index: NDArray[np.int64],
+    handle: NDArray[np.uint32],
+    rows: NDArray[Any],
+    values: NDArray[Any] | None,
+    notes: _Notes,
+) -> Block:
+    family, mask = layout.family, layout.mask
+    if values is None and family != NULL:
+        raw = rows["value"]
+        if family in REALS:
+            values = raw.astype(np.float64)
+        elif family == BOOLEAN:
+            values = raw != 0
+        else:
+            values = raw.astype(np.uint64 if family == UINT64 else np.int64)
+    status = rows["status"].astype(np.uint32) if mask & _STATUS else np.zeros(len(index), np.uint32)
+    return Block(family, index, handle.astype(np.int64), values, status, _times(rows, mask, len(index), notes))
+
+
+def _times(rows: NDArray[Any], mask: int, length: int, notes: _Notes) -> NDArray[np.int64]:
+    """ns since 1970 UTC per item: the source's time, else the server's, else when the message came.
+
+    Picoseconds count in steps of 10 ps below the 100 ns of the time (Part 6, 5.2.2.17); whole nanoseconds count.
+    """
+    if mask & _SOURCE:
+        source = rows["source"]
+        if source.min() > FILETIME_OF_1970 and source.max() < _MAX_TIME:
+            time = (source - FILETIME_OF_1970) * 100
+            if mask & _SOURCE_PICO:
+                time += np.minimum(rows["source_pico"], 9999) // 100
+            return np.asarray(time, np.int64)
+        usable = (source > FILETIME_OF_1970) & (source < _MAX_TIME)
+        time = np.where(usable, (np.where(usable, source, FILETIME_OF_1970) - FILETIME_OF_1970) * 100, 0)
+    else:
+        usable = np.zeros(length, bool)
+        time = np.zeros(length, np.int64)
+    notes.untimed += length - int(np.count_nonzero(usable))
+    if mask & _SERVER:
+        server = rows["server"]
+        fallback = ~usable & (server > FILETIME_OF_1970) & (server < _MAX_TIME)
+        time[fallback] = (server[fallback] - FILETIME_OF_1970) * 100
+        usable |= fallback
+    time[~usable] = notes.received
+    return np.asarray(time, np.int64)
+
+
+def _merged(family: int, pieces: list[Block]) -> Block:
+    if len(pieces) == 1:
+        return pieces[0]
+    index = np.concatenate([piece.index for piece in pieces])
+    order = np.argsort(index, kind="stable")
+    return Block(
+        family,
+        index[order],
+        np.concatenate([piece.handle for piece in pieces])[order],
+        None if family == NULL else np.concatenate(_values(pieces))[order],
+        np.concatenate([piece.status for piece in pieces])[order],
+        np.concatenate([piece.time for piece in pieces])[order],
+    )
+
+
+def _values(pieces: Iterable[Block]) -> list[NDArray[Any]]:
+    return [piece.value for piece in pieces if piece.value is not None]
+
+
+def _as_text(value: Any) -> str | None:
+    """Strict JSON of an array or a structure; NaN becomes null, as everywhere in Sluice."""
+    if value is None:
+        return None
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError as error:
+        raise Malformed(f"value has no JSON form: {error}") from error
+
+
+def _ns(filetime: int) -> int:
+    return (filetime - FILETIME_OF_1970) * 100
