@@ -4,6 +4,6 @@ It stands in for the machines that Sluice collects from, and knows nothing of Sl
 """
 
 from plant.process import PlantError, PlantProcess
-from plant.tags import Tag, example_config, tags, write_tags_csv
+from plant.tags import DEFAULT_ASSET, Tag, example_config, tags, write_tags_csv
 
-__all__ = ["PlantError", "PlantProcess", "Tag", "example_config", "tags", "write_tags_csv"]
+__all__ = ["DEFAULT_ASSET", "PlantError", "PlantProcess", "Tag", "example_config", "tags", "write_tags_csv"]

@@ -23,6 +23,9 @@ NAMESPACE = "urn:sluice:plant"
 NAMESPACE_INDEX = 2
 """0 is OPC UA's own, 1 the server's application; the plant's is the first that the server registers."""
 
+DEFAULT_ASSET = "site/area/line1"
+"""Where `example_config` says that the plant stands."""
+
 CSV_HEADER = ("tag", "node", "path", "group", "unit", "asset")
 
 
@@ -121,7 +124,7 @@ def example_config(
     tags_csv: Path,
     *,
     connection: str = "line1",
-    asset: str = "site/area/line1",
+    asset: str = DEFAULT_ASSET,
     policy: str = "None",
     user: str | None = None,
     password_file: Path | None = None,
