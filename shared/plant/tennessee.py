@@ -128,7 +128,8 @@ def load(number: int, *, training: bool = False, folder: Path | None = None) -> 
         raise DataError(f"there is no fault {number}: 0 is normal operation, 1 to {FAULTS[-1]} are the faults")
     path = (folder or data_folder()) / f"d{number:02}{'' if training else '_te'}.dat"
     try:
-        run = np.loadtxt(path, dtype=np.float64)
+        lines = path.read_text(encoding="ascii").splitlines()
+        run = np.array([line.split() for line in lines if line.strip()], dtype=np.float64)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as a recorded run ({error})") from error
     if run.ndim == 2 and run.shape[0] == len(VARIABLES) and run.shape[1] != len(VARIABLES):
