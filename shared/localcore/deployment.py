@@ -1,0 +1,196 @@
+"""Deployment documents: which components are wanted, what they need, and how their configuration changes.
+
+components:
+  <name>:
+    componentVersion: 1.0.0          left out: the one version that the recipe folder has
+    configurationUpdate:
+      reset: ["/path/to/key", ""]    JSON pointers, applied first
+      merge: {…}                     a mapping, or its JSON text
+"""
+
+from __future__ import annotations
+
+import filecmp
+import graphlib
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from localcore.configuration import Configuration, ConfigurationError
+from localcore.profile import Profile
+from localcore.recipe import Folders, Recipe, RecipeError, load
+
+_COMPARISON = re.compile(r"(>=|<=|>|<|=|\^|~)?(\d+(?:\.\d+){0,2})")
+
+
+class DeploymentError(RuntimeError):
+    """A deployment that cannot be carried out; the text names the component, the place and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One component that a document lists."""
+
+    name: str
+    version: str | None
+    reset: tuple[tuple[str, ...], ...]
+    merge: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A deployment that was accepted: the version of each component, in the order in which they start."""
+
+    id: str
+    components: Mapping[str, str]
+
+
+def parse_document(document: Mapping[str, Any]) -> list[Wanted]:
+    """Understand a deployment document. Raises DeploymentError."""
+    components = document.get("components")
+    if not isinstance(components, Mapping):
+        raise DeploymentError("the document has no `components` mapping")
+    wanted = []
+    for name, entry in components.items():
+        update = (entry or {}).get("configurationUpdate") or {}
+        merge = update.get("merge") or {}
+        if isinstance(merge, str):
+            try:
+                merge = json.loads(merge)
+            except ValueError as error:
+                raise DeploymentError(f"{name}: configurationUpdate.merge is not JSON: {error}") from error
+        if not isinstance(merge, Mapping):
+            raise DeploymentError(f"{name}: configurationUpdate.merge is not a mapping")
+        reset = tuple(_pointer(name, text) for text in update.get("reset") or ())
+        wanted.append(Wanted(str(name), (entry or {}).get("componentVersion"), reset, merge))
+    return wanted
+
+
+def _pointer(name: str, text: str) -> tuple[str, ...]:
+    if text and not text.startswith("/"):
+        raise DeploymentError(f"{name}: reset {text!r} is not a JSON pointer: begin it with '/', or '' for everything")
+    return tuple(part.replace("~1", "/").replace("~0", "~") for part in text.split("/")[1:])
+
+
+def resolve(wanted: Sequence[Wanted], recipe_dir: Path, profile: Profile) -> dict[str, Recipe]:
+    """The recipes of the wanted components and of all they depend on, dependencies first.
+
+    Raises DeploymentError when one is missing, does not fit a requirement or depends on itself.
+    """
+    builtin = dict(profile.builtin)
+    recipes: dict[str, Recipe] = {}
+    todo = [(item.name, item.version, "the deployment") for item in wanted]
+    while todo:
+        name, version, who = todo.pop()
+        if name not in recipes and name not in builtin:
+            recipes[name] = _find(name, version, recipe_dir, profile, who)
+            todo += [(dependency.name, None, name) for dependency in recipes[name].dependencies]
+    for recipe in recipes.values():
+        for dependency in recipe.dependencies:
+            found = recipes[dependency.name].version if dependency.name in recipes else builtin[dependency.name]
+            if not satisfies(found, dependency.requirement):
+                raise DeploymentError(
+                    f"{recipe.name} needs {dependency.name} {dependency.requirement}, and this core has {found}"
+                )
+    graph = {name: {d.name for d in recipe.dependencies if d.name in recipes} for name, recipe in recipes.items()}
+    try:
+        order = list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        raise DeploymentError(f"components depend on each other in a circle: {' -> '.join(error.args[1])}") from error
+    return {name: recipes[name] for name in order}
+
+
+def _find(name: str, version: str | None, recipe_dir: Path, profile: Profile, who: str) -> Recipe:
+    pattern = re.compile(re.escape(name) + "-" + (re.escape(version) if version else r"\d.*") + r"\.(yaml|yml|json)")
+    files = sorted(path for path in recipe_dir.iterdir() if pattern.fullmatch(path.name))
+    if len(files) != 1:
+        found = ", ".join(path.name for path in files) or "none"
+        raise DeploymentError(
+            f"{who} wants {name} {version or '(any version)'}: expected one recipe file {name}-<version>.yaml in "
+            f"{recipe_dir}, found {found}; the components of AWS on this core: {', '.join(dict(profile.builtin))}"
+        )
+    try:
+        recipe = load(files[0], profile)
+    except RecipeError as error:
+        raise DeploymentError(str(error)) from error
+    if recipe.name != name or (version is not None and recipe.version != version):
+        raise DeploymentError(f"{files[0]} is the recipe of {recipe.name} {recipe.version}")
+    return recipe
+
+
+def satisfies(version: str, requirement: str) -> bool:
+    """Whether a version fits a requirement such as `>=2.0.0 <3.0.0`, `^1.2.0`, `~1.2.0`, `1.0.0 || 2.0.0` or `*`."""
+    numbers = _numbers(version)
+    return any(all(_compares(numbers, term) for term in part.split()) for part in requirement.split("||"))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    core = re.split(r"[-+]", version)[0]
+    return tuple(int(part) for part in core.split("."))
+
+
+def _compares(version: tuple[int, ...], term: str) -> bool:
+    if term == "*":
+        return True
+    match = _COMPARISON.fullmatch(term)
+    if match is None:
+        raise DeploymentError(f"version requirement {term!r} is not understood")
+    operator, given = match[1] or "=", _numbers(match[2])
+    limit = given + (0,) * (3 - len(given))
+    if operator == "^":
+        return limit <= version and version[0] == limit[0]
+    if operator == "~":
+        return limit <= version and version[:2] == limit[:2]
+    return {
+        ">=": version >= limit,
+        "<=": version <= limit,
+        ">": version > limit,
+        "<": version < limit,
+        "=": version == limit,
+    }[operator]
+
+
+def configure(configuration: Configuration, recipe: Recipe, wanted: Wanted | None, now: float) -> None:
+    """Bring a component's configuration up to a deployment: defaults where nothing is, then reset, then merge.
+
+    `wanted` is None for a component that is only a dependency: a deployment does not touch its configuration.
+    """
+    try:
+        configuration.add_defaults(recipe.defaults)
+        if wanted is not None:
+            for path in wanted.reset:
+                configuration.reset(path, recipe.defaults)
+            configuration.merge((), wanted.merge, now)
+    except ConfigurationError as error:
+        raise DeploymentError(f"{recipe.name}: its configuration cannot be stored: {error}") from error
+
+
+def place_artifacts(recipe: Recipe, artifact_dir: Path, folders: Folders) -> bool:
+    """Copy and unpack a recipe's artifacts from `<artifact_dir>/<name>/<version>/`; whether any of them is new."""
+    changed = False
+    for artifact in recipe.artifacts:
+        source = artifact_dir / recipe.name / recipe.version / artifact.file
+        target = folders.artifacts(recipe.name, recipe.version) / artifact.file
+        if not source.is_file():
+            raise DeploymentError(f"{recipe.name} {recipe.version}: artifact {source} does not exist: build it first")
+        if target.exists() and filecmp.cmp(source, target, shallow=False):
+            continue
+        changed = True
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        shutil.copyfile(source, target)
+        target.chmod(artifact.mode)
+        if artifact.unarchive:
+            unpacked = folders.unarchived(recipe.name, recipe.version) / source.stem
+            shutil.rmtree(unpacked, ignore_errors=True)
+            with zipfile.ZipFile(source) as archive:
+                archive.extractall(unpacked)
+            for path in unpacked.rglob("*"):
+                if path.is_file():
+                    path.chmod(artifact.mode)
+    return changed

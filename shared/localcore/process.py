@@ -1,0 +1,324 @@
+"""The life of a component: install, run, errors, restarts, BROKEN, stop; its environment, its log, what it uses.
+
+    state       becomes        when
+    ----------  -------------  ------------------------------------------------------------------
+    NEW         INSTALLED      the install script ended well, or there is none
+    NEW         NEW | BROKEN   it failed or took longer than its Timeout: again, three times
+    INSTALLED   STARTING       its dependencies are there
+    STARTING    RUNNING        the run script was started
+    RUNNING     FINISHED       it ended with status 0
+    RUNNING     ERRORED        it ended otherwise, or reported ERRORED
+    ERRORED     STARTING       after the nucleus's delay
+    ERRORED     BROKEN         three errors in the same state, each within the window after the one before
+    any         STOPPING       a deployment or the end: shutdown script, SIGTERM, grace, SIGKILL
+    STOPPING    INSTALLED      nothing of it runs any more
+
+BROKEN stays until a deployment names the component again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from localcore.profile import Profile
+from localcore.recipe import Lifecycle, Step
+
+log = logging.getLogger(__name__)
+
+_MAX_LOG = 10 * 1024 * 1024
+_LAST_OUTPUT = 2.0
+"""Seconds that what a component wrote at its end may take to reach its log."""
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+class Errors:
+    """Counts errors per state: `record` says whether the component is BROKEN now."""
+
+    def __init__(self, limit: int, window: float) -> None:
+        self._limit = limit
+        self._window = window
+        self._times: dict[str, list[float]] = defaultdict(list)
+
+    def record(self, state: str, now: float) -> bool:
+        """Note an error in a state at a time in seconds."""
+        times = self._times[state]
+        if times and now - times[-1] >= self._window:
+            times.clear()
+        times.append(now)
+        return len(times) >= self._limit
+
+
+class LogFile:
+    """A file of bounded size: when it is full it becomes `<name>.1`, in place of the one before."""
+
+    def __init__(self, path: Path, max_bytes: int = _MAX_LOG) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab", buffering=0)
+        self._size = path.stat().st_size
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
+        if self._size and self._size + len(data) > self._max_bytes:
+            self._file.close()
+            self._path.replace(self._path.with_name(self._path.name + ".1"))
+            self._file = self._path.open("ab", buffering=0)
+            self._size = 0
+        self._file.write(data)
+        self._size += len(data)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process and its children use now: resident memory, and processor time since they started."""
+
+    rss_mb: float = 0.0
+    cpu_s: float = 0.0
+
+
+def usage(group: int) -> Usage:
+    """The sum over the processes of a process group, from /proc."""
+    ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    rss = cpu = 0.0
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = Path(entry.path, "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        if int(fields[2]) == group:
+            cpu += (int(fields[11]) + int(fields[12])) / ticks
+            rss += int(fields[21]) * page / 1e6
+    return Usage(rss, cpu)
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """What a service of the system starts with: nothing of this process, its virtual environment or its PYTHONPATH."""
+    paths = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    if sys.prefix != sys.base_prefix:
+        paths = [path for path in paths if not Path(path).is_relative_to(sys.prefix)]
+    return {"PATH": os.pathsep.join(paths), "HOME": str(home), "LANG": "C.UTF-8"}
+
+
+@dataclass(eq=False, slots=True)
+class Component:
+    """One deployed component and its processes.
+
+    Args:
+        environment: gives the variables of a step that begins now, without the recipe's own.
+        ready: waits for the dependencies.
+        clock: seconds, for the rule that makes a component BROKEN.
+    """
+
+    name: str
+    version: str
+    lifecycle: Lifecycle
+    environment: Callable[[], Mapping[str, str]]
+    work_dir: Path
+    log_path: Path
+    profile: Profile
+    ready: Callable[[], Awaitable[None]]
+    clock: Callable[[], float] = time.monotonic
+    state: str = "NEW"
+    restarts: int = 0
+    """How often it was started again after an error."""
+    _process: asyncio.subprocess.Process | None = None
+    _task: asyncio.Task[None] | None = None
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _errored: bool = False
+    _last_usage: Usage = field(default_factory=Usage)
+    _ending: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process of the run script, or None when it does not run."""
+        return self._process.pid if self._process is not None and self.state == "RUNNING" else None
+
+    @property
+    def rss_mb(self) -> float:
+        """Resident memory of the component's processes in MB; when it does not run, as it was last seen."""
+        return self._usage().rss_mb
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time of the component's running processes in seconds; when it does not run, as it was last seen."""
+        return self._usage().cpu_s
+
+    def _usage(self) -> Usage:
+        if self.pid is not None:
+            self._last_usage = usage(self.pid)
+        return self._last_usage
+
+    def start(self, *, install: bool) -> None:
+        """Begin its life."""
+        self._set("NEW" if install else "INSTALLED")
+        self._task = asyncio.create_task(self._live(), name=f"component {self.name}")
+
+    async def stop(self) -> None:
+        """End it, by force if it takes too long."""
+        if self._task is None:
+            return
+        running = self.state == "RUNNING"
+        self._set("STOPPING")
+        if running and self.lifecycle.shutdown is not None:
+            output = LogFile(self.log_path)
+            await self._run(self.lifecycle.shutdown, output, main=False)
+            output.close()
+        if self._process is not None:
+            await self._end(self._process)
+            await asyncio.wait({self._task}, timeout=_LAST_OUTPUT)
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        self._task = None
+        self._set("INSTALLED")
+
+    def kill(self) -> None:
+        """SIGKILL to all its processes: the fault that a crash is."""
+        if self._process is not None:
+            _signal(self._process, signal.SIGKILL)
+
+    def report(self, state: str) -> None:
+        """What the component says of itself (UpdateState). ERRORED ends it, as an error."""
+        if state == "ERRORED" and self.state == "RUNNING" and self._process is not None:
+            self._errored = True
+            self._ending = asyncio.create_task(self._end(self._process))
+
+    async def changed(self) -> None:
+        """Wait for the next change of state."""
+        await self._changed.wait()
+
+    def log_tail(self, size: int = 2000) -> str:
+        """The end of its log."""
+        with contextlib.suppress(OSError), self.log_path.open("rb") as file:
+            file.seek(max(0, self.log_path.stat().st_size - size))
+            return file.read().decode(errors="replace")
+        return ""
+
+    def _set(self, state: str) -> None:
+        if state == self.state:
+            return
+        log.info("%s: %s -> %s", self.name, self.state, state)
+        self.state = state
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _live(self) -> None:
+        errors = Errors(self.profile.errors_to_broken, self.profile.error_window)
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        output = LogFile(self.log_path)
+        try:
+            while self.state == "NEW":
+                code = 0 if self.lifecycle.install is None else await self._run(self.lifecycle.install, output)
+                if self.state == "STOPPING":
+                    return
+                if code == 0:
+                    self._set("INSTALLED")
+                elif errors.record("NEW", self.clock()):
+                    self._set("BROKEN")
+                    return
+                else:
+                    await asyncio.sleep(self.profile.restart_delay)
+            await self.ready()
+            while True:
+                self._set("STARTING")
+                if self.lifecycle.run is None:
+                    self._set("FINISHED")
+                    return
+                code = await self._run(self.lifecycle.run, output)
+                if self.state == "STOPPING":
+                    return
+                if not self._errored and (code == 0 or -code in self.profile.clean_signals):
+                    self._set("FINISHED")
+                    return
+                self._errored = False
+                self._set("ERRORED")
+                log.warning("%s: its run script ended with status %d", self.name, code)
+                if errors.record("RUNNING", self.clock()):
+                    self._set("BROKEN")
+                    return
+                await asyncio.sleep(self.profile.restart_delay)
+                self.restarts += 1
+        finally:
+            output.close()
+
+    async def _run(self, step: Step, output: LogFile, *, main: bool = True) -> int:
+        """Run a step's script to its end; the exit status, negative for a signal or when its time was up.
+
+        `main` is False for the shutdown script, which runs beside the run script.
+        """
+        process = await asyncio.create_subprocess_exec(
+            "/bin/sh",
+            "-c",
+            step.script,
+            cwd=self.work_dir,
+            env={**self.environment(), **step.setenv},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+        if main:
+            self._process = process
+            if self.state == "STARTING":
+                self._set("RUNNING")
+        assert process.stdout is not None
+        copying = asyncio.create_task(_copy(process.stdout, output))
+        try:
+            code = await asyncio.wait_for(process.wait(), None if step is self.lifecycle.run else step.timeout)
+        except asyncio.TimeoutError:
+            output.write(f"{self.name}: a step took longer than its Timeout of {step.timeout} s\n".encode())
+            await self._end(process)
+            code = -signal.SIGKILL
+        finally:
+            # Whatever the script left behind goes with it; then its output ends too.
+            _signal(process, signal.SIGKILL)
+            await copying
+            if main:
+                self._process = None
+        return code
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        """SIGTERM, the grace, SIGKILL."""
+        _signal(process, signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), self.profile.stop_grace)
+        except asyncio.TimeoutError:
+            log.warning("%s did not end within %.0f s of SIGTERM and is killed", self.name, self.profile.stop_grace)
+            _signal(process, signal.SIGKILL)
+            await process.wait()
+
+
+async def _copy(source: asyncio.StreamReader, output: LogFile) -> None:
+    while data := await source.read(65536):
+        output.write(data)
+
+
+def _die_with_parent() -> None:
+    """Runs in the child: the kernel kills it when the core is killed, so that nothing is left behind."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Send a signal to the process and all that it started: its process group has the number of its process."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
