@@ -3,7 +3,7 @@
     <root>/witness/<stream>.appends     {"seq", "at_ns", "payload" (base64)} per message that stream manager stored
     <root>/witness/sitewise.puts        {"at_ns", "entry"} per PutAssetPropertyValueEntry that SiteWise accepted
 
-Each line is written with one system call after the acceptance and before the reply: a killed process leaves whole lines.
+Each line is written with one system call, after the acceptance and before the reply: a kill leaves whole lines.
 """
 
 from __future__ import annotations

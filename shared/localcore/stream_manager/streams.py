@@ -178,6 +178,23 @@ class Stream:
             "exportStatuses": [self.positions[e.identifier].wire(e.identifier) for e in self.definition.exports],
         }
 
+    def pending(self, identifier: str, most: int, max_bytes: int) -> list[Message]:
+        """The next messages for an export: up to `most`, up to `max_bytes` of payload, and one if there is any."""
+        position = self.positions[identifier]
+        messages: list[Message] = []
+        while not messages and position.last_exported < self.newest:
+            try:
+                messages = self._log.read(position.last_exported + 1, most)
+            except StoreError as error:  # noqa: PERF203 - a damaged store is rare
+                position.error = str(error)
+                position.last_exported += 1
+        room = max_bytes
+        for count, message in enumerate(messages):
+            room -= len(message.payload)
+            if room < 0 and count:
+                return messages[:count]
+        return messages
+
     def exported(self, *, at_once: bool = False) -> None:
         """Notes that positions moved: they are saved on the next tick, or at once."""
         self._positions_moved = True

@@ -1,0 +1,1 @@
+"""The stream manager's exports: one loop that batches, retries and keeps the position, and a module per destination."""
