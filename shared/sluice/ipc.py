@@ -338,6 +338,11 @@ class Ipc:
             await _closed(connection)
         self._bootstrap = None
 
+    @property
+    def dropped(self) -> int:
+        """Messages that arrived faster than the handlers took them, and found the hand-over full."""
+        return self._handover.dropped if self._loop is not None else 0
+
     def on_state(self, callback: Callable[[bool, str], None]) -> None:
         """Have `callback(connected, why)` called whenever the connection comes or goes."""
         self._callbacks.append(callback)
