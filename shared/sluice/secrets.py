@@ -86,9 +86,7 @@ class Secrets:
                 f"make it a file of mode 0600 that belongs to the user who runs the component: {path}",
             ) from None
         if len(content) > _LARGEST:
-            raise SecretError(
-                f"the secret file {path} is larger than {_LARGEST} bytes", "check that it is the right one"
-            )
+            raise SecretError(f"the secret file {path} is larger than 64 KiB", "check that it is the right one")
         try:
             return content.decode().rstrip("\r\n")
         except UnicodeDecodeError:
