@@ -46,7 +46,7 @@ ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 _NAME = re.compile(r'^ComponentName: *"?([A-Za-z0-9._-]+)"? *$', re.MULTILINE)
 _VERSION = re.compile(r'^ComponentVersion: *"?(\d+\.\d+\.\d+)"? *$', re.MULTILINE)
-_ARTIFACT = re.compile(r"/sluice-([a-z0-9-]+?)-(%s)\.zip\b" % "|".join(ARCHITECTURES))
+_ARTIFACT = re.compile(rf"/sluice-([a-z0-9-]+?)-({'|'.join(ARCHITECTURES)})\.zip\b")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def read_recipe(path: Path) -> Component:
     if name is None or version is None:
         raise BuildError(f"{path}: ComponentName or ComponentVersion is missing or not plain on a line of its own")
     if len({identifier for identifier, _ in artifacts}) != 1:
-        raise BuildError(f"{path}: every artifact must be called sluice-<id>-<architecture>.zip with one and the same id")
+        raise BuildError(f"{path}: artifacts must be called sluice-<id>-<architecture>.zip, all with one id")
     return Component(path, name[1], version[1], artifacts[0][0], tuple(architecture for _, architecture in artifacts))
 
 
@@ -86,7 +86,10 @@ def build(
     targets: list[Target] | None = None,
     cache: Path | None = None,
 ) -> list[Path]:
-    """Builds the components called `names` (all without it) for `targets` (every device without it); returns the zips."""
+    """Builds the components called `names` for `targets`, or all for every device, and returns the zips.
+
+    Everything is found before anything is written: a build that fails leaves the last one as it was.
+    """
     output = output or root / "greengrass-build"
     cache = cache or root / ".wheels"
     targets = targets or [Target(python, architecture) for architecture in ARCHITECTURES for python in PYTHONS]
@@ -99,28 +102,29 @@ def build(
         components = [component for component in components if component.name in names]
 
     wheels = _collect_all(root, components, targets, cache)
+    planned = {}
+    for component in components:
+        for architecture in component.architectures:
+            pythons = [target.python for target in targets if target.architecture == architecture]
+            if pythons:
+                chosen = {wheel for python in pythons for wheel in wheels[component.name, Target(python, architecture)]}
+                planned[component, architecture] = contents(root, component, pythons, chosen)
+
     recipes = output / "recipes"
     recipes.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(root / "recipe.yaml", recipes / "recipe.yaml")
     written = [recipes / "recipe.yaml"]
-    zips = []
     for component in components:
         for stale in recipes.glob(f"{component.name}-[0-9]*.yaml"):
             stale.unlink()
         shutil.rmtree(output / "artifacts" / component.name, ignore_errors=True)
-        recipe = recipes / f"{component.name}-{component.version}.yaml"
-        shutil.copyfile(component.recipe, recipe)
-        written.append(recipe)
-        folder = output / "artifacts" / component.name / component.version
-        folder.mkdir(parents=True)
-        for architecture in component.architectures:
-            pythons = [target.python for target in targets if target.architecture == architecture]
-            if not pythons:
-                continue
-            chosen = {wheel for python in pythons for wheel in wheels[component.name, Target(python, architecture)]}
-            path = folder / component.zip_name(architecture)
-            write_zip(path, contents(root, component, pythons, chosen))
-            zips.append(path)
+        written.append(recipes / f"{component.name}-{component.version}.yaml")
+        shutil.copyfile(component.recipe, written[-1])
+    zips = []
+    for (component, architecture), files in planned.items():
+        zips.append(output / "artifacts" / component.name / component.version / component.zip_name(architecture))
+        zips[-1].parent.mkdir(parents=True, exist_ok=True)
+        write_zip(zips[-1], files)
     (output / "SHA256SUMS").write_text(
         "".join(f"{sha256(path)}  {path.relative_to(output).as_posix()}\n" for path in sorted(written + zips)),
         encoding="utf-8",
@@ -138,8 +142,7 @@ def _collect_all(
         if target.architecture in component.architectures
     }
     with ThreadPoolExecutor(max_workers=4) as pool:  # pip mostly waits for the index
-        found = pool.map(lambda job: collect(job[1], job[0][1], cache), jobs.items())
-        return dict(zip(jobs, found))
+        return dict(pool.map(lambda job: (job, collect(jobs[job], job[1], cache)), jobs))
 
 
 def contents(root: Path, component: Component, pythons: list[str], wheels: set[Path]) -> dict[str, bytes | Path]:
@@ -186,8 +189,8 @@ def host() -> Target:
     target = Target(f"{sys.version_info[0]}.{sys.version_info[1]}", platform.machine())
     if sys.platform != "linux" or target.architecture not in ARCHITECTURES or target.python not in PYTHONS:
         raise BuildError(
-            f"--host-only: components do not run on {target}, {sys.platform}. They run on Linux, {' or '.join(ARCHITECTURES)}, "
-            f"Python {PYTHONS[-1]} to {PYTHONS[0]}; on Windows that is WSL2."
+            f"--host-only: components do not run on {target}, {sys.platform}. They run on Linux (on Windows: WSL2), "
+            f"{' or '.join(ARCHITECTURES)}, Python {PYTHONS[-1]} to {PYTHONS[0]}."
         )
     return target
 

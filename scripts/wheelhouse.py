@@ -93,14 +93,16 @@ class Requirement:
         answers = {evaluate(self.marker, target.environment(patch)) for patch in (0, 99)}
         if len(answers) != 1:
             raise MarkerError(
-                f"{self.name}=={self.version} ; {self.marker}: differs between patch releases of Python {target.python}. "
-                "Pin a version that all of them can use in pyproject.toml and run scripts/lock."
+                f"{self.name}=={self.version} ; {self.marker}: differs between patch releases of "
+                f"Python {target.python}. Pin one that all of them can use in pyproject.toml and run scripts/lock."
             )
         return answers.pop()
 
     def pinned(self) -> str:
         """The line without its marker, which pip would evaluate for the wrong machine."""
-        return " ".join([f"{self.name}=={self.version}", *(f"--hash=sha256:{digest}" for digest in sorted(self.hashes))])
+        return " ".join(
+            [f"{self.name}=={self.version}", *(f"--hash=sha256:{digest}" for digest in sorted(self.hashes))]
+        )
 
 
 _LOCK_LINE = re.compile(
@@ -232,7 +234,7 @@ def collect(lock: Path, target: Target, cache: Path) -> list[Path]:
     needed = [requirement for requirement in read_lock(lock) if requirement.applies_to(target)]
     wanted = "".join(f"{requirement.pinned()}\n" for requirement in needed)
     key = hashlib.sha256(wanted.encode()).hexdigest()[:16]
-    # The list of what pip chose, because which of several fitting wheels it takes must not depend on the cache's content.
+    # What pip chose: which one of several fitting wheels is taken must not depend on what else lies in the cache.
     listing = cache / f"{target.python}-{target.architecture}-{key}.json"
     allowed = frozenset().union(*(requirement.hashes for requirement in needed))
     if listing.is_file():

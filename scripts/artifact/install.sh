@@ -43,14 +43,22 @@ python=
 seen=
 names=
 for version in $pythons; do names="$names python$version"; done
+set -f
+IFS=:
+# shellcheck disable=SC2086 # the folders of PATH, as "$@"
+set -- $PATH
+unset IFS
+set +f
 for name in $names python3; do
-    command -v "$name" >/dev/null 2>&1 || continue
-    if answer=$("$name" -I -c "$probe" "$pythons" 2>&1); then
-        python=$name
-        break
-    fi
-    seen="$seen
-  $(command -v "$name") $(printf '%s\n' "$answer" | tail -n 1)"
+    for folder in "$@"; do
+        [ -f "$folder/$name" ] && [ -x "$folder/$name" ] || continue
+        if answer=$("$folder/$name" -I -c "$probe" "$pythons" 2>&1); then
+            python=$folder/$name
+            break 2
+        fi
+        seen="$seen
+  $folder/$name $(printf '%s\n' "$answer" | tail -n 1)"
+    done
 done
 if [ -z "$python" ]; then
     echo "install: no Python that can run this component. It needs one of: $pythons, with the venv module." >&2

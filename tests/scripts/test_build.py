@@ -1,0 +1,359 @@
+"""What `scripts/build.py` promises: the right wheels for each device, the right files in each zip, twice the same."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.markers import Marker
+from packaging.utils import parse_wheel_filename
+
+import build
+import wheelhouse
+from wheelhouse import ARCHITECTURES, PYTHONS, BuildError, MarkerError, Target
+
+ROOT = Path(__file__).resolve().parents[2]
+MakeWheel = Callable[[Path, str], str]
+
+EVERY_TARGET = [Target(python, architecture) for architecture in ARCHITECTURES for python in PYTHONS]
+
+
+# --- which requirements a device has ------------------------------------------------------------------------------
+
+_VARIABLES = {
+    "python_version": ["3.9", "3.10", "3.11", "3.12", "3.13"],
+    "python_full_version": ["3.10", "3.11.0", "3.12.4", "3.13"],
+    "sys_platform": ["linux", "win32", "darwin"],
+    "platform_machine": ["x86_64", "aarch64", "arm64"],
+    "platform_python_implementation": ["CPython", "PyPy"],
+    "implementation_name": ["cpython", "pypy"],
+    "platform_system": ["Linux", "Windows"],
+    "os_name": ["posix", "nt"],
+}
+
+
+@st.composite
+def comparisons(draw: st.DrawFn) -> str:
+    variable = draw(st.sampled_from(sorted(_VARIABLES)))
+    operators = ["==", "!=", "<", "<=", ">", ">="] if variable.startswith("python") else ["==", "!="]
+    return f"{variable} {draw(st.sampled_from(operators))} '{draw(st.sampled_from(_VARIABLES[variable]))}'"
+
+
+def combinations(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    words = st.sampled_from([" and ", " or "])
+    return st.one_of(
+        st.tuples(inner, words, inner).map("".join),
+        inner.map(lambda marker: f"({marker})"),
+    )
+
+
+@given(st.recursive(comparisons(), combinations, max_leaves=6), st.sampled_from(EVERY_TARGET))
+def test_a_marker_means_what_the_packaging_library_says_it_means(marker: str, target: Target) -> None:
+    environment = target.environment()
+    assert wheelhouse.evaluate(marker, environment) == Marker(marker).evaluate(environment)
+
+
+@pytest.mark.parametrize(
+    "marker",
+    [
+        "extra == 'fast'",
+        "python_version ~= '3.10'",
+        "sys_platform > 'linux'",
+        "python_version < 'x'",
+        "(os_name == 'nt'",
+        "os_name ==",
+        "os_name == 'nt' 'posix'",
+        "os_name § 'nt'",
+    ],
+)
+def test_a_marker_that_is_not_understood_is_refused_and_never_guessed(marker: str) -> None:
+    with pytest.raises(MarkerError, match=re.escape(f"«{marker}»")):
+        wheelhouse.evaluate(marker, Target("3.12", "x86_64").environment())
+
+
+def test_a_marker_that_divides_the_patch_releases_of_one_python_is_refused() -> None:
+    requirement = wheelhouse.Requirement("thing", "1.0", "python_full_version < '3.11.4'", frozenset())
+    assert requirement.applies_to(Target("3.10", "x86_64"))
+    with pytest.raises(MarkerError, match=r"patch releases of Python 3\.11"):
+        requirement.applies_to(Target("3.11", "x86_64"))
+
+
+@pytest.mark.parametrize("lock", sorted(ROOT.glob("components/*/requirements.txt")), ids=lambda path: path.parent.name)
+def test_each_lock_names_each_package_once_for_each_device(lock: Path) -> None:
+    for target in EVERY_TARGET:
+        names = [entry.name for entry in wheelhouse.read_lock(lock) if entry.applies_to(target)]
+        assert len(names) == len(set(names)) > 5
+
+
+@pytest.mark.parametrize("line", ["orjson>=3", "orjson==3.13.0", "-r other.txt", "orjson==3.13.0 --hash=md5:00"])
+def test_a_lock_line_without_an_exact_version_and_hash_is_refused_with_its_text(line: str, tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.txt"
+    lock.write_text(f"# a comment\n\n{line}\n")
+    with pytest.raises(BuildError, match=re.escape(line)):
+        wheelhouse.read_lock(lock)
+
+
+# --- fetching, with pip and a package index that is a folder ------------------------------------------------------
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all pip sees of the world."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def lock(index: Path, tmp_path: Path, make_wheel: MakeWheel) -> Path:
+    """`gauge` has a wheel per Python and architecture, `valve` one for all, `pump` is for Python 3.10 alone."""
+    gauges = [
+        make_wheel(index, f"gauge-1.0-cp{target.python.replace('.', '')}-cp{target.python.replace('.', '')}-{platform}")
+        for target in EVERY_TARGET
+        for platform in [f"manylinux_2_17_{target.architecture}.manylinux2014_{target.architecture}"]
+    ]
+    valve = make_wheel(index, "valve-2.0-py3-none-any")
+    pump = make_wheel(index, "pump-3.0-py3-none-any")
+    path = tmp_path / "requirements.txt"
+    hashes = " \\\n".join(f"    --hash=sha256:{digest}" for digest in gauges)
+    path.write_text(
+        f"gauge==1.0 \\\n{hashes}\n"
+        f"pump==3.0 ; python_full_version < '3.11' \\\n    --hash=sha256:{pump}\n"
+        f"valve==2.0 \\\n    --hash=sha256:{valve}\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize("target", [Target("3.10", "aarch64"), Target("3.13", "x86_64")], ids=str)
+def test_wheels_are_chosen_for_the_device_and_not_for_the_machine_that_builds(
+    target: Target, lock: Path, tmp_path: Path
+) -> None:
+    names = [wheel.name for wheel in wheelhouse.collect(lock, target, tmp_path / "cache")]
+    tag = f"cp{target.python.replace('.', '')}"
+    platform = f"manylinux_2_17_{target.architecture}.manylinux2014_{target.architecture}"
+    pump = ["pump-3.0-py3-none-any.whl"] if target.python == "3.10" else []
+    assert names == [f"gauge-1.0-{tag}-{tag}-{platform}.whl", *pump, "valve-2.0-py3-none-any.whl"]
+
+
+def test_what_was_fetched_once_is_not_asked_for_again(lock: Path, index: Path, tmp_path: Path) -> None:
+    target = Target("3.12", "x86_64")
+    first = wheelhouse.collect(lock, target, tmp_path / "cache")
+    shutil.rmtree(index)
+    assert wheelhouse.collect(lock, target, tmp_path / "cache") == first
+
+
+def test_a_damaged_wheel_in_the_cache_is_fetched_again(lock: Path, index: Path, tmp_path: Path) -> None:
+    target = Target("3.12", "x86_64")
+    wheel = wheelhouse.collect(lock, target, tmp_path / "cache")[0]
+    good = wheel.read_bytes()
+    wheel.write_bytes(good[:-1])
+    assert wheelhouse.collect(lock, target, tmp_path / "cache")[0].read_bytes() == good
+
+
+def test_a_wheel_that_the_lock_does_not_know_is_refused(
+    lock: Path, index: Path, tmp_path: Path, make_wheel: MakeWheel
+) -> None:
+    with zipfile.ZipFile(index / "valve-2.0-py3-none-any.whl", "a") as wheel:
+        wheel.writestr("valve_extra.py", "smuggled = True\n")
+    with pytest.raises(BuildError, match=r"(?s)Python 3.12 on x86_64.*valve"):
+        wheelhouse.collect(lock, Target("3.12", "x86_64"), tmp_path / "cache")
+
+
+def test_a_package_without_a_wheel_for_a_device_is_named(lock: Path, index: Path, tmp_path: Path) -> None:
+    (index / "gauge-1.0-cp313-cp313-manylinux_2_17_aarch64.manylinux2014_aarch64.whl").unlink()
+    with pytest.raises(BuildError, match=r"(?s)Python 3.13 on aarch64.*gauge"):
+        wheelhouse.collect(lock, Target("3.13", "aarch64"), tmp_path / "cache")
+
+
+# --- the zips -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path: Path, lock: Path) -> Path:
+    """A repository with one component, `level_gauge`, and much that does not belong on a device."""
+    root = tmp_path / "repository"
+    for folder, names in {
+        "components/level_gauge": ["__init__.py", "__main__.py", "README.md", "notes.txt", "__pycache__/x.pyc"],
+        "components/level_gauge/codec": ["__init__.py"],
+        "shared/sluice": ["__init__.py", "batch.py", "py.typed", "__pycache__/y.pyc"],
+        "shared/plant": ["__init__.py"],
+        "tests": ["test_all.py"],
+    }.items():
+        for name in names:
+            path = root / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"# {folder}/{name}\n")
+    shutil.copy(lock, root / "components/level_gauge/requirements.txt")
+    shutil.copytree(ROOT / "scripts/artifact", root / "scripts/artifact")
+    for name in ("LICENSE", "NOTICE", "recipe.yaml"):
+        shutil.copy(ROOT / name, root / name)
+    (root / "recipes").mkdir()
+    (root / "recipes/io.sluice.LevelGauge.yaml").write_text(
+        '---\nComponentName: io.sluice.LevelGauge\nComponentVersion: "1.2.3"\nManifests:\n'
+        + "".join(
+            f"  - Artifacts:\n      - Uri: s3://BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION/sluice-level-gauge-{one}.zip\n"
+            for one in ARCHITECTURES
+        )
+    )
+    return root
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_the_output_is_laid_out_as_gdk_and_local_deployments_expect(tree: Path) -> None:
+    build.build(root=tree)
+    written = files_of(tree / "greengrass-build")
+    sums = (tree / "greengrass-build/SHA256SUMS").read_text()
+    assert sorted(written) == [
+        "SHA256SUMS",
+        "artifacts/io.sluice.LevelGauge/1.2.3/sluice-level-gauge-aarch64.zip",
+        "artifacts/io.sluice.LevelGauge/1.2.3/sluice-level-gauge-x86_64.zip",
+        "recipes/io.sluice.LevelGauge-1.2.3.yaml",
+        "recipes/recipe.yaml",
+    ]
+    assert sorted(line.split("  ") for line in sums.splitlines()) == sorted(
+        [digest, name] for name, digest in written.items() if name != "SHA256SUMS"
+    )
+    original = tree / "recipes/io.sluice.LevelGauge.yaml"
+    assert (tree / "greengrass-build/recipes/io.sluice.LevelGauge-1.2.3.yaml").read_bytes() == original.read_bytes()
+
+
+def test_a_zip_holds_only_what_runs_on_a_device(tree: Path) -> None:
+    [path] = build.build(root=tree, targets=[Target("3.10", "x86_64"), Target("3.12", "x86_64")])
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == [
+            "LICENSE",
+            "NOTICE",
+            "SHA256SUMS",
+            "install.sh",
+            "level_gauge/__init__.py",
+            "level_gauge/__main__.py",
+            "level_gauge/codec/__init__.py",
+            "requirements.txt",
+            "run.sh",
+            "sluice/__init__.py",
+            "sluice/batch.py",
+            "wheels/gauge-1.0-cp310-cp310-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+            "wheels/gauge-1.0-cp312-cp312-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+            "wheels/pump-3.0-py3-none-any.whl",
+            "wheels/valve-2.0-py3-none-any.whl",
+        ]
+        assert 'pythons="3.10 3.12"' in archive.read("install.sh").decode()
+        assert "-m level_gauge\n" in archive.read("run.sh").decode()
+        assert "@" not in (archive.read("install.sh") + archive.read("run.sh")).decode().replace('"$@"', "")
+        lines = archive.read("SHA256SUMS").decode().splitlines()
+        sums = {line.split("  ")[1]: line.split("  ")[0] for line in lines}
+        assert sums == {
+            name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist() if name != "SHA256SUMS"
+        }
+
+
+def test_two_builds_are_identical_whatever_the_files_times_and_the_umask_are(tree: Path) -> None:
+    first = [path.read_bytes() for path in build.build(root=tree, output=tree / "one")]
+    for path in tree.rglob("*.py"):
+        os.utime(path, (1, 1))
+        path.chmod(0o700)
+    before = os.umask(0o077)
+    try:
+        second = [path.read_bytes() for path in build.build(root=tree, output=tree / "two")]
+    finally:
+        os.umask(before)
+    assert first == second
+
+
+def test_a_build_replaces_what_an_earlier_version_left_and_nothing_else(tree: Path) -> None:
+    output = tree / "greengrass-build"
+    for name in ("recipes/io.sluice.LevelGauge-1.2.2.yaml", "recipes/com.acme.Other-1.0.0.yaml"):
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_text("stale")
+    (output / "artifacts/io.sluice.LevelGauge/1.2.2").mkdir(parents=True)
+    build.build(root=tree, targets=[Target("3.12", "x86_64")])
+    assert not (output / "recipes/io.sluice.LevelGauge-1.2.2.yaml").exists()
+    assert not (output / "artifacts/io.sluice.LevelGauge/1.2.2").exists()
+    assert (output / "recipes/com.acme.Other-1.0.0.yaml").exists()
+
+
+def test_an_unknown_component_is_refused_with_the_names_that_there_are(tree: Path) -> None:
+    with pytest.raises(BuildError, match=r"no component io\.sluice\.Nobody; there are io\.sluice\.LevelGauge"):
+        build.build(root=tree, names=["io.sluice.Nobody"])
+
+
+def test_a_component_that_nothing_could_start_is_refused(tree: Path) -> None:
+    (tree / "components/level_gauge/__main__.py").unlink()
+    with pytest.raises(BuildError, match="__main__"):
+        build.build(root=tree, targets=[Target("3.12", "x86_64")])
+    assert not (tree / "greengrass-build").exists()
+
+
+def test_a_mistake_on_the_command_line_is_one_sentence_and_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert build.main(["--component", "io.sluice.Nobody"]) == 1
+    assert capsys.readouterr().err.startswith("build: there is no component io.sluice.Nobody; there are io.sluice.")
+
+
+def test_the_build_needs_nothing_but_the_standard_library() -> None:
+    ours = {"build", "wheelhouse"}
+    for name in ours:
+        module = ast.parse((ROOT / "scripts" / f"{name}.py").read_text())
+        for node in ast.walk(module):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert {one.split(".")[0] for one in names} <= sys.stdlib_module_names | ours
+
+
+# --- the real components, for this machine -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def zips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """As `scripts/build.py --host-only` makes them; the cache of the work tree saves the second fetching."""
+    return build.build(output=tmp_path_factory.mktemp("build"), targets=[build.host()])
+
+
+def test_every_component_is_built_with_a_wheel_for_every_line_of_its_lock(zips: list[Path]) -> None:
+    assert len(zips) == len(list((ROOT / "recipes").glob("*.yaml")))
+    for path in zips:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            wheels = {parse_wheel_filename(Path(name).name)[0] for name in names if name.startswith("wheels/")}
+            packages = {name.split("/")[0] for name in names if "/" in name} - {"wheels"}
+        component = next(name for name in packages if name != "sluice")
+        lock = wheelhouse.read_lock(ROOT / "components" / component / "requirements.txt")
+        assert packages == {component, "sluice"}
+        assert wheels == {requirement.name for requirement in lock if requirement.applies_to(build.host())}
+        for package, source in ((component, ROOT / "components" / component), ("sluice", ROOT / "shared" / "sluice")):
+            expected = {f"{package}/{one.relative_to(source).as_posix()}" for one in source.rglob("*.py")}
+            assert expected == {name for name in names if name.startswith(f"{package}/")}
+
+
+def test_an_unpacked_zip_answers_to_sha256sum(zips: list[Path], tmp_path: Path) -> None:
+    for number, path in enumerate(zips):
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(tmp_path / str(number))
+        check = subprocess.run(
+            ["sha256sum", "--check", "--quiet", "SHA256SUMS"],
+            cwd=tmp_path / str(number),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert check.returncode == 0, check.stderr
