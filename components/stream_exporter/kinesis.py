@@ -1,0 +1,33 @@
+"""Messages for Kinesis Data Streams: each becomes one record, many JSON lines in one.
+
+A stream's records may have 1 MiB including the partition key that stream manager makes; Kinesis is paid by the
+25 KB and limited by 1 MB/s and 1,000 records/s per shard, so records of some hundred KB are the cheap form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sluice.batch import SampleBatch
+
+from stream_exporter.lines import LineEncoder, cut_lines
+from stream_exporter.messages import Encoded
+
+#: The most that a record may hold beside its partition key (up to 256 characters).
+MAX_RECORD_BYTES = 1024 * 1024 - 1024
+
+REMEDIES = {"too-large": "a Kinesis record holds at most 1 MiB: shorten the value at its source"}
+
+
+class KinesisEncoder:
+    """Encodes ranges as records of whole lines, about `target` bytes each. Satisfies messages.Encoder."""
+
+    def __init__(self, target: int) -> None:
+        self._target = min(target, MAX_RECORD_BYTES)
+        self._lines = LineEncoder()
+
+    def encode(self, batches: Sequence[SampleBatch], now_ns: int) -> Encoded:
+        """Records of the range, lines in the order of its samples."""
+        lines = b"".join([self._lines.encode(batch) for batch in batches])
+        messages, too_large = cut_lines(lines, self._target, MAX_RECORD_BYTES)
+        return Encoded(tuple(messages), {"too-large": too_large} if too_large else {})
