@@ -332,6 +332,7 @@ class Runner:
             logger.exception("The component cannot start; it is tried again")
             self._status.set(State.DEGRADED, f"it cannot start: {_said(error)}; it is tried again")
             await self._stop_instance()
+            self._instance = None
             return
         self._running(loaded)
         logger.info("Sluice %s runs", self._component.id)
@@ -350,6 +351,7 @@ class Runner:
                 logger.exception("A change of the configuration could not be applied: the component is started anew")
                 self._status.set(State.DEGRADED, f"a change could not be applied: {_said(error)}; it is started anew")
                 await self._stop_instance()
+                self._instance = None
                 self._read_again.set()
                 return
         self._running(loaded)
@@ -360,11 +362,10 @@ class Runner:
         self._status.configured(self._rejected())
 
     async def _stop_instance(self) -> None:
-        instance, self._instance = self._instance, None
-        if instance is None:
+        if self._instance is None:
             return
         try:
-            await asyncio.wait_for(instance.stop(), _STOP)
+            await asyncio.wait_for(self._instance.stop(), _STOP)
         except asyncio.TimeoutError:
             logger.error("The component did not stop within %g s", _STOP)
         except Exception:

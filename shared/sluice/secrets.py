@@ -38,7 +38,7 @@ class Secrets:
     async def resolve(self, reference: SecretRef) -> Secret:
         """The secret as it is now. Raises SecretError."""
         if reference.file:
-            text = await asyncio.to_thread(self._read, self._directory / Path(reference.file).expanduser())
+            text = await asyncio.to_thread(self._read, reference.file)
             name = f"the secret file {reference.file}"
         else:
             text = await self._ask(reference.secret)
@@ -69,7 +69,8 @@ class Secrets:
                 "it is tried again; if it persists see that aws.greengrass.SecretManager is running",
             ) from None
 
-    def _read(self, path: Path) -> str:
+    def _read(self, name: str) -> str:
+        path = self._directory / Path(name).expanduser()
         try:
             with path.open("rb") as file:
                 mode = stat.S_IMODE(path.stat().st_mode)
