@@ -1,0 +1,218 @@
+"""Puts plant, core and components together, lets them flow, drains them and reconciles.
+
+Order matters in two places. The components are running and following each other before the plant starts to produce,
+and what the plant produced is compared only when every destination has stopped growing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import orjson
+
+from localcore import Core, received
+from plant import PlantProcess, example_config, write_tags_csv
+from plant.reconciliation import Delivered, Report, reconcile
+from rehearsal.site import demo_site, sinks
+
+
+class RehearsalError(RuntimeError):
+    """The rehearsal could not be brought up; the text says which part, in what state, and where its log is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """How draining ended: `complete` when every destination holds as many samples as the plant produced."""
+
+    complete: bool
+    produced: int
+    counts: Mapping[str, int]
+
+
+class Rehearsal:
+    """One plant, one core, one set of components, in one empty folder.
+
+    Use as an asynchronous context manager; leaving it ends every process that it started.
+
+    Args:
+        root: an empty folder for everything that is written.
+        build: the output folder of scripts/build.py (recipes/ and artifacts/).
+        profile: `classic` or `lite`, the nucleus that the core stands in for.
+        rate: values per second that the plant produces.
+        units: copies of the 52 Tennessee Eastman variables.
+        secrets: what Secret Manager holds, by secret id.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        build: Path,
+        *,
+        profile: str = "classic",
+        rate: float = 1000.0,
+        units: int = 2,
+        secrets: Mapping[str, str] | None = None,
+        with_plant: bool = True,
+        plant_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.root = root
+        self.recipes = build / "recipes"
+        self.artifacts = build / "artifacts"
+        self.core = Core(root / "core", profile=profile, secrets=dict(secrets or {}))
+        self.plant: PlantProcess | None = None
+        if with_plant:
+            self.plant = PlantProcess(root / "plant", rate=rate, units=units, **dict(plant_options or {}))
+        self.units = units
+        self.statuses: dict[str, dict[str, Any]] = {}
+        self.site: Mapping[str, Any] = {}
+
+    async def __aenter__(self) -> Rehearsal:
+        try:
+            await self.core.start()
+            if self.plant is not None:
+                await self.plant.start()
+            self.core.ipc.observe("sluice/status/+", self._on_status)
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End every process, the components first."""
+        try:
+            await self.core.stop()
+        finally:
+            if self.plant is not None:
+                await self.plant.close()
+
+    def _on_status(self, topic: str, payload: bytes) -> None:
+        try:
+            self.statuses[topic.removeprefix("sluice/status/")] = orjson.loads(payload)
+        except orjson.JSONDecodeError as error:
+            self.statuses[topic.removeprefix("sluice/status/")] = {"unreadable": str(error)}
+
+    def collector_config(self) -> dict[str, Any]:
+        """The merge for the collector that reads the whole plant, its tags in a CSV file."""
+        if self.plant is None:
+            raise RehearsalError("this rehearsal has no plant of its own")
+        tags = self.root / "tags.csv"
+        write_tags_csv(tags, self.units)
+        return example_config(self.plant.endpoint, tags)
+
+    def demo_site(self) -> dict[str, Any]:
+        """The demonstration's site document: the plant into SiteWise, Kinesis and S3."""
+        return demo_site(self.collector_config())
+
+    async def provide(self, site: Mapping[str, Any]) -> None:
+        """Make the Kinesis streams and buckets that the site's sinks name, as an account would have them."""
+        await asyncio.to_thread(self._provide, site)
+
+    def _provide(self, site: Mapping[str, Any]) -> None:
+        for sink in sinks(site).values():
+            if sink.get("type") == "kinesis":
+                self.core.aws.create_kinesis_stream(sink["kinesisStream"])
+            elif sink.get("type") == "s3":
+                self.core.aws.create_bucket(sink["bucket"])
+
+    async def deploy(self, site: Mapping[str, Any], *, timeout: float = 300.0) -> None:
+        """Deploy a site document and wait until each of its components runs."""
+        self.site = site
+        await self.core.deploy(site, self.recipes, self.artifacts)
+        for name in site["components"]:
+            await self.core.wait_state(name, "RUNNING", timeout)
+
+    async def start_production(self, *, timeout: float = 60.0) -> None:
+        """Start the plant once every consumer listens and the server sees every monitored item."""
+        if self.plant is None:
+            raise RehearsalError("this rehearsal has no plant of its own")
+        await self.wait_for(lambda: "stream-exporter" in self.statuses, "the exporter's first status", timeout)
+        await self.plant.watched(timeout)
+        await self.plant.produce()
+
+    async def wait_for(self, condition: Callable[[], bool], what: str, timeout: float) -> None:
+        """Wait until `condition()`; RehearsalError shows every status known when the time is over."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > deadline:
+                known = orjson.dumps(self.statuses, option=orjson.OPT_INDENT_2).decode()
+                raise RehearsalError(f"no {what} within {timeout:.0f} s; statuses: {known}; logs: {self.core.logs}")
+            await asyncio.sleep(0.05)
+
+    async def drain(self, produced: int, *, patience: float = 15.0) -> Drained:
+        """Wait until every destination holds `produced` samples, or none has grown for `patience` seconds."""
+        counts: dict[str, int] = {}
+        grown = time.monotonic()
+        while True:
+            latest = await asyncio.to_thread(self._counts)
+            if latest != counts:
+                counts, grown = latest, time.monotonic()
+            if counts and min(counts.values()) >= produced:
+                return Drained(True, produced, counts)
+            if time.monotonic() - grown > patience:
+                return Drained(False, produced, counts)
+            await asyncio.sleep(0.5)
+
+    def deliveries(self) -> dict[str, Callable[[], Iterable[Delivered]]]:
+        """Readers of what each destination received, by the name of its sink."""
+        readers: dict[str, Callable[[], Iterable[tuple[Any, ...]]]] = {}
+        for name, sink in sinks(self.site).items():
+            if sink.get("type") == "sitewise":
+                readers[name] = partial(received.sitewise, self.core.root)
+            elif sink.get("type") == "kinesis":
+                readers[name] = partial(received.kinesis, self.core.aws, sink["kinesisStream"])
+            elif sink.get("type") == "s3":
+                readers[name] = partial(received.s3, self.core.aws, sink["bucket"])
+        return {name: partial(_delivered, read) for name, read in readers.items()}
+
+    async def settled(self, *, patience: float = 10.0) -> dict[str, int]:
+        """Samples at each destination once none has grown for `patience` seconds."""
+        return dict((await self.drain(sys.maxsize, patience=patience)).counts)
+
+    def _counts(self) -> dict[str, int]:
+        return {name: sum(1 for _ in read()) for name, read in self.deliveries().items()}
+
+    def reconcile(self) -> Report:
+        """Compare the plant's log with what the destinations received."""
+        if self.plant is None:
+            raise RehearsalError("this rehearsal has no plant of its own")
+        return reconcile(
+            self.plant.log,
+            {name: read() for name, read in self.deliveries().items()},
+            repeats_dropped_by_id=self._sinks_of("kinesis"),
+            appends=self._live_appends(),
+            files=self._sinks_of("s3"),
+        )
+
+    def _sinks_of(self, kind: str) -> list[str]:
+        return [name for name, sink in sinks(self.site).items() if sink.get("type") == kind]
+
+    def _live_appends(self) -> Iterator[tuple[int, int, bytes]]:
+        """What stream manager accepted for the destinations that are not files."""
+        streams = {"sitewise": "SluiceSiteWise", "kinesis": "SluiceKinesis"}
+        for sink in sinks(self.site).values():
+            if sink.get("type") in streams:
+                yield from received.appends(self.core.root, sink.get("stream", streams[sink["type"]]))
+
+    def components(self) -> dict[str, dict[str, float]]:
+        """Resident memory (MB) and CPU time (s) of each component so far."""
+        return {
+            name: {"rss_mb": round(component.rss_mb, 1), "cpu_s": round(component.cpu_s, 2)}
+            for name, component in self.core.components().items()
+        }
+
+
+def _delivered(read: Callable[[], Iterable[tuple[Any, ...]]]) -> Iterator[Delivered]:
+    return (Delivered(*row) for row in read())

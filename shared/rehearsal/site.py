@@ -1,0 +1,80 @@
+"""Site documents: what to deploy and how it is configured, in the shape of a Greengrass deployment.
+
+    components:
+      io.sluice.OpcUaCollector:
+        configurationUpdate:
+          merge:
+            connections: {…}
+
+A component's version may be left out (the built one is meant), and `merge` may be a mapping or JSON text, as the
+service wants it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+COLLECTOR = "io.sluice.OpcUaCollector"
+EXPORTER = "io.sluice.StreamExporter"
+
+
+class SiteError(ValueError):
+    """A site document that cannot be used; the text names the file, the place and the remedy."""
+
+
+def load_site(path: Path) -> dict[str, Any]:
+    """Read a site document. Raises SiteError when it is not one."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SiteError(f"{path}: cannot be read ({error.strerror}): give the path of a site document") from error
+    except yaml.YAMLError as error:
+        raise SiteError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(document, Mapping) or not isinstance(document.get("components"), Mapping):
+        raise SiteError(f"{path}: no `components` mapping: a site document maps component names to configurationUpdate")
+    for name, component in document["components"].items():
+        if component is None:
+            continue
+        update = component.get("configurationUpdate", {}) if isinstance(component, Mapping) else None
+        if not isinstance(update, Mapping):
+            raise SiteError(f"{path}: components.{name}: expected a mapping with configurationUpdate")
+        merge = update.get("merge", {})
+        if isinstance(merge, str):
+            try:
+                merge = json.loads(merge)
+            except ValueError as error:
+                raise SiteError(f"{path}: components.{name}.configurationUpdate.merge: not JSON: {error}") from error
+        if not isinstance(merge, Mapping):
+            raise SiteError(f"{path}: components.{name}.configurationUpdate.merge: expected a mapping")
+    return {"components": {name: dict(component or {}) for name, component in document["components"].items()}}
+
+
+def sinks(site: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The exporter's sinks as the site document merges them, by name."""
+    merge = site.get("components", {}).get(EXPORTER, {}).get("configurationUpdate", {}).get("merge", {})
+    if isinstance(merge, str):
+        merge = json.loads(merge)
+    return {name: dict(sink) for name, sink in merge.get("sinks", {}).items() if isinstance(sink, Mapping)}
+
+
+def demo_site(collector: Mapping[str, Any]) -> dict[str, Any]:
+    """The demonstration's site: the plant's connection (`collector`), and one sink of each kind."""
+    exporter = {
+        "sinks": {
+            "sitewise": {"type": "sitewise"},
+            "kinesis": {"type": "kinesis", "kinesisStream": "plant-data"},
+            # Files are sealed often here so that the demonstration ends soon; a plant leaves this at its default.
+            "s3": {"type": "s3", "bucket": "plant-archive", "rotateInterval": "5s"},
+        }
+    }
+    return {
+        "components": {
+            COLLECTOR: {"configurationUpdate": {"merge": dict(collector)}},
+            EXPORTER: {"configurationUpdate": {"merge": exporter}},
+        }
+    }
