@@ -563,7 +563,7 @@ class Cutter:
             failures, limit = 0, min(_FILL * self.max_bytes / ratio, _MAX_EXPANSION * self.max_bytes)
             stop = max(start + 1, int(np.searchsorted(ends, base + limit, side="right")))
             while True:
-                part = columns if stop - start == size else columns.slice(start, stop)
+                part = columns.slice(start, stop)  # even of all: unused series take room
                 weight = int(ends[stop - 1]) - base
                 if weight > _MAX_EXPANSION * self.max_bytes:
                     break  # one sample alone, not worth encoding

@@ -109,9 +109,10 @@ class Outlet:
         loop = asyncio.get_running_loop()
         while True:
             async with self._lock:
-                await self._announce(self._data, loop.time())
+                now = loop.time()
+                await self._announce(self._data, now)
                 if self._events.ledger.received:
-                    await self._announce(self._events, loop.time())
+                    await self._announce(self._events, now)
             await asyncio.sleep(self._data.due_in(loop.time()))
 
     async def _announce(self, producer: Producer, now: float) -> None:
