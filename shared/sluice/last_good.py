@@ -1,0 +1,61 @@
+"""The configuration last applied, kept on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class LastGood:
+    """The configuration last applied, in a file that only its owner can read.
+
+    A file that cannot be understood is renamed aside (``<name>.malformed``) and reported: it costs the memory of the
+    last good form, never the start.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> dict[str, Any] | None:
+        """The raw configuration, or None when there is none that can be read."""
+        try:
+            text = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            logger.warning("The last good configuration %s cannot be read: %s", self.path, error)
+            return None
+        try:
+            raw = json.loads(text)
+        except ValueError:
+            raw = None
+        if isinstance(raw, dict):
+            return raw
+        aside = self.path.with_name(self.path.name + ".malformed")
+        logger.warning("The last good configuration %s is malformed and was renamed to %s", self.path, aside.name)
+        with contextlib.suppress(OSError):
+            self.path.replace(aside)
+        return None
+
+    def write(self, applied: Mapping[str, Any]) -> bool:
+        """Replace the file as a whole, on disk before it takes the name; False and a log line when that fails."""
+        new = self.path.with_name(self.path.name + ".new")
+        try:
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                os.fchmod(file.fileno(), 0o600)
+                json.dump(applied, file, ensure_ascii=False, separators=(",", ":"))
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self.path)
+        except OSError as error:
+            logger.warning("The last good configuration cannot be written to %s: %s", self.path, error)
+            return False
+        return True
