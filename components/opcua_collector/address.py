@@ -29,7 +29,7 @@ class BrowsePathError(ValueError):
     """A text that is no browse path."""
 
 
-class NamespaceUnknown(LookupError):
+class NamespaceUnknownError(LookupError):
     """The server does not have the namespace; `uri` and what it has are in the message."""
 
 
@@ -43,13 +43,13 @@ class NodeAddress:
     uri: str = ""
 
     def namespace(self, namespaces: Sequence[str]) -> int:
-        """The namespace's index on a server with these namespaces. Raises NamespaceUnknown."""
+        """The namespace's index on a server with these namespaces. Raises NamespaceUnknownError."""
         if not self.uri:
             return self.index
         try:
             return namespaces.index(self.uri)
         except ValueError:
-            raise NamespaceUnknown(self.uri) from None
+            raise NamespaceUnknownError(self.uri) from None
 
 
 def parse_node_id(text: str) -> NodeAddress:
@@ -104,12 +104,12 @@ def parse_browse_path(text: str) -> tuple[tuple[int, str], ...]:
 def _split(text: str) -> list[tuple[int, str]]:
     segments: list[tuple[int, str]] = []
     name, index, prefixed = "", 0, False
-    for token in [*_ESCAPED.split(text), "/"]:
-        if token == "/":
+    for word in [*_ESCAPED.split(text), "/"]:
+        if word == "/":
             segments.append((index, name))
             name, index, prefixed = "", 0, False
-        elif token == ":" and not prefixed and name.isascii() and name.isdigit() and int(name) <= 65535:
+        elif word == ":" and not prefixed and name.isascii() and name.isdigit() and int(name) <= 65535:
             name, index, prefixed = "", int(name), True
         else:
-            name += token[1:] if token.startswith("&") and len(token) == 2 else token
+            name += word[1:] if word.startswith("&") and len(word) == 2 else word
     return segments

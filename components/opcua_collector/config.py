@@ -65,7 +65,7 @@ class Tag(Settings):
     """One value to collect: its node, by node id or by browse path."""
 
     node: Annotated[str, BeforeValidator(_node)] | None = None
-    """Node id with the namespace's URI, ``nsu=urn:x;s=Temp``: indexes (``ns=2``) may change when the server restarts."""
+    """Node id with the namespace's URI, ``nsu=urn:x;s=Temp``: indexes (``ns=2``) may change at a server's restart."""
     path: Annotated[str, BeforeValidator(_path)] | None = None
     """Browse path from the root, ``/Objects/2:Plant/2:Temp``."""
     unit: str = ""
@@ -89,7 +89,7 @@ class Security(Settings):
     """auto takes the best that both sides know and never None; None, without any protection, must be asked for."""
     mode: Literal["SignAndEncrypt", "Sign"] = "SignAndEncrypt"
     trust: str = ""
-    """Which server is believed: ``first-use`` pins the certificate that it shows first, a path names its certificate."""
+    """Which server is believed: ``first-use`` pins the first certificate it shows; a path names its certificate."""
 
 
 class User(Settings):
@@ -119,7 +119,7 @@ class Connection(Settings):
     """A server without news says so this often; one that is silent for half as long again and 4 s counts as gone."""
     request_timeout: Annotated[Duration, Field(ge=0.2, le=120)] = 10.0
     """How long the server may take for one answer."""
-    tags: Labelled[Tag] = {}
+    tags: Labelled[Tag] = Field(default_factory=dict)
     tags_file: str = ""
     """CSV file with further tags: columns tag, node, path, unit, asset, type; one of node and path is needed."""
 
@@ -127,4 +127,4 @@ class Connection(Settings):
 class Configuration(ComponentSettings):
     """Configuration of io.sluice.OpcUaCollector."""
 
-    connections: Named[Connection] = {}
+    connections: Named[Connection] = Field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 Every reader has one contract: ``read(data, position, depth) -> (value, position after it)``. The value is ready for
 JSON: text, number, boolean, None, list or dict; structures stay opaque, as their type and base64 body, because type
-dictionaries belong to a connection and not to the process. A reader raises Malformed, or lets IndexError or
+dictionaries belong to a connection and not to the process. A reader raises MalformedError, or lets IndexError or
 struct.error through when the bytes end too early: both mean the same to the caller. ``depth`` bounds nesting.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -50,7 +51,7 @@ FIXED: Final[dict[int, str]] = {
 BOOLEAN, DATE_TIME, EXTENSION_OBJECT, VARIANT = 1, 13, 22, 24
 
 
-class Malformed(ValueError):
+class MalformedError(ValueError):
     """Bytes that are no valid encoding."""
 
 
@@ -67,7 +68,7 @@ def _bytes(data: bytes, position: int) -> tuple[bytes | None, int]:
         return None, position
     stop = position + length
     if stop > len(data):
-        raise Malformed(f"length {length} at byte {position - 4} runs past the end of the message")
+        raise MalformedError(f"length {length} at byte {position - 4} runs past the end of the message")
     return data[position:stop], stop
 
 
@@ -77,7 +78,7 @@ def _byte_string(data: bytes, position: int, depth: int) -> tuple[str | None, in
 
 
 def iso_time(filetime: int) -> str | None:
-    """ISO 8601 with the wire's full 100 ns; None for the "no time" values at either end of the range (Part 6, 5.2.2.5)."""
+    """ISO 8601 with the wire's full 100 ns; None for "no time" at either end of the range (Part 6, 5.2.2.5)."""
     if filetime <= 0 or filetime >= _FILETIME_OF_9999:
         return None
     seconds, ticks = divmod(filetime, 10_000_000)
@@ -91,7 +92,7 @@ def _date_time(data: bytes, position: int, depth: int) -> tuple[str | None, int]
 def _guid(data: bytes, position: int, depth: int) -> tuple[str, int]:
     raw = data[position : position + 16]
     if len(raw) < 16:
-        raise Malformed(f"a Guid at byte {position} runs past the end of the message")
+        raise MalformedError(f"a Guid at byte {position} runs past the end of the message")
     return str(UUID(bytes_le=raw)), position + 16
 
 
@@ -113,14 +114,14 @@ def _node_id(data: bytes, position: int, depth: int) -> tuple[str, int]:
             value, position = reader(data, position, depth)
             text = f"{letter}={value or ''}"
     else:
-        raise Malformed(f"node id encoding {encoding:#04x} at byte {position} does not exist")
+        raise MalformedError(f"node id encoding {encoding:#04x} at byte {position} does not exist")
     uri = None
     if encoding & 0x80:
         uri, position = _text(data, position, depth)
     if encoding & 0x40:
         position += 4
         if position > len(data):
-            raise Malformed("an expanded node id runs past the end of the message")
+            raise MalformedError("an expanded node id runs past the end of the message")
     if uri is not None:
         return f"nsu={uri};{text}", position
     return (f"ns={namespace};{text}" if namespace else text), position
@@ -151,7 +152,7 @@ def read_extension_object(data: bytes, position: int) -> tuple[str, bytes | None
     if encoding == 0:
         return type_id, None, position
     if encoding > 2:
-        raise Malformed(f"extension object encoding {encoding} at byte {position - 1} does not exist")
+        raise MalformedError(f"extension object encoding {encoding} at byte {position - 1} does not exist")
     body, position = _bytes(data, position)
     return type_id, body, position
 
@@ -182,7 +183,7 @@ def _data_value(data: bytes, position: int, depth: int) -> tuple[dict[str, Any],
 def read_diagnostic_info(data: bytes, position: int, depth: int) -> tuple[dict[str, Any], int]:
     """DiagnosticInfo (Part 6, 5.2.2.12)."""
     if depth > MAX_DEPTH:
-        raise Malformed(f"nested more than {MAX_DEPTH} deep")
+        raise MalformedError(f"nested more than {MAX_DEPTH} deep")
     mask = data[position]
     position += 1
     found: dict[str, Any] = {}
@@ -248,27 +249,27 @@ def read_variant(data: bytes, position: int, depth: int) -> tuple[Any, int]:
 def read_variant_body(data: bytes, position: int, encoding: int, depth: int) -> tuple[Any, int]:
     """What follows the encoding byte of a Variant (Part 6, 5.2.2.16)."""
     if depth > MAX_DEPTH:
-        raise Malformed(f"nested more than {MAX_DEPTH} deep")
+        raise MalformedError(f"nested more than {MAX_DEPTH} deep")
     type_id = encoding & 0x3F
     reader = READERS.get(type_id)
     if reader is None:
-        raise Malformed(f"variant type {type_id} at byte {position - 1} does not exist")
+        raise MalformedError(f"variant type {type_id} at byte {position - 1} does not exist")
     if not encoding & 0x80:
         if encoding & 0x40:
-            raise Malformed(f"a scalar variant with dimensions at byte {position - 1}")
+            raise MalformedError(f"a scalar variant with dimensions at byte {position - 1}")
         return reader(data, position, depth)
     length = _I4.unpack_from(data, position)[0]
     position += 4
     values: list[Any] | None = None
     if length >= 0:
         if length > len(data) - position or (type_id == 0 and length):
-            raise Malformed(f"an array of {length} at byte {position - 4} cannot fit the message")
+            raise MalformedError(f"an array of {length} at byte {position - 4} cannot fit the message")
         values, position = _array(data, position, type_id, length, depth)
     if encoding & 0x40:
         count = _I4.unpack_from(data, position)[0]
         position += 4
         if count > MAX_DEPTH:
-            raise Malformed(f"an array of {count} dimensions at byte {position - 4}")
+            raise MalformedError(f"an array of {count} dimensions at byte {position - 4}")
         dimensions = struct.unpack_from(f"<{max(count, 0)}i", data, position)
         position += 4 * max(count, 0)
         if values is not None:
@@ -280,7 +281,7 @@ def _array(data: bytes, position: int, type_id: int, length: int, depth: int) ->
     if type_id in FIXED and type_id != DATE_TIME:
         form = np.dtype(FIXED[type_id])
         if length * form.itemsize > len(data) - position:
-            raise Malformed(f"an array of {length} at byte {position - 4} runs past the end of the message")
+            raise MalformedError(f"an array of {length} at byte {position - 4} runs past the end of the message")
         column = np.frombuffer(data, form, length, position)
         return (column != 0 if type_id == BOOLEAN else column).tolist(), position + length * form.itemsize
     reader = READERS[type_id]
@@ -301,3 +302,47 @@ def _nested(values: list[Any], dimensions: tuple[int, ...]) -> list[Any]:
     for size in reversed(dimensions[1:]):
         values = [values[start : start + size] for start in range(0, len(values), size)]
     return values
+
+
+def read_response_header(data: bytes, position: int) -> tuple[int, int]:
+    """Type id and ResponseHeader (Part 4, 7.33): (service result, position behind them)."""
+    _, position = _node_id(data, position, 0)
+    result = _U4.unpack_from(data, position + 12)[0]  # behind timestamp and request handle
+    _, position = read_diagnostic_info(data, position + 16, 0)
+    strings = _I4.unpack_from(data, position)[0]
+    position += 4
+    for _ in range(strings):
+        _, position = _text(data, position, 0)
+    _, _, position = read_extension_object(data, position)
+    return result, position
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One result of a Read: `type_id` is the variant's built-in type, with ARRAY_BIT for an array; 0 for no value."""
+
+    value: Any = None
+    type_id: int = 0
+    status: int = 0
+
+
+ARRAY_BIT: Final = 0x80
+
+
+def read_attributes(data: bytes, position: int) -> list[Attribute]:
+    """The results of a ReadResponse whose type id begins at `position`. Raises MalformedError.
+
+    Values of any type, structures included, are read here, so that one that no type dictionary explains costs nothing.
+    """
+    try:
+        _, position = read_response_header(data, position)
+        count = _I4.unpack_from(data, position)[0]
+        position += 4
+        found = []
+        for _ in range(count):
+            type_id = data[position + 1] if data[position] & 0x01 else 0
+            content, position = _data_value(data, position, 0)
+            found.append(Attribute(content.get("value"), type_id & 0xBF, content.get("status", 0)))
+        return found
+    except (IndexError, struct.error, OverflowError) as error:
+        raise MalformedError(f"ReadResponse of {len(data)} bytes: {error}") from error

@@ -33,15 +33,16 @@ from opcua_collector.encoding import (
     FILETIME_OF_1970,
     FIXED,
     READERS,
-    Malformed,
+    MalformedError,
     read_extension_object,
+    read_response_header,
     read_variant_body,
 )
-from opcua_collector.encoding import read_diagnostic_info as _read_diagnostic_info
 
 #: Family of a value: its built-in type id (Part 6, table 1); NULL for no value, ARRAY for any array, as JSON text.
 NULL: Final = 0
 ARRAY: Final = 64
+_STRING: Final = 12
 UINT64: Final = 9
 BOOLEAN: Final = 1
 INTEGERS: Final = frozenset({2, 3, 4, 5, 6, 7, 8, 19})
@@ -59,11 +60,10 @@ _RESUME_WINDOW: Final = 4096  # bytes behind a damaged item in which the next on
 _RESUME_PROOF: Final = 24  # items that must follow without a break to believe in a place
 _MAX_QUARANTINED: Final = 64  # per notification; beyond it, the rest is lost and counted
 
-_DAMAGE = (Malformed, IndexError, struct.error, ValueError, OverflowError)
+_DAMAGE = (MalformedError, IndexError, struct.error, ValueError, OverflowError)
 
 _U4: Final = struct.Struct("<I")
 _I4: Final = struct.Struct("<i")
-_PREFIX: Final = struct.Struct("<qII")  # timestamp, request handle, service result of a ResponseHeader
 _MESSAGE: Final = struct.Struct("<IqI")
 
 _MAX_TIME: Final = FILETIME_OF_1970 + (2**63 - 1) // 100
@@ -131,7 +131,7 @@ class _Layout:
 def _layout(key: int) -> _Layout:
     mask, encoding = key >> 8, key & 0xFF
     if mask & 0xC0:
-        raise Malformed(f"DataValue mask {mask:#04x} does not exist")
+        raise MalformedError(f"DataValue mask {mask:#04x} does not exist")
     tail = [
         (name, form)
         for bit, name, form in (
@@ -153,7 +153,7 @@ def _layout(key: int) -> _Layout:
         return _Layout(mask, encoding, NULL, form, form.itemsize)
     family = encoding & 0x3F
     if family not in READERS or encoding & 0xC0 == 0x40:
-        raise Malformed(f"variant encoding {encoding:#04x} does not exist")
+        raise MalformedError(f"variant encoding {encoding:#04x} does not exist")
     if not encoding & 0x80 and (family in INTEGERS or family in REALS or family in (BOOLEAN, UINT64)):
         form = np.dtype([*head, ("value", FIXED[family]), *tail])
         return _Layout(mask, encoding, family, form, form.itemsize)
@@ -201,7 +201,7 @@ def decode(data: bytes, start: int = 0, *, received: int, handles: int) -> Publi
     results: tuple[int, ...] = ()
     parts = -1
     try:
-        position = _response_header(data, start)
+        _, position = read_response_header(data, start)
         subscription = _U4.unpack_from(data, position)[0]
         available, position = _u4_array(data, position + 4)
         more = data[position] != 0
@@ -234,32 +234,13 @@ def decode(data: bytes, start: int = 0, *, received: int, handles: int) -> Publi
     )
 
 
-def _response_header(data: bytes, position: int) -> int:
-    """Position behind the type id and the ResponseHeader (Part 4, 7.33), whose contents the transport has judged."""
-    if data[position] == 0x01:  # four-byte node id, what every server sends
-        position += 4
-    else:
-        raise Malformed(f"type id of encoding {data[position]:#04x} is no PublishResponse")
-    position += _PREFIX.size
-    if data[position]:
-        _, position = _read_diagnostic_info(data, position, 0)
-    else:
-        position += 1
-    strings = _I4.unpack_from(data, position)[0]
-    position += 4
-    for _ in range(strings):
-        _, position = READERS[12](data, position, 0)
-    _, _, position = read_extension_object(data, position)
-    return position
-
-
 def _u4_array(data: bytes, position: int) -> tuple[tuple[int, ...], int]:
     count = _I4.unpack_from(data, position)[0]
     position += 4
     if count <= 0:
         return (), position
     if count * 4 > len(data) - position:
-        raise Malformed(f"an array of {count} at byte {position - 4} runs past the end of the message")
+        raise MalformedError(f"an array of {count} at byte {position - 4} runs past the end of the message")
     return struct.unpack_from(f"<{count}I", data, position), position + 4 * count
 
 
@@ -329,7 +310,7 @@ def _walk(
             size = entry.layout.size
             if size:
                 if position + size > stop:
-                    raise Malformed("the message ends inside the item")
+                    raise MalformedError("the message ends inside the item")
                 streak += 1
                 if streak == _RUN:
                     length = _run(bytes_, position, entry.layout, min(count - index, (stop - position) // size))
@@ -343,9 +324,16 @@ def _walk(
                 position += size
             else:
                 layout = entry.layout
-                value, tail = read_variant_body(data, position + 6, layout.encoding, 0)
+                if layout.encoding == _STRING:
+                    length = _I4.unpack_from(data, position + 6)[0]
+                    value, tail = None, position + 10
+                    if length >= 0:
+                        tail += length
+                        value = data[position + 10 : tail].decode("utf-8", "replace")
+                else:
+                    value, tail = read_variant_body(data, position + 6, layout.encoding, 0)
                 if tail + layout.form.itemsize > stop:
-                    raise Malformed("the message ends inside the item")
+                    raise MalformedError("the message ends inside the item")
                 entry.value.append(_as_text(value) if layout.family in _JSON_TEXT else value)
                 entry.index.append(index)
                 entry.position.append(position)
@@ -526,7 +514,7 @@ def _as_text(value: Any) -> str | None:
     try:
         return orjson.dumps(value).decode()
     except TypeError as error:
-        raise Malformed(f"value has no JSON form: {error}") from error
+        raise MalformedError(f"value has no JSON form: {error}") from error
 
 
 def _ns(filetime: int) -> int:

@@ -121,8 +121,8 @@ class Assembler:
         """Client handles are below this."""
         return len(self._series)
 
-    def add(self, series: Series, rule: Rule) -> int:
-        """A new tag; returns its client handle."""
+    def add(self, series: Series) -> int:
+        """A new tag, whose type is not known yet; returns its client handle."""
         handle = len(self._series)
         self._series.append(series)
         if handle >= len(self._rule):
@@ -130,14 +130,21 @@ class Assembler:
             self._rule = _grown(self._rule, room, _UNKNOWN)
             self._fresh = _grown(self._fresh, room, False)
             self._latest = _grown(self._latest, room, np.iinfo(np.int64).min)
-        self._rule[handle] = rule
         return handle
 
-    def set(self, handle: int, series: Series, rule: Rule) -> None:
-        """Other context (unit, asset), or the type found out at a later subscription."""
-        self._series[handle] = series
+    def series(self, handle: int) -> Series | None:
+        """What the handle stands for."""
+        return self._series[handle]
+
+    def relabel(self, handle: int, series: Series) -> None:
+        """Another context (unit, asset) from now on."""
+        if self._series[handle] != series:
+            self._series[handle] = series
+            self._seen.clear()
+
+    def fix(self, handle: int, rule: Rule) -> None:
+        """The tag's type, as its node says at this subscription."""
         self._rule[handle] = rule
-        self._seen.clear()
 
     def remove(self, handle: int) -> None:
         """The tag is gone: what still arrives for it is filtered."""
@@ -261,7 +268,7 @@ def _part(type_: ValueType, block: Block, rows: Any) -> _Part:
     form = _NATIVE[type_]
     if block.value is None:
         value: NDArray[Any] = np.full(len(index), _NOTHING[type_], form)
-        null = np.ones(len(index), bool)
+        null: NDArray[np.bool_] = np.ones(len(index), bool)
     else:
         raw = block.value[rows]
         if raw.dtype == object:
