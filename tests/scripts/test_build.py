@@ -29,7 +29,7 @@ MakeWheel = Callable[[Path, str], str]
 EVERY_TARGET = [Target(python, architecture) for architecture in ARCHITECTURES for python in PYTHONS]
 
 
-# --- which requirements a device has ------------------------------------------------------------------------------
+# --- which requirements a device has --------------------------------------------------------------------------------
 
 _VARIABLES = {
     "python_version": ["3.9", "3.10", "3.11", "3.12", "3.13"],
@@ -104,7 +104,7 @@ def test_a_lock_line_without_an_exact_version_and_hash_is_refused_with_its_text(
         wheelhouse.read_lock(lock)
 
 
-# --- fetching, with pip and a package index that is a folder ------------------------------------------------------
+# --- fetching, with pip and a package index that is a folder --------------------------------------------------------
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_a_package_without_a_wheel_for_a_device_is_named(lock: Path, index: Path
         wheelhouse.collect(lock, Target("3.13", "aarch64"), tmp_path / "cache")
 
 
-# --- the zips -----------------------------------------------------------------------------------------------------
+# --- the zips -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -320,7 +320,7 @@ def test_the_build_needs_nothing_but_the_standard_library() -> None:
             assert {one.split(".")[0] for one in names} <= sys.stdlib_module_names | ours
 
 
-# --- the real components, for this machine -------------------------------------------------------------------------
+# --- the real components, for this machine --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
