@@ -6,11 +6,12 @@ It says on its standard output, one JSON object a line:
     {"event": "watched", "items": n, "expected": n}          each time the number of watched variables changes
     {"event": "started", "watched": n, "period_s": s}
     {"event": "progress", "rows": n, "samples": n}           twice a second while it produces
-    {"event": "counters", "services": {"Read": n, …}, "rows": n, "samples": n, "watched": n}
-    {"event": "finished", "rows": n, "samples": n, "late_rows": n, "services": {…}}
+    {"event": "counters", "services": {"Read": n, …}, "rows": n, "samples": n, "watched": n, "dropped": n}
+    {"event": "finished", "rows": n, "samples": n, "late_rows": n, "services": {…}, "dropped": n}
     {"event": "refused", "problem": …}                        a command that it did not understand
 
-and is told on its standard input:
+`services` are those that clients asked for in a session, `dropped` the values that left a full queue of a
+subscription before a client fetched them. It is told on its standard input:
 
     {"command": "start"}                       produce, as soon as every expected variable is watched
     {"command": "fault", "number": 4}          a fault sets in; 0 ends it; "unit": 2 for one unit only
@@ -157,7 +158,13 @@ async def _obey(production: Production, server: PlantServer, log: PlantLog) -> N
     def counters(_: Mapping[str, Any]) -> None:
         _report(
             "counters",
-            {"services": server.services, "rows": log.rows, "samples": log.samples, "watched": server.watched},
+            {
+                "services": server.services,
+                "rows": log.rows,
+                "samples": log.samples,
+                "watched": server.watched,
+                "dropped": server.dropped,
+            },
         )
 
     commands: dict[str, Callable[[Mapping[str, Any]], None]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any
 
 from asyncua.server.history import HistoryStorageInterface
@@ -18,8 +18,7 @@ from asyncua.ua.uaerrors import UaError
 
 from plant.unit import Reading
 
-_NO_TIME = get_win_epoch()
-_TICK = timedelta(microseconds=1)
+_NO_TIME = get_win_epoch()  # how OPC UA writes that no time is given
 
 MAX_VALUES_PER_ANSWER = 10_000
 
@@ -47,17 +46,22 @@ class History(HistoryStorageInterface):
     async def read_node_history(
         self, node_id: NodeId, start: datetime | None, end: datetime | None, nb_values: int
     ) -> tuple[list[DataValue], datetime | None]:
-        """Values in the order of time, backwards when only an end is given or it lies before the start."""
+        """Values in the order of time, backwards when only an end is given or it lies before the start.
+
+        With both times given, or without a limit of the client's, the second result is where to continue.
+        """
         unit, column = self._columns.get(node_id, (-1, -1))
         if unit < 0:
             return [], None
+        start, end = _known(start), _known(end)
+        continued = start is not None and (end is not None or not nb_values)
         limit = min(nb_values or MAX_VALUES_PER_ANSWER, MAX_VALUES_PER_ANSWER)
         values: list[DataValue] = []
-        for time, reading in _window(self._units[unit], _known(start), _known(end)):
+        for time, reading in _window(self._units[unit], start, end):
             if column not in reading.changed:
                 continue
             if len(values) == limit:
-                return values, time
+                return values, time if continued else None
             values.append(self._prepare(column, reading, time))
         return values, None
 
@@ -93,11 +97,7 @@ class History(HistoryStorageInterface):
 
 
 def _known(time: datetime | None) -> datetime | None:
-    if time is None:
-        return None
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=timezone.utc)
-    return None if time <= _NO_TIME.replace(tzinfo=timezone.utc) else time
+    return None if time is None or time <= _NO_TIME else time
 
 
 def _window(

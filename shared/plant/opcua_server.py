@@ -28,6 +28,7 @@ from asyncua.ua import AddNodesItem, DataValue, EUInformation, NodeId, VariableA
 
 from plant.certificate import Certificate, own_certificate
 from plant.history import History
+from plant.subscriptions import MendedServer
 from plant.tags import NAMESPACE, NAMESPACE_INDEX, UNIT_WIDTH, Tag, tags
 from plant.unit import Reading, Value
 
@@ -116,7 +117,8 @@ class PlantServer:
         self._policies = [kind for name in policies for kind in POLICIES[name]]
         self._user = user
         self._services = _Services()
-        self._server = Server(user_manager=_Users(user))
+        self._internal = MendedServer(_Users(user))
+        self._server = Server(iserver=self._internal)
         self._node_ids = [ua.NodeId(tag.tag, NAMESPACE_INDEX) for tag in self.tags]
         self._types = [_VARIANT_TYPES[tag.type] for tag in self.tags[:UNIT_WIDTH]]
         self._statuses: dict[int, ua.StatusCode] = {}
@@ -137,7 +139,7 @@ class PlantServer:
             await server.load_certificate(self.certificate.certificate)
             await server.load_private_key(self.certificate.key)
         server.set_security_policy(self._policies, permission_ruleset=self._services)
-        server.iserver.history_manager.set_storage(self._history)
+        self._internal.history_manager.set_storage(self._history)
         index = await server.register_namespace(NAMESPACE)
         if index != NAMESPACE_INDEX:
             raise RuntimeError(f"{NAMESPACE} became namespace {index} of the server, not {NAMESPACE_INDEX}")
@@ -147,7 +149,7 @@ class PlantServer:
         assert server.bserver is not None
         listening = f"{server.bserver.hostname}:{server.bserver.port}"
         self.endpoint = urlparse(self.endpoint)._replace(netloc=listening).geturl()
-        for description in server.iserver.endpoints:
+        for description in self._internal.endpoints:
             description.EndpointUrl = self.endpoint
             description.Server.DiscoveryUrls = [self.endpoint]
 
@@ -158,7 +160,7 @@ class PlantServer:
     async def show(self, time_ns: int, readings: Sequence[Reading]) -> None:
         """Set the nodes of one row: what is new in each unit's reading."""
         time = _EPOCH + timedelta(microseconds=time_ns // 1000)
-        write = self._server.iserver.aspace.write_attribute_value
+        write = self._internal.aspace.write_attribute_value
         value_attribute = ua.AttributeIds.Value
         for unit, reading in enumerate(readings):
             first = unit * UNIT_WIDTH
@@ -175,9 +177,14 @@ class PlantServer:
     @property
     def watched(self) -> int:
         """Number of variables that a client monitors."""
-        aspace = self._server.iserver.aspace
+        aspace = self._internal.aspace
         value = ua.AttributeIds.Value
         return sum(bool(aspace[node].attributes[value].datachange_callbacks) for node in self._node_ids)
+
+    @property
+    def dropped(self) -> int:
+        """Values that left a full queue of a subscription before a client fetched them."""
+        return self._internal.mended_subscriptions.dropped
 
     @property
     def services(self) -> dict[str, int]:
@@ -197,7 +204,7 @@ class PlantServer:
         now = datetime.now(timezone.utc)
         waiting = _data_value(_NULL, ua.StatusCode(ua.StatusCodes.BadWaitingForInitialData), now)
         for node in self._node_ids:
-            await self._server.iserver.aspace.write_attribute_value(node, ua.AttributeIds.Value, waiting)
+            await self._internal.aspace.write_attribute_value(node, ua.AttributeIds.Value, waiting)
 
     async def _build(self) -> None:
         parents: dict[str, NodeId] = {"": ua.NodeId(ua.ObjectIds.ObjectsFolder)}
@@ -212,7 +219,7 @@ class PlantServer:
             items.append(_variable(parents["/".join(names[:-1])], node, names[-1], tag))
             if tag.unit:
                 items.extend(_properties(node, tag))
-        for result, item in zip(await self._server.iserver.isession.add_nodes(items), items, strict=True):
+        for result, item in zip(await self._internal.isession.add_nodes(items), items, strict=True):
             if not result.StatusCode.is_good():
                 raise RuntimeError(f"{item.BrowseName.Name}: the server refused the node: {result.StatusCode}")
         for first in range(0, len(self._node_ids), UNIT_WIDTH):

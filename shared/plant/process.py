@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -125,9 +125,9 @@ class PlantProcess:
 
     async def counters(self, timeout: float = 10.0) -> dict[str, Any]:
         """What it counted until now: services that clients asked for, rows, samples, watched variables."""
-        seen = self._count
+        answer = self.answer("counters", timeout)
         self.send("counters")
-        return await self._wait("counters", lambda event: event["event"] == "counters", timeout, after=seen)
+        return await answer
 
     async def fault(self, number: int, unit: int | None = None) -> None:
         """Let a fault set in, or end it with 0; raises PlantError when it is refused."""
@@ -157,6 +157,10 @@ class PlantProcess:
     async def wait_event(self, name: str, timeout: float) -> dict[str, Any]:
         """The first event of that name, past or coming."""
         return await self._wait(name, lambda event: event["event"] == name, timeout, after=0)
+
+    def answer(self, name: str, timeout: float = 10.0) -> Awaitable[dict[str, Any]]:
+        """The next event of that name: ask for it before sending the command that it answers."""
+        return self._wait(name, lambda event: event["event"] == name, timeout, after=self._count)
 
     async def close(self, timeout: float = 10.0) -> int:
         """End the process and return its exit status; it is killed when it does not end in time."""

@@ -95,6 +95,7 @@ class Production:
                 "rows": self._log.rows,
                 "samples": self._log.samples,
                 "late_rows": self._late_rows,
+                "dropped": self._server.dropped,
                 "services": self._server.services,
             },
         )

@@ -20,7 +20,7 @@ QUALITY = {0: "GOOD", 0x40930000: "UNCERTAIN", 0x808D0000: "BAD", 0x00300000: "G
 
 Sample = tuple[str, int, Value, str]
 
-value_of_kind = {
+value_of_kind: dict[str, st.SearchStrategy[Value]] = {
     "double": st.floats(allow_nan=False, allow_infinity=False),
     "integer": st.integers(-(2**31), 2**31 - 1),
     "boolean": st.booleans(),

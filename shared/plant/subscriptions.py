@@ -1,0 +1,98 @@
+"""Subscriptions of the plant's server, where asyncua's own do not do what OPC UA says.
+
+| OPC UA Part 4                                                     | asyncua 2.1.0                                    |
+|-------------------------------------------------------------------|--------------------------------------------------|
+| 5.13.1.5: when a queue is full the oldest value is dropped, and   | drops it without a trace                         |
+| the next one says so (InfoBits Overflow)                          |                                                  |
+| 5.14.6: Republish answers BadMessageNotAvailable for a message    | answers an empty message, and forgets every      |
+| that is not kept; a kept one stays until it is acknowledged       | message that it republished                      |
+| 5.14.7: after TransferSubscriptions the new session's publish     | waits for ever for requests of the old session   |
+| requests are answered                                             |                                                  |
+
+The rest is asyncua's. What was dropped is counted, so that a loss can be told from one that happened later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import asyncua.ua
+from asyncua.common.utils import ServiceError
+from asyncua.server.internal_server import InternalServer
+from asyncua.server.internal_subscription import InternalSubscription
+from asyncua.server.subscription_service import SubscriptionService
+from asyncua.server.user_managers import UserManager
+
+ua: Any = asyncua.ua
+
+OVERFLOW = 0x480
+"""InfoType DataValue and the Overflow bit (Part 4, 7.39.1)."""
+
+
+class MendedServer(InternalServer):
+    """asyncua's internal server with the subscriptions of this module."""
+
+    def __init__(self, user_manager: UserManager) -> None:
+        super().__init__(user_manager)
+        self.mended_subscriptions = Subscriptions(self.aspace, iserver=self)
+        self.subscription_service = self.mended_subscriptions
+        self.isession.subscription_service = self.mended_subscriptions
+
+
+class Subscriptions(SubscriptionService):
+    """All subscriptions of a server. `dropped` counts the values that left a full queue unread."""
+
+    dropped = 0
+
+    async def create_subscription(self, *arguments: Any, **named: Any) -> Any:
+        """As asyncua does, with a subscription of this module."""
+        result = await super().create_subscription(*arguments, **named)
+        # asyncua names the class that it makes; all that the mended one has of its own are methods.
+        subscription: Any = self.subscriptions[result.SubscriptionId]
+        subscription.__class__ = _Subscription
+        subscription.count_dropped = self._count_dropped
+        return result
+
+    def republish(self, params: Any) -> Any:
+        """The kept message, or a fault that says what is missing."""
+        if params.SubscriptionId not in self.subscriptions:
+            raise ServiceError(ua.StatusCodes.BadSubscriptionIdInvalid)
+        return self.subscriptions[params.SubscriptionId].republish(params.RetransmitSequenceNumber)
+
+    async def transfer_subscriptions(self, params: Any, session_id: Any, callback: Callable[..., Any]) -> list[Any]:
+        """Hand subscriptions to the session whose connection `callback` answers."""
+        results = await super().transfer_subscriptions(params, session_id, callback)
+        connection: Any = getattr(callback, "__self__", None)
+        for number, result in zip(params.SubscriptionIds, results, strict=True):
+            if result.StatusCode.is_good():
+                self.subscriptions[number].pub_request_callback = connection.get_publish_request
+        return results
+
+    def _count_dropped(self) -> None:
+        self.dropped += 1
+
+
+class _Subscription(InternalSubscription):
+    count_dropped: Callable[[], None]
+
+    def republish(self, nb: int) -> Any:
+        kept = self._not_acknowledged_results.get(nb)
+        if kept is None:
+            raise ServiceError(ua.StatusCodes.BadMessageNotAvailable)
+        return kept.NotificationMessage
+
+    async def _enqueue_event(self, mid: int, eventdata: Any, size: int, queue: dict[int, list[Any]]) -> None:
+        kept = queue.get(mid, [])
+        full = 0 < size <= len(kept)
+        await super()._enqueue_event(mid, eventdata, size, queue)
+        if full:
+            self.count_dropped()
+            oldest = queue[mid][0]
+            if size > 1 and isinstance(oldest, ua.MonitoredItemNotification):
+                queue[mid][0] = dataclasses.replace(oldest, Value=_overflowed(oldest.Value))
+
+
+def _overflowed(value: Any) -> Any:
+    return dataclasses.replace(value, StatusCode=ua.StatusCode(value.StatusCode.value | OVERFLOW))
