@@ -1,0 +1,126 @@
+"""An IPC server in the test's own event loop, and the unmodified AWS SDK as its client."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import awsiot.greengrasscoreipc as sdk
+import pytest
+from awsiot.greengrasscoreipc import model
+from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
+
+from localcore.ipc import IpcServer
+from localcore.profile import PROFILES, Profile
+
+EVERYTHING = {
+    service: {"operations": ["*"], "resources": ["*"]}
+    for service in (
+        "aws.greengrass.ipc.pubsub",
+        "aws.greengrass.ipc.mqttproxy",
+        "aws.greengrass.SecretManager",
+    )
+}
+
+
+def access_control(name: str, services: Mapping[str, Any] = EVERYTHING) -> dict[str, Any]:
+    """A component's accessControl with one policy per service."""
+    return {"accessControl": {service: {f"{name}:{service}:1": policy} for service, policy in services.items()}}
+
+
+async def until(condition: Callable[[], Any], what: Callable[[], Any], limit: float = 5.0) -> None:
+    """Wait for a condition; fail with what there is instead."""
+    deadline = time.monotonic() + limit
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {limit} s; instead: {what()!r}")
+        await asyncio.sleep(0.005)
+
+
+class Client:
+    """The SDK's ClientV2, its futures awaited in the test's loop and each with a limit."""
+
+    def __init__(self, client: GreengrassCoreIPCClientV2) -> None:
+        self.sdk = client
+
+    async def call(self, operation: str, **arguments: Any) -> Any:
+        """The response of an operation by its method's name, such as `publish_to_topic`."""
+        result = getattr(self.sdk, operation + "_async")(**arguments)
+        future: Future[Any] = result[0] if isinstance(result, tuple) else result
+        return await asyncio.wait_for(asyncio.wrap_future(future), 8.0)
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        message = model.PublishMessage(binary_message=model.BinaryMessage(message=payload))
+        await self.call("publish_to_topic", topic=topic, publish_message=message)
+
+    async def publish_json(self, topic: str, value: Any) -> None:
+        message = model.PublishMessage(json_message=model.JsonMessage(message=value))
+        await self.call("publish_to_topic", topic=topic, publish_message=message)
+
+    async def subscribe(self, topic: str, mode: str | None = None) -> list[tuple[str, Any]]:
+        """The list that fills with (topic, content) of what comes."""
+        got: list[tuple[str, Any]] = []
+
+        def take(event: Any) -> None:
+            kind = event.binary_message or event.json_message
+            got.append((kind.context.topic, kind.message))
+
+        await self.call("subscribe_to_topic", topic=topic, receive_mode=mode, on_stream_event=take)
+        return got
+
+
+class Device:
+    """One IPC server and the clients that were made for it."""
+
+    def __init__(self, server: IpcServer) -> None:
+        self.server = server
+        self._clients: list[GreengrassCoreIPCClientV2] = []
+
+    async def connect(self, token: str) -> Any:
+        """The SDK's connection, made in a thread because the SDK blocks."""
+        return await asyncio.to_thread(sdk.connect, ipc_socket=self.server.address, authtoken=token, timeout=5.0)
+
+    async def client(
+        self, component: str, config: Mapping[str, Any] | None = None, *, services: Mapping[str, Any] = EVERYTHING
+    ) -> Client:
+        """A connected client of a component that may do what `services` says."""
+        configuration = self.server.configuration(component)
+        configuration.merge((), {**access_control(component, services), **(config or {})}, 2.0)
+        client = GreengrassCoreIPCClientV2(client=await self.connect(self.server.token(component)), executor=None)
+        self._clients.append(client)
+        return Client(client)
+
+    async def close(self) -> None:
+        for client in self._clients:
+            await asyncio.to_thread(client.close)
+        await self.server.stop()
+
+
+MakeDevice = Callable[..., Awaitable[Device]]
+
+
+@pytest.fixture
+async def make_device(tmp_path: Path) -> AsyncIterator[MakeDevice]:
+    """Makes devices: `await make_device("lite")`, with IpcServer's own keyword arguments."""
+    devices: list[Device] = []
+
+    async def make(profile: str | Profile = "classic", **options: Any) -> Device:
+        chosen = PROFILES[profile] if isinstance(profile, str) else profile
+        server = IpcServer(tmp_path / f"ipc{len(devices)}.socket", chosen, **options)
+        await server.start()
+        devices.append(Device(server))
+        return devices[-1]
+
+    yield make
+    for device in devices:
+        await device.close()
+
+
+@pytest.fixture(params=["classic", "lite"])
+async def device(request: pytest.FixtureRequest, make_device: MakeDevice) -> Device:
+    """A device of each profile in turn."""
+    return await make_device(request.param)
