@@ -32,6 +32,8 @@ MAX_TEMPLATE: Final = 200
 """Characters by which templates are told apart."""
 MAX_TEXT: Final = 8_000
 """Characters of a message or a traceback that are printed; the rest is cut and said."""
+_LINE_ENDS: Final = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+"""JSON leaves these as they are, and some readers of logs end a line there."""
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -187,7 +189,7 @@ class JsonHandler(logging.Handler):
             line["exception"] = _printable(exception)
         if repeats:
             line["repeats"] = repeats
-        self._stream.write(orjson.dumps(line).decode() + "\n")
+        self._stream.write(orjson.dumps(line).decode().translate(_LINE_ENDS) + "\n")
         self._stream.flush()
 
 
