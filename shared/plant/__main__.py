@@ -65,6 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (DataError, OSError) as error:
         _LOG.error("%s", error)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -100,6 +100,8 @@ class PlantProcess:
             stdout=asyncio.subprocess.PIPE,
             env=environment,
             limit=_LINE_LIMIT,
+            # Ctrl-C is meant for whoever drives the plant: it says when production ends.
+            start_new_session=True,
         )
         self._reading = asyncio.create_task(self._read())
         ready = await self.wait_event("ready", timeout)
@@ -109,7 +111,7 @@ class PlantProcess:
         self.units = ready["units"]
 
     async def produce(self, timeout: float = 60.0) -> None:
-        """Let it produce, and wait for its first row: until every expected variable is watched."""
+        """Let it produce, and wait until it does: until every expected variable is watched."""
         self.send("start")
         await self.wait_event("started", timeout)
 

@@ -126,15 +126,19 @@ def example_config(
     connection: str = "line1",
     asset: str = DEFAULT_ASSET,
     policy: str = "None",
+    trust: str = "",
     user: str | None = None,
     password_file: Path | None = None,
     publishing_interval: str = "200ms",
 ) -> dict[str, Any]:
-    """The merge document with which io.sluice.OpcUaCollector follows every variable of the plant."""
+    """The merge document with which io.sluice.OpcUaCollector follows every variable of the plant.
+
+    A policy other than None needs `trust`: the path of the server's certificate, or `first-use`.
+    """
     settings: dict[str, Any] = {
         "endpoint": endpoint,
         "asset": asset,
-        "security": {"policy": policy},
+        "security": {"policy": policy, "trust": trust} if trust else {"policy": policy},
         "publishingInterval": publishing_interval,
         "tagsFile": str(tags_csv),
     }

@@ -147,6 +147,7 @@ async def test_a_plant_that_was_held_up_catches_up_and_skips_nothing(tmp_path: P
     async with PlantProcess(tmp_path, rate=2000, units=1, expect_items=0) as plant:
         await plant.produce()
         period = (await plant.wait_event("started", 1.0))["period_s"]
+        await until(lambda: len(logged(plant)) > 5, lambda: f"{len(logged(plant))} rows")
         os.kill(plant.pid, signal.SIGSTOP)
         await asyncio.sleep(1.5)  # the fault itself: the process stands still
         os.kill(plant.pid, signal.SIGCONT)
@@ -225,6 +226,14 @@ async def test_it_ends_when_its_input_ends_and_a_log_without_end_mark_says_so(tm
     assert not any(isinstance(line, EndMark) for line in read_log(plant.log))
     with pytest.raises(PlantError, match="not running"):
         plant.send("start")
+
+
+async def test_ctrl_c_at_the_terminal_does_not_reach_it_so_that_its_log_gets_its_end_mark(tmp_path: Path) -> None:
+    async with PlantProcess(tmp_path, rate=2000, units=1, expect_items=0) as plant:
+        assert os.getpgid(plant.pid) != os.getpgid(0)  # a terminal interrupts a process group
+        await plant.produce()
+        produced = await plant.finish()
+    assert list(read_log(plant.log))[-1] == EndMark(len(logged(plant)), produced)
 
 
 async def test_a_plant_that_cannot_start_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
