@@ -7,6 +7,7 @@ subscribes like `sluice.ipc.Ipc`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -27,6 +28,8 @@ _MESSAGE_OVERHEAD: Final = 300
 _RECENT_GAPS: Final = 20
 _LONGEST_PAUSE: Final = 60.0
 """Seconds between renewals of a subscription on which nothing comes whatever is done."""
+_LAST_WORK: Final = 1.0
+"""Seconds for what is queued when an inlet is closed."""
 
 
 class BusSubscription(Protocol):
@@ -86,8 +89,12 @@ class Outlet:
 
     @property
     def ledger(self) -> Ledger:
-        """Where the source's samples went. Call `ledger.filter(n)` for those left out before they came here."""
+        """Where the source's samples went."""
         return self._data.ledger
+
+    def filtered(self, count: int) -> None:
+        """Note samples that the source yielded and that were left out on purpose."""
+        self.ledger.filter(count)
 
     def ledgers(self) -> dict[str, dict[str, int]]:
         """The ledger of each stream in use, for the status."""
@@ -195,6 +202,7 @@ class Inlet:
         self._queue: deque[tuple[str, bytes]] = deque()
         self._queued = 0
         self._arrived = asyncio.Event()
+        self._idle = asyncio.Event()
         self._watched: list[_Watched] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -218,10 +226,13 @@ class Inlet:
         ]
 
     async def close(self) -> None:
-        """End the subscriptions and the work. What waits in the queue is not worked on any more."""
+        """End the subscriptions, then the work; what waits in the queue is still worked on for up to a second."""
         for watched in self._watched:
             if watched.subscription is not None:
                 await watched.subscription.close()
+        if self._tasks:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), _LAST_WORK)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -252,6 +263,7 @@ class Inlet:
             self._queue.append((topic, payload))
             self._queued += size
             self._arrived.set()
+            self._idle.clear()
 
         return take
 
@@ -260,6 +272,7 @@ class Inlet:
         while True:
             while not self._queue:
                 self._arrived.clear()
+                self._idle.set()
                 await self._arrived.wait()
             topic, payload = self._queue.popleft()
             self._queued -= len(payload) + _MESSAGE_OVERHEAD

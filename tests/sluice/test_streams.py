@@ -140,6 +140,12 @@ async def test_samples_flow_from_outlet_to_handler_in_order() -> None:
     assert {topic for topic, _ in bus.published} == {TOPIC}
 
 
+async def test_samples_left_out_on_purpose_stand_in_the_ledger() -> None:
+    source = outlet(MemoryBus())
+    source.filtered(3)
+    assert (source.ledger.received, source.ledger.filtered, source.ledger.in_flight) == (3, 3, 0)
+
+
 async def test_events_have_a_stream_of_their_own_that_exists_once_it_is_used() -> None:
     bus, collected = MemoryBus(), Collected()
     source = outlet(bus, announce_every=0.02)
@@ -393,6 +399,29 @@ async def test_a_refused_subscription_is_told_to_whoever_starts_the_inlet() -> N
     await inlet.start(Collected())
     await inlet.close()
     assert bus.subscriptions == []
+
+
+async def test_what_is_queued_when_the_inlet_is_closed_is_still_worked_on() -> None:
+    bus, collected = MemoryBus(), Collected()
+    source = outlet(bus)
+    async with following(bus, collected):
+        for n in range(50):
+            await source.send(columns(float(n)))
+    assert len(collected.batches) == 50
+
+
+async def test_closing_does_not_wait_for_a_handler_that_stalls() -> None:
+    bus, begun = MemoryBus(), asyncio.Event()
+
+    async def handler(batch: SampleBatch | EventBatch) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    inlet = Inlet(bus, ["sluice/data/+/+"])
+    await inlet.start(handler)
+    await outlet(bus).send(columns(1.0))
+    await begun.wait()
+    await asyncio.wait_for(inlet.close(), 3)
 
 
 async def test_after_close_nothing_is_worked_on() -> None:
