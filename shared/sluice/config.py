@@ -392,7 +392,7 @@ class _Loader:
         else:
             hint = f"the keys here are: {', '.join(sorted(known)[:20])}."
         remedy = f'{hint} A merge cannot remove it: deploy with RESET "{pointer(place)}"'
-        hide = LOOKS_SECRET.search(place[-1]) is not None
+        hide = LOOKS_SECRET.search(f"{place[-1]}\n{nearest}") is not None
         seen = "***" if hide else self._show(place, value)
         _keep(self.warnings, Problem(render(place), seen, "is an unknown key", remedy, "it is ignored"))
 

@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from sluice.schema import Place, Unit, literals
 
-LOOKS_SECRET = re.compile(r"passw|pwd|secret|token|credential|privatekey", re.IGNORECASE)
+LOOKS_SECRET = re.compile(r"pas+w|pass|pwd|^pw$|secret|token|credential|key$", re.IGNORECASE | re.MULTILINE)
 _LONGEST_VALUE = 120
 _URL_LOGIN = re.compile(r"(?<=://)[^/@\s]*@")
 
@@ -157,9 +157,10 @@ def _example(info: Any) -> str:
         return f", for example {info.examples[0]}"
     if info is not None and info.description:
         return f": {info.description}"
-    if info is not None and info.default not in (PydanticUndefined, None, "", {}, []):
+    default = info.get_default(call_default_factory=True, validated_data={}) if info is not None else None
+    if default not in (PydanticUndefined, None, "", {}, []):
         unit = next((item for item in info.metadata if isinstance(item, Unit)), None)
-        return f", or leave it out for {unit.show(info.default) if unit else json.dumps(info.default)}"
+        return f", or leave it out for {unit.show(default) if unit else json.dumps(default, default=str)}"
     return ""
 
 
