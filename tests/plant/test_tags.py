@@ -53,7 +53,12 @@ def test_the_example_configuration_names_the_endpoint_the_tag_list_and_the_user(
         }
     }
     config = example_config(
-        "opc.tcp://h:1/p", csv_file, policy="Basic256Sha256", user="operator", password_file=password
+        "opc.tcp://h:1/p",
+        csv_file,
+        policy="Basic256Sha256",
+        trust="first-use",
+        user="operator",
+        password_file=password,
     )
     assert config["connections"]["line1"]["user"] == {"name": "operator", "password": {"file": str(password)}}
     assert config["connections"]["line1"]["security"] == {"policy": "Basic256Sha256", "trust": "first-use"}
