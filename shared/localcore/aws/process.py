@@ -57,7 +57,9 @@ class AwsProcess:
 
     def create_bucket(self, name: str) -> None:
         """Creates an S3 bucket. Blocks."""
-        self.client("s3").create_bucket(Bucket=name)
+        elsewhere = {} if self._region == "us-east-1" else {"LocationConstraint": self._region}
+        options = {"CreateBucketConfiguration": elsewhere} if elsewhere else {}
+        self.client("s3").create_bucket(Bucket=name, **options)
 
     async def start(self) -> None:
         """Starts it and waits until all endpoints listen; when started again it keeps its ports."""
