@@ -66,7 +66,8 @@ def demo_site(collector: Mapping[str, Any]) -> dict[str, Any]:
     """The demonstration's site: the plant's connection (`collector`), and one sink of each kind."""
     exporter = {
         "sinks": {
-            "sitewise": {"type": "sitewise"},
+            # Null values, which a plant has whenever a sensor fails, as SiteWise nullValue.
+            "sitewise": {"type": "sitewise", "nulls": "send"},
             "kinesis": {"type": "kinesis", "kinesisStream": "plant-data"},
             # Files are sealed often here so that the demonstration ends soon; a plant leaves this at its default.
             "s3": {"type": "s3", "bucket": "plant-archive", "rotateInterval": "5s"},
