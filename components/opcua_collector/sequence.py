@@ -14,9 +14,10 @@ number that the *next* message will have, and so proves that everything before i
 | number 0                         | a server with its own idea of numbers: delivered, never sequenced             |
 | keep-alive with a later number   | what lies between is overdue                                                  |
 | overdue for too long (`give_up`) | missing: told, passed over                                                    |
+| a number that was given up       | delivered all the same, late                                                  |
 
-More than `room` messages can never wait, because no more requests than that are outstanding. Missing numbers are what
-Republish asks the server for.
+`room` bounds how many messages wait, and so for how long one is waited for. Missing numbers are what Republish asks the
+server for.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ M = TypeVar("M")
 
 LAST: Final = 2**32 - 1
 _FAR: Final = 100_000
+_REMEMBERED: Final = 1000  # numbers given up that may still come
 
 
 def following(number: int, steps: int = 1) -> int:
@@ -59,6 +61,7 @@ class Step(Generic[M]):
     ready: tuple[M, ...] = ()
     missing: tuple[Missing, ...] = ()
     repeated: bool = False
+    late: bool = False
     renumbered: bool = False
 
 
@@ -69,6 +72,7 @@ class Sequence(Generic[M]):
     room: int
     expected: int = 1
     _waiting: dict[int, M] = field(default_factory=dict)
+    _given_up: dict[int, None] = field(default_factory=dict)  # in order of being given up
     _announced: int = 0  # number that a keep-alive says comes next; 0: none beyond what is expected
 
     @property
@@ -84,8 +88,12 @@ class Sequence(Generic[M]):
         if steps < -_FAR:
             self.expected = following(number)
             self._waiting.clear()
+            self._given_up.clear()
             self._announced = 0
             return Step((message,), renumbered=True)
+        if number in self._given_up:
+            del self._given_up[number]
+            return Step((message,), late=True)
         if steps < 0 or number in self._waiting:
             return Step(repeated=True)
         self._waiting[number] = message
@@ -107,12 +115,20 @@ class Sequence(Generic[M]):
             known = [*self._waiting, *([self._announced] if self._announced else [])]
             nearest = min(known, key=lambda number: distance(self.expected, number))
             if nearest != self.expected:
-                missing.append(Missing(self.expected, following(nearest, -1)))
+                gap = Missing(self.expected, following(nearest, -1))
+                missing.append(gap)
+                self._remember(gap)
             self.expected = nearest
             if self._announced == nearest:
                 self._announced = 0
             ready += self._drain()
         return Step(tuple(ready), tuple(missing))
+
+    def _remember(self, gap: Missing) -> None:
+        for steps in range(min(len(gap), _REMEMBERED)):
+            self._given_up[following(gap.last, -steps)] = None
+        while len(self._given_up) > _REMEMBERED:
+            del self._given_up[next(iter(self._given_up))]
 
     def _drain(self) -> tuple[M, ...]:
         ready = []

@@ -46,7 +46,7 @@ class Watch:
         self._heard = now
 
     def silent(self, now: float, step: float) -> bool:
-        """Asked every `step` seconds: what a step took longer was our own delay and does not count against the server."""
+        """Asked every `step` seconds: what a step took longer was our own delay, not the server's."""
         delay = now - self._looked - step
         self._looked = now
         if delay > step:

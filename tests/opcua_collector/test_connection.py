@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from asyncua import Server, ua
+from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.user_managers import UserManager
-from asyncua.server.users import User, UserRole
 
 from opcua_collector.config import Connection as Settings
 from opcua_collector.connection import Connection
 from opcua_collector.session import Identity
+from opcua_collector.stack import ua
 from sluice.batch import Columns, Sample
 from sluice.log import Secret
 
+Server: Any = import_module("asyncua").Server
 URI = "urn:test:plant"
 T0 = datetime(2026, 3, 1, tzinfo=timezone.utc)
 T0_NS = 1_772_323_200_000_000_000
@@ -82,7 +84,9 @@ class Plant:
         self.port = port
         self.nodes: dict[str, Any] = {}
 
-    async def start(self, policies: Sequence[Any] = (ua.SecurityPolicyType.NoSecurity,), folder: Path | None = None) -> None:
+    async def start(
+        self, policies: Sequence[Any] = (ua.SecurityPolicyType.NoSecurity,), folder: Path | None = None
+    ) -> None:
         await self.server.init()
         self.server.set_endpoint(f"opc.tcp://127.0.0.1:{self.port}/plant")
         self.server.set_security_policy(list(policies))
