@@ -9,13 +9,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
 _SHARED = Path(__file__).resolve().parents[1]
 _EVENTS_KEPT = 200
 _LINE_LIMIT = 1 << 20
+_COMPLAINT_SHOWN = 500
 
 
 class PlantError(RuntimeError):
@@ -31,8 +32,8 @@ class PlantProcess:
             ...
             samples = await plant.finish()
 
-    `folder` receives everything that it writes: `log`, its own record of what it produced, and its certificate. The
-    options are those of `python -m plant opcua`.
+    `folder` receives everything that it writes: `log`, its own record of what it produced, its certificate, and
+    `plant.stderr`, its complaints. The options are those of `python -m plant opcua`.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class PlantProcess:
         fault: int = 0,
     ) -> None:
         self.log = folder / "plant.log"
+        self._errors = folder / "plant.stderr"
         self.endpoint = ""
         self.certificate: Path | None = None
         self.items = 0
@@ -91,24 +93,31 @@ class PlantProcess:
     async def start(self, timeout: float = 30.0) -> None:
         """Start the process and wait until its server listens."""
         environment = {**os.environ, "PYTHONPATH": str(_SHARED)}
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "plant",
-            *map(str, self._arguments),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=environment,
-            limit=_LINE_LIMIT,
-            # Ctrl-C is meant for whoever drives the plant: it says when production ends.
-            start_new_session=True,
-        )
+        self._errors.parent.mkdir(parents=True, exist_ok=True)
+        errors = await asyncio.to_thread(self._errors.open, "wb")
+        with errors:
+            self._process = await self._spawn(environment, errors)
         self._reading = asyncio.create_task(self._read())
         ready = await self.wait_event("ready", timeout)
         self.endpoint = ready["endpoint"]
         self.certificate = Path(ready["certificate"]) if ready["certificate"] else None
         self.items = ready["items"]
         self.units = ready["units"]
+
+    async def _spawn(self, environment: dict[str, str], errors: IO[bytes]) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "plant",
+            *map(str, self._arguments),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            limit=_LINE_LIMIT,
+            # Ctrl-C is meant for whoever drives the plant: it says when production ends.
+            start_new_session=True,
+        )
 
     async def produce(self, timeout: float = 60.0) -> None:
         """Let it produce, and wait until it does: until every expected variable is watched."""
@@ -234,4 +243,8 @@ class PlantProcess:
         return event
 
     def _last(self) -> str:
-        return orjson.dumps(list(self._events)[-3:]).decode()
+        said = orjson.dumps(list(self._events)[-3:]).decode()
+        if not self._errors.exists():
+            return said
+        complained = self._errors.read_text(encoding="utf-8", errors="replace")[-_COMPLAINT_SHOWN:].strip()
+        return f"{said}; {self._errors}: {complained}" if complained else said

@@ -236,12 +236,11 @@ async def test_ctrl_c_at_the_terminal_does_not_reach_it_so_that_its_log_gets_its
     assert list(read_log(plant.log))[-1] == EndMark(len(logged(plant)), produced)
 
 
-async def test_a_plant_that_cannot_start_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_a_plant_that_cannot_start_says_why(tmp_path: Path) -> None:
     plant = PlantProcess(tmp_path, units=1, data=tmp_path)
-    with pytest.raises(PlantError, match="ended before its 'ready'"):
+    with pytest.raises(PlantError, match=r"ended before its 'ready'.*d00_te\.dat: cannot be read"):
         await plant.start()
     assert await plant.close() == 1
-    assert "d00_te.dat: cannot be read" in capfd.readouterr().err
 
 
 def _cpu_seconds(pid: int) -> float:
