@@ -291,21 +291,33 @@ async def update_state(services: Services, caller: str, request: Mapping[str, An
 
 
 async def get_secret_value(services: Services, caller: str, request: Mapping[str, Any]) -> Reply:
-    """The current version of a secret."""
-    secret = request.get("secretId")
-    if not isinstance(secret, str):
-        raise _invalid(services, "secretId is missing")
-    _authorise(services, caller, access.SECRETS, "GetSecretValue", secret)
-    if secret not in services.secrets:
-        raise Refused("ResourceNotFoundError", f"secret {secret} is not known")
+    """The current version of a secret, asked for by ARN or name. Policies are about the ARN."""
+    wanted = request.get("secretId")
+    known = {_arn(secret): value for secret, value in services.secrets.items()}
+    arn = next((arn for arn in known if wanted in (arn, _name(arn))), None)
+    if arn is None:
+        raise Refused("ResourceNotFoundError", f"secret {wanted} is not known")
+    _authorise(services, caller, access.SECRETS, "GetSecretValue", arn)
     return Reply(
         {
-            "secretId": secret,
+            "secretId": arn,
             "versionId": "00000000-0000-0000-0000-000000000001",
             "versionStage": ["AWSCURRENT"],
-            "secretValue": {"secretString": services.secrets[secret]},
+            "secretValue": {"secretString": known[arn]},
         }
     )
+
+
+def _arn(secret: str) -> str:
+    """The ARN of a secret that was given by name."""
+    if secret.startswith("arn:"):
+        return secret
+    return f"arn:aws:secretsmanager:us-east-1:000000000000:secret:{secret}-000000"
+
+
+def _name(arn: str) -> str:
+    """The name in an ARN, which ends with a hyphen and six characters of its own."""
+    return arn.rpartition(":")[2][:-7]
 
 
 # --- IoT Core

@@ -202,9 +202,9 @@ class Component:
             self._errored = True
             self._ending = asyncio.create_task(self._end(self._process))
 
-    async def changed(self) -> None:
-        """Wait for the next change of state."""
-        await self._changed.wait()
+    def changed(self) -> Awaitable[object]:
+        """Wait for the next change of state after this call, however late it is awaited."""
+        return self._changed.wait()
 
     def log_tail(self, size: int = 2000) -> str:
         """The end of its log."""

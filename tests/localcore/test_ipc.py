@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from awsiot.greengrasscoreipc import model
 
+from localcore.eventstream import Decoder, Message, encode
+from localcore.ipc import IpcServer
 from localcore.profile import CLASSIC, LITE
 
 from .conftest import EVERYTHING, Client, Device, MakeDevice, until
@@ -71,8 +75,6 @@ async def test_garbage_costs_its_own_connection_only(device: Device) -> None:
 
 
 async def test_a_socket_path_too_long_for_a_socket_gets_a_link(tmp_path: Any, make_device: MakeDevice) -> None:
-    from localcore.ipc import IpcServer
-
     folder = tmp_path / ("long" * 30)
     folder.mkdir()
     server = IpcServer(folder / "ipc.socket")
@@ -105,7 +107,8 @@ async def test_messages_reach_every_matching_subscription_in_order(device: Devic
 async def test_json_messages_keep_their_value(device: Device) -> None:
     client = await device.client("a")
     got = await client.subscribe("t", "RECEIVE_ALL_MESSAGES")
-    for value in ({"a": [1, 2.5, "ü", None, True]}, [], "text", 5):
+    values: list[Any] = [{"a": [1, 2.5, "ü", None, True]}, [], "text", 5]
+    for value in values:
         await client.publish_json("t", value)
     await until(lambda: len(got) == 4, lambda: got)
     assert [value for _, value in got] == [{"a": [1, 2.5, "ü", None, True]}, [], "text", 5]
@@ -264,8 +267,6 @@ async def test_lite_has_99_local_subscriptions(make_device: MakeDevice) -> None:
 async def test_on_lite_a_subscriber_that_does_not_read_stalls_publishers_and_then_loses_messages(
     make_device: MakeDevice,
 ) -> None:
-    from dataclasses import replace
-
     device = await make_device(replace(LITE, send_timeout=0.2))
     producer, healthy = await device.client("producer"), await device.client("healthy")
     got = await healthy.subscribe("t")
@@ -300,33 +301,19 @@ class Silent(asyncio.Protocol):
         self.seen += data
 
     def messages(self) -> list[Any]:
-        from localcore.eventstream import Decoder
-
         return list(Decoder(1 << 20).receive(bytes(self.seen)))
 
 
 async def silent_subscriber(device: Device) -> Silent:
-    import json
-
-    from localcore.eventstream import Message, encode
-
     await device.client("silent")
     _, client = await asyncio.get_running_loop().create_unix_connection(Silent, device.server.address)
-    fixed = {":message-type": 4, ":message-flags": 0, ":stream-id": 0, ":version": "0.1.0"}
-    client.transport.write(  # type: ignore[attr-defined]
-        encode(Message(fixed, json.dumps({"authToken": device.server.token("silent")}).encode()))
-        + encode(
-            Message(
-                {
-                    ":message-type": 0,
-                    ":message-flags": 0,
-                    ":stream-id": 1,
-                    "operation": "aws.greengrass#SubscribeToTopic",
-                },
-                b'{"topic": "t"}',
-            )
-        )
+    token = json.dumps({"authToken": device.server.token("silent")}).encode()
+    connect = Message({":message-type": 4, ":message-flags": 0, ":stream-id": 0, ":version": "0.1.0"}, token)
+    operation = "aws.greengrass#SubscribeToTopic"
+    subscribe = Message(
+        {":message-type": 0, ":message-flags": 0, ":stream-id": 1, "operation": operation}, b'{"topic": "t"}'
     )
+    client.transport.write(encode(connect) + encode(subscribe))  # type: ignore[attr-defined]
     await until(lambda: len(client.messages()) == 2, client.messages)
     client.transport.pause_reading()  # type: ignore[attr-defined]
     return client
@@ -531,16 +518,21 @@ async def test_what_is_not_offered_is_a_service_error(make_device: MakeDevice, p
 
 
 async def test_secrets_are_for_whom_a_policy_says_and_do_not_exist_on_lite(make_device: MakeDevice) -> None:
-    device = await make_device("classic", secrets={"plant/pi": '{"key": "s"}', "other": "t"})
-    policy = {"operations": ["aws.greengrass#GetSecretValue"], "resources": ["plant/*"]}
+    arn = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:plant-opc-AbCdEf"
+    device = await make_device("classic", secrets={"plant-pi": '{"key": "s"}', arn: "opc", "other": "t"})
+    policy = {"operations": ["aws.greengrass#GetSecretValue"], "resources": ["arn:aws:*:secret:plant-*"]}
     client = await device.client("a", services={"aws.greengrass.SecretManager": policy})
-    response = await client.call("get_secret_value", secret_id="plant/pi")
+    response = await client.call("get_secret_value", secret_id="plant-pi")
     assert response.secret_value.secret_string == '{"key": "s"}'
-    assert (response.secret_id, response.version_stage) == ("plant/pi", ["AWSCURRENT"])
+    assert response.secret_id.startswith("arn:aws:secretsmanager:")
+    assert response.version_stage == ["AWSCURRENT"]
+    for secret_id in (arn, "plant-opc"):
+        response = await client.call("get_secret_value", secret_id=secret_id)
+        assert (response.secret_id, response.secret_value.secret_string) == (arn, "opc")
     assert await refused(client.call("get_secret_value", secret_id="other")) == "UnauthorizedError"
-    assert await refused(client.call("get_secret_value", secret_id="plant/x")) == "ResourceNotFoundError"
-    lite = await (await make_device("lite", secrets={"plant/pi": "x"})).client("a")
-    assert await refused(lite.call("get_secret_value", secret_id="plant/pi")) == "ServiceError"
+    assert await refused(client.call("get_secret_value", secret_id="plant-x")) == "ResourceNotFoundError"
+    lite = await (await make_device("lite", secrets={"plant-pi": "x"})).client("a")
+    assert await refused(lite.call("get_secret_value", secret_id="plant-pi")) == "ServiceError"
 
 
 async def test_iot_core_carries_messages_both_ways(device: Device) -> None:
