@@ -64,7 +64,7 @@ async def following(plant: PlantProcess, variables: int | None = None) -> AsyncI
         yield recorder
 
 
-async def until(condition: Callable[[], bool], what: Callable[[], str], seconds: float = 8.0) -> None:
+async def until(condition: Callable[[], bool], what: Callable[[], str], seconds: float = 20.0) -> None:
     """Wait for a condition."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
@@ -112,7 +112,7 @@ async def test_nothing_is_produced_before_every_variable_is_watched(tmp_path: Pa
             await plant.produce(timeout=0.3)
         assert (await plant.counters())["rows"] == 0
         async with following(plant):
-            await plant.wait_event("started", 5.0)
+            await plant.wait_event("started", 20.0)
             await plant.finish()
     assert set(logged(plant)[0].values) == {tag.tag for tag in tags(1)}
 

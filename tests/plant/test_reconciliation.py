@@ -82,7 +82,7 @@ def row_of(sample: Sample) -> int:
     return (sample[1] - T0) // STEP + 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(rows=plants(), data=st.data())
 def test_every_injected_loss_repeat_and_corruption_is_found_exactly(
     rows: list[dict[str, tuple[Value, int]]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
