@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MakeWheel = Callable[[Path, str], str]
 
 EVERY_TARGET = [Target(python, architecture) for architecture in ARCHITECTURES for python in PYTHONS]
+TWO_TARGETS = [Target("3.10", "x86_64"), Target("3.13", "aarch64")]
 
 
 # --- which requirements a device has --------------------------------------------------------------------------------
@@ -179,6 +180,18 @@ def test_a_package_without_a_wheel_for_a_device_is_named(lock: Path, index: Path
         wheelhouse.collect(lock, Target("3.13", "aarch64"), tmp_path / "cache")
 
 
+def test_a_python_without_pip_is_given_one_in_the_cache(
+    lock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
+    monkeypatch.setattr(sys, "executable", str(bare / "bin" / "python"))
+    cache = tmp_path / "cache"
+    wheels = wheelhouse.collect(lock, Target("3.12", "x86_64"), cache)
+    assert [wheel.name.split("-")[0] for wheel in wheels] == ["gauge", "valve"]
+    assert list(cache.glob("pip-*/bin/python"))
+
+
 # --- the zips -------------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +234,7 @@ def files_of(folder: Path) -> dict[str, str]:
 
 
 def test_the_output_is_laid_out_as_gdk_and_local_deployments_expect(tree: Path) -> None:
-    build.build(root=tree)
+    build.build(root=tree, targets=TWO_TARGETS)
     written = files_of(tree / "greengrass-build")
     sums = (tree / "greengrass-build/SHA256SUMS").read_text()
     assert sorted(written) == [
@@ -269,13 +282,13 @@ def test_a_zip_holds_only_what_runs_on_a_device(tree: Path) -> None:
 
 
 def test_two_builds_are_identical_whatever_the_files_times_and_the_umask_are(tree: Path) -> None:
-    first = [path.read_bytes() for path in build.build(root=tree, output=tree / "one")]
+    first = [path.read_bytes() for path in build.build(root=tree, output=tree / "one", targets=TWO_TARGETS)]
     for path in tree.rglob("*.py"):
         os.utime(path, (1, 1))
         path.chmod(0o700)
     before = os.umask(0o077)
     try:
-        second = [path.read_bytes() for path in build.build(root=tree, output=tree / "two")]
+        second = [path.read_bytes() for path in build.build(root=tree, output=tree / "two", targets=TWO_TARGETS)]
     finally:
         os.umask(before)
     assert first == second
