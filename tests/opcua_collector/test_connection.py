@@ -13,19 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.user_managers import UserManager
+from cryptography import x509
 
 from opcua_collector.config import Connection as Settings
 from opcua_collector.connection import Connection
+from opcua_collector.security import own_certificate
 from opcua_collector.session import Identity
 from opcua_collector.stack import ua
+from plant.certificate import own_certificate as server_certificate
 from sluice.batch import Columns, Sample
 from sluice.log import Secret
 
 Server: Any = import_module("asyncua").Server
 URI = "urn:test:plant"
 T0 = datetime(2026, 3, 1, tzinfo=timezone.utc)
+SECURE = (ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt, ua.SecurityPolicyType.Basic256Sha256_Sign)
+PASSWORD = "Kennwort-7"
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # servers take a second or more to start: they are shared
+
 T0_NS = 1_772_323_200_000_000_000
 
 
@@ -71,7 +80,7 @@ async def until(condition: Callable[[], Any], state: Callable[[], Any], limit: f
 
 class OneUser(UserManager):
     def get_user(self, iserver: Any, username: Any = None, password: Any = None, certificate: Any = None) -> Any:
-        if username == "operator" and password == "right":
+        if username == "operator" and password == PASSWORD:
             return User(role=UserRole.User)
         return None
 
@@ -83,6 +92,7 @@ class Plant:
         self.server = Server(user_manager=users)
         self.port = port
         self.nodes: dict[str, Any] = {}
+        self.folder = Path()
 
     async def start(
         self, policies: Sequence[Any] = (ua.SecurityPolicyType.NoSecurity,), folder: Path | None = None
@@ -91,9 +101,7 @@ class Plant:
         self.server.set_endpoint(f"opc.tcp://127.0.0.1:{self.port}/plant")
         self.server.set_security_policy(list(policies))
         if folder is not None:
-            from plant.certificate import own_certificate
-
-            own = own_certificate(folder, "urn:test:server")
+            own = server_certificate(folder, "urn:test:server")
             await self.server.set_application_uri("urn:test:server")
             await self.server.load_certificate(str(own.certificate))
             await self.server.load_private_key(str(own.key))
@@ -149,19 +157,43 @@ class Running:
     async def monitors(self, count: int) -> None:
         await until(lambda: self.connection.status()["monitored"] == count, self.state)
 
+    async def flows(self, *tags: str) -> None:
+        """Each of these tags has sent its first value."""
+        await until(lambda: all(self.sink.of(tag) for tag in tags), self.state)
 
-@pytest.fixture
-async def plant() -> AsyncIterator[Plant]:
-    plant = Plant()
-    await plant.start()
+
+async def serving(plant: Plant, *args: Any) -> AsyncIterator[Plant]:
+    await plant.start(*args)
     yield plant
     await plant.server.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def plant() -> AsyncIterator[Plant]:
+    async for plant in serving(Plant()):
+        yield plant
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def guarded() -> AsyncIterator[Plant]:
+    """Knows one user and nobody else, and offers no protection."""
+    async for plant in serving(Plant(users=OneUser())):
+        yield plant
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def secure(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Plant]:
+    """Knows one user and nobody else, and accepts protected channels only."""
+    plant = Plant(users=OneUser())
+    plant.folder = tmp_path_factory.mktemp("server")
+    async for running in serving(plant, SECURE, plant.folder):
+        yield running
 
 
 Start = Callable[..., Running]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
     started: list[Running] = []
 
@@ -197,7 +229,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 async def test_every_type_arrives_as_its_tags_type_in_order_with_the_sources_time(plant: Plant, start: Start) -> None:
     names = ("Double", "Float", "Int32", "UInt64", "Boolean", "String", "Array")
     line = start(plant.endpoint, {name: {"node": node(name)} for name in names}, asset="site/line1")
-    await line.monitors(7)
+    await line.flows(*names)
     for second, value in enumerate((2.5, 3.5, 4.5), 1):
         await plant.set("Double", value, second)
     await plant.set("Float", 0.25, 1)
@@ -208,14 +240,238 @@ async def test_every_type_arrives_as_its_tags_type_in_order_with_the_sources_tim
     await plant.set("Array", [3, 4], 1)
     await until(lambda: len(line.sink.samples) >= 7 + 9, line.state)
     of = line.sink.of
-    assert of("Double") == [1.0, 2.5, 3.5, 4.5]
-    assert of("Float") == [0.5, 0.25]
-    assert of("Int32") == [-7, -8]
-    assert of("UInt64") == [7, 8]
-    assert of("Boolean") == [True, False]
-    assert of("String") == ["on", "off ✓"]
-    assert of("Array") == ["[1,2]", "[3,4]"]
+    assert of("Double")[1:] == [2.5, 3.5, 4.5]
+    assert of("Float")[1:] == [0.25]
+    assert of("Int32")[1:] == [-8]
+    assert of("UInt64")[1:] == [8]
+    assert of("Boolean")[1:] == [False]
+    assert of("String")[1:] == ["off ✓"]
+    assert of("Array")[1:] == ["[3,4]"]
     last = [sample for sample in line.sink.samples if sample.tag == "Double"][-1]
     assert (last.time, last.asset, last.unit) == (T0_NS + 3_000_000_000, "site/line1", "°C")
     [metadata] = [event for event in line.sink.events if event["kind"] == "metadata"]
     assert metadata["tags"] == {"Double": {"unit": "°C", "low": 0.0, "high": 250.0}}
+
+
+async def test_a_value_of_another_type_is_bad_and_the_tags_type_stays(plant: Plant, start: Start) -> None:
+    line = start(plant.endpoint, {"T": {"node": node("String"), "type": "double"}})
+    await line.flows("T")
+    [sample] = line.sink.samples
+    assert (sample.value, sample.status) == (None, "type-mismatch")
+    assert line.connection.status()["type_mismatch"] == 1
+
+
+async def test_bad_nodes_are_told_with_place_value_and_remedy_while_the_others_run(plant: Plant, start: Start) -> None:
+    tags = {
+        "Good": {"path": f"/Objects/{plant.index}:Area/{plant.index}:Double"},
+        "Missing": {"node": node("Nowhere")},
+        "NoSpace": {"node": "nsu=urn:elsewhere;s=Double"},
+        "NoPath": {"path": "/Objects/2:Area/2:Nowhere"},
+        "Folder": {"node": node("Area")},
+    }
+    line = start(plant.endpoint, tags)
+    await line.flows("Good")
+    await until(lambda: len(line.reports.found) == 4, line.state)
+    assert line.connection.status()["monitored"] == 1
+    found = line.reports.found
+    for scope, value, words in (
+        ("connections.line1.tags.Missing.node", node("Nowhere"), "does not exist"),
+        ("connections.line1.tags.NoSpace.node", "nsu=urn:elsewhere;s=Double", "urn:elsewhere"),
+        ("connections.line1.tags.NoPath.path", "/Objects/2:Area/2:Nowhere", "leads to no node"),
+        ("connections.line1.tags.Folder.node", node("Area"), "is no variable"),
+    ):
+        problem, remedy, shown = found[scope]
+        assert (shown, words in problem, bool(remedy)) == (value, True, True), (scope, found[scope])
+    assert line.connection.status()["bad_tags"] == 4
+
+
+async def test_tags_come_and_go_while_the_others_flow_on(plant: Plant, start: Start) -> None:
+    line = start(plant.endpoint, {"A": {"node": node("Double")}, "B": {"node": node("Float")}})
+    await line.flows("A", "B")
+    before = len(line.sink.of("B"))
+    connects = line.connection.status()["connects"]
+    changed = Settings.model_validate(
+        {
+            "endpoint": plant.endpoint,
+            "security": {"policy": "None"},
+            "publishingInterval": 0.05,
+            "keepAlive": 1,
+            "requestTimeout": 4,
+            "asset": "site/new",
+            "tags": {"A": {"node": node("Double"), "unit": "K"}, "C": {"node": node("Int32")}},
+        }
+    )
+    line.connection.reconfigure(changed, changed.tags)
+    await line.flows("C")
+    await plant.set("Float", 9.0, 5)
+    await plant.set("Double", 9.0, 5)
+    await until(lambda: line.sink.of("A")[-1] == 9.0, line.state)
+    assert len(line.sink.of("B")) == before
+    last = line.sink.samples[-1]
+    assert (last.unit, last.asset) == ("K", "site/new")
+    assert line.connection.status()["connects"] == connects
+
+
+async def test_a_server_that_restarts_with_its_namespaces_in_another_order_is_found_again(start: Start) -> None:
+    plant = Plant()
+    await plant.start()
+    line = start(plant.endpoint, {"A": {"node": node("Double")}})
+    await line.flows("A")
+    await plant.server.stop()
+    await until(lambda: line.connection.state.state != "running", line.state)
+    again = Plant(plant.port)
+    register = again.server.register_namespace
+
+    async def register_after_others(uri: str) -> Any:
+        await register("urn:test:other")
+        return await register(uri)
+
+    again.server.register_namespace = register_after_others
+    await again.start()
+    try:
+        await line.monitors(1)
+        assert again.index != plant.index
+        await again.set("Double", 7.5, 9)
+        await until(lambda: line.sink.of("A")[-1:] == [7.5], line.state)
+        assert line.connection.status()["losses"] == 1
+    finally:
+        await again.server.stop()
+
+
+async def test_a_server_that_falls_silent_is_left_and_tried_again(plant: Plant, start: Start) -> None:
+    """A black hole: the line stays up and nothing comes any more."""
+    swallow = asyncio.Event()
+    pumps: set[asyncio.Task[None]] = set()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                if not swallow.is_set():
+                    writer.write(data)
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", plant.port)
+        pumps.update(asyncio.create_task(pump(*pair)) for pair in ((reader, back), (there, writer)))
+
+    proxy = await asyncio.start_server(relay, "127.0.0.1", 0)
+    port = proxy.sockets[0].getsockname()[1]
+    line = start(
+        f"opc.tcp://127.0.0.1:{port}/plant", {"A": {"node": node("Double")}}, keepAlive=0.1, requestTimeout=0.5
+    )
+    await line.monitors(1)
+    swallow.set()
+    await until(lambda: line.connection.state.state == "waiting", line.state)
+    assert "does not answer" in line.connection.state.why
+    swallow.clear()
+    await line.monitors(1)
+    for task in pumps:
+        task.cancel()
+    proxy.close()
+
+
+Case = tuple[dict[str, Any], str, str, str]
+TABLE: list[Case] = [
+    ({"endpoint": "opc.tcp://127.0.0.1:1/x"}, "endpoint", "refuses the connection", "firewall"),
+    ({"endpoint": "opc.tcp://no-such-host.invalid:4840"}, "endpoint", "cannot be found", "host name"),
+    ({"user": {"name": "operator", "password": {"file": "x"}, "allowUnencrypted": True}, "password": "wrong"},
+     "user", "refused by the server", "correct the name or the secret"),
+    ({"user": None}, "user", "refused by the server", "correct the name"),
+    ({"user": {"name": "operator", "password": {"file": "x"}}, "password": PASSWORD},
+     "user.password", "is not sent", "allowUnencrypted"),
+    ({"security": {"policy": "auto", "trust": "first-use"}}, "security.policy", "is not offered", "policy: None"),
+    ({"security": {"policy": "Basic256Sha256", "trust": "first-use"}},
+     "security.policy", "offers None", "set security.policy"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "place", "problem", "remedy"), TABLE, ids=[f"{c[1]}: {c[2]}" for c in TABLE])
+async def test_what_is_wrong_with_a_connection_is_told_with_place_value_and_remedy(
+    guarded: Plant, start: Start, change: dict[str, Any], place: str, problem: str, remedy: str
+) -> None:
+    right = {"name": "operator", "password": {"file": "x"}, "allowUnencrypted": True}
+    settings = {"endpoint": guarded.endpoint, "user": right, "password": PASSWORD, **change}
+    line = start(settings.pop("endpoint"), {"A": {"node": node("Double")}}, **settings)
+    good = start(guarded.endpoint, {"A": {"node": node("Double")}}, user=right, password=PASSWORD)
+    await until(lambda: line.connection.state.state == "waiting", line.state)
+    told, mend, _ = line.reports.found[f"connections.line1.{place}"]
+    assert problem in told, told
+    assert remedy in mend, mend
+    assert problem in line.connection.state.why
+    await good.flows("A")
+    assert PASSWORD not in str(line.state())
+
+
+async def test_something_that_is_no_opc_ua_server_is_told(start: Start) -> None:
+    async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(babble, "127.0.0.1", 0)
+    line = start(f"opc.tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}", {"A": {"node": "i=2258"}})
+    await until(lambda: line.connection.state.state == "waiting", line.state)
+    assert "connections.line1.endpoint" in line.reports.found
+    server.close()
+
+
+USER = {"name": "operator", "password": {"file": "x"}}
+
+
+@pytest.mark.parametrize("mode", ["SignAndEncrypt", "Sign"])
+async def test_a_protected_channel_carries_values_and_the_servers_certificate_is_pinned(
+    secure: Plant, start: Start, tmp_path: Path, mode: str
+) -> None:
+    line = start(
+        secure.endpoint,
+        {"A": {"node": node("Double")}},
+        security={"mode": mode, "trust": "first-use"},
+        user=USER,
+        password=PASSWORD,
+    )
+    await line.flows("A")
+    assert line.connection.status()["policy"] == f"Basic256Sha256/{mode}"
+    assert (tmp_path / "pki/trusted/line1.der").read_bytes() == (secure.folder / "plant.der").read_bytes()
+    assert (tmp_path / "pki/own/private-key.pem").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_changed_server_certificate_is_refused_until_the_engineer_says_otherwise(
+    secure: Plant, start: Start, tmp_path: Path
+) -> None:
+    pinned = tmp_path / "pki/trusted/line1.der"
+    pinned.parent.mkdir(parents=True)
+    pinned.write_bytes(own_certificate(tmp_path / "other", "urn:other").path.read_bytes())
+    security = {"trust": "first-use"}
+    line = start(secure.endpoint, {"A": {"node": node("Double")}}, security=security, user=USER, password=PASSWORD)
+    await until(lambda: line.connection.state.state == "waiting", line.state)
+    problem, remedy, _ = line.reports.found["connections.line1.security.trust"]
+    assert "pinned another certificate" in problem
+    assert str(pinned) in remedy
+    assert not line.sink.samples
+    pinned.unlink()
+    await line.flows("A")
+    assert not line.reports.found
+
+
+@pytest.mark.parametrize("trust", ["", "/no/such/file", "file"])
+async def test_a_server_is_believed_only_by_first_use_or_by_its_certificate_in_a_file(
+    secure: Plant, start: Start, trust: str
+) -> None:
+    trust = str(secure.folder / "plant.der") if trust == "file" else trust
+    security = {"trust": trust}
+    line = start(secure.endpoint, {"A": {"node": node("Double")}}, security=security, user=USER, password=PASSWORD)
+    if trust.endswith("plant.der"):
+        await line.flows("A")
+    else:
+        await until(lambda: line.connection.state.state == "waiting", line.state)
+        assert "first-use" in line.reports.found["connections.line1.security.trust"][1]
+
+
+async def test_our_certificate_has_what_servers_ask_for_and_is_made_once(tmp_path: Path) -> None:
+    first = own_certificate(tmp_path, "urn:sluice:gateway:opcua-collector")
+    again = own_certificate(tmp_path, "urn:sluice:renamed:opcua-collector")
+    assert again == first
+    certificate = x509.load_der_x509_certificate(first.path.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["urn:sluice:gateway:opcua-collector"]
+    usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    assert all((usage.digital_signature, usage.content_commitment, usage.key_encipherment, usage.data_encipherment))
