@@ -236,7 +236,7 @@ async def update_configuration(services: Services, caller: str, request: Mapping
     """Merge into the caller's own configuration, with the time that the caller gives."""
     profile = services.profile
     path, value, time = _key_path(request), request.get("valueToMerge"), request.get("timestamp")
-    if isinstance(time, bool) or not isinstance(time, float if profile.max_leaf else (int, float)):
+    if isinstance(time, bool) or not isinstance(time, float if profile.timestamp_needs_fraction else (int, float)):
         raise Refused("InvalidArgumentsError", "timestamp is required, as a number with a fraction")
     if not isinstance(value, Mapping):
         raise Refused("InvalidArgumentsError", "valueToMerge is not a map")

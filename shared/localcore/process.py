@@ -257,6 +257,9 @@ class Component:
                     return
                 await asyncio.sleep(self.profile.restart_delay)
                 self.restarts += 1
+        except Exception:
+            log.exception("%s cannot be run", self.name)
+            self._set("BROKEN")
         finally:
             output.close()
 
@@ -290,9 +293,10 @@ class Component:
             await self._end(process)
             code = -signal.SIGKILL
         finally:
-            # Whatever the script left behind goes with it; then its output ends too.
+            # Whatever the script left behind goes with it, and then its output ends too, unless something left the group.
             _signal(process, signal.SIGKILL)
-            await copying
+            await asyncio.wait({copying}, timeout=_LAST_OUTPUT)
+            copying.cancel()
             if main:
                 self._process = None
         return code

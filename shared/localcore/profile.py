@@ -42,7 +42,8 @@ class Profile:
     max_subscriptions: int | None
     max_topic: int
     checks_topics: bool
-    """Wildcards in a topic, and malformed filters, are InvalidArgumentsError."""
+    """Wildcards in a topic, malformed filters and other wrong arguments are InvalidArgumentsError (classic). Lite
+    accepts the former two and answers ServiceError to the rest."""
     receive_modes: bool
     """RECEIVE_MESSAGES_FROM_OTHERS is honoured."""
     send_timeout: float | None
@@ -67,6 +68,8 @@ class Profile:
     retypes_leaf: bool
     """A merge may turn a leaf into a map or back."""
     stale_update_fails: bool
+    timestamp_needs_fraction: bool
+    """UpdateConfiguration refuses a timestamp that is written as an integer."""
     numbers_become_floats: bool
     """Numbers that a component writes with UpdateConfiguration come back as floats."""
 
@@ -119,6 +122,7 @@ CLASSIC = Profile(
     ignores_key_case=True,
     retypes_leaf=True,
     stale_update_fails=True,
+    timestamp_needs_fraction=False,
     numbers_become_floats=True,
     yaml_scalars_are_strings=False,
     strict_recipe=False,
@@ -165,6 +169,7 @@ LITE = Profile(
     ignores_key_case=False,
     retypes_leaf=False,
     stale_update_fails=False,
+    timestamp_needs_fraction=True,
     numbers_become_floats=False,
     yaml_scalars_are_strings=True,
     strict_recipe=True,

@@ -297,23 +297,23 @@ async def test_classic_runs_the_shutdown_script_first(make_site: MakeSite) -> No
 
 
 @BOTH
-async def test_hard_dependencies_run_first(make_site: MakeSite, profile: str) -> None:
+async def test_a_component_starts_when_its_hard_dependencies_run_whatever_becomes_of_the_soft_ones(
+    make_site: MakeSite, profile: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "localcore.process")
     site = await make_site(profile)
-    order = site.core.root / "order"
     hard = {"VersionRequirement": "*", "DependencyType": "HARD"}
-    site.recipe(
-        "top",
-        {"run": f"echo top >> {order}"},
-        dependencies={"middle": hard, "soft": {**hard, "DependencyType": "SOFT"}},
-    )
-    site.recipe(
-        "middle", {"install": "sleep 0.1", "run": f"echo middle >> {order}; {IDLE}"}, dependencies={"bottom": hard}
-    )
-    site.recipe("bottom", {"install": "sleep 0.2", "run": f"echo bottom >> {order}; sleep 0.05"})
+    soft = {"VersionRequirement": "*", "DependencyType": "SOFT"}
+    site.recipe("top", {"run": IDLE}, dependencies={"middle": hard, "soft": soft})
+    site.recipe("middle", {"install": "sleep 0.1", "run": IDLE}, dependencies={"bottom": hard})
+    site.recipe("bottom", {"install": "sleep 0.2", "run": "exit 0"})
     site.recipe("soft", {"run": "exit 1"})
     await site.deploy(top=None)
-    await site.state("top", "FINISHED")
-    assert order.read_text().split() == ["bottom", "middle", "top"]
+    await site.state("top", "RUNNING")
+    steps = caplog.messages
+    for dependency, dependent in (("bottom", "middle"), ("middle", "top"), ("soft", "top")):
+        assert steps.index(f"{dependency}: STARTING -> RUNNING") < steps.index(f"{dependent}: INSTALLED -> STARTING")
+    await site.state("soft", "BROKEN")
 
 
 @BOTH
