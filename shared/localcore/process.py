@@ -293,7 +293,7 @@ class Component:
             await self._end(process)
             code = -signal.SIGKILL
         finally:
-            # Whatever the script left behind goes with it, and then its output ends too, unless something left the group.
+            # Whatever the script left behind goes with it; its output ends then, unless something has left the group.
             _signal(process, signal.SIGKILL)
             await asyncio.wait({copying}, timeout=_LAST_OUTPUT)
             copying.cancel()
