@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sluice.batch import SampleBatch
-
 from stream_exporter.messages import Encoder
 from stream_exporter.pipe import Pipe
 from stream_exporter.remedies import Destination

@@ -16,8 +16,8 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
-from sluice.config import ComponentSettings, Duration, Named, Settings, Size, refuse
 
+from sluice.config import ComponentSettings, Duration, Named, Settings, Size, refuse
 from stream_exporter.kinesis import MAX_RECORD_BYTES
 from stream_exporter.sitewise import ALIAS_FIELDS, Integers, alias_fields
 
@@ -126,11 +126,11 @@ AnySink = SiteWiseSink | KinesisSink | S3Sink
 class ExporterSettings(ComponentSettings):
     """The whole configuration of io.sluice.StreamExporter."""
 
-    sources: Annotated[
-        list[Source], Field(min_length=1, max_length=5, description="whose data is exported: <producer>/<source>")
-    ] = ["*"]
+    sources: list[Source] = Field(
+        ["*"], min_length=1, max_length=5, description="whose data is exported: <producer>/<source>"
+    )
     stream_manager: StreamManagerSettings = StreamManagerSettings()
-    sinks: Named[AnySink] = {}
+    sinks: Named[AnySink] = Field({})
 
 
 def topic_filters(sources: list[str]) -> list[str]:

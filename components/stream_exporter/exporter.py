@@ -14,7 +14,6 @@ from sluice.component import Component, Context
 from sluice.config import Changes
 from sluice.ipc import IpcError
 from sluice.streams import Inlet
-
 from stream_exporter.config import AnySink, ExporterSettings, streams_of, topic_filters
 from stream_exporter.sink import Sink
 from stream_exporter.sinks import make_sink
@@ -26,7 +25,7 @@ STREAM_MANAGER = "aws.greengrass.StreamManager"
 PORT_KEY = "STREAM_MANAGER_SERVER_PORT"
 
 #: Seconds that the sinks have for their last messages when the component stops.
-STOP_LIMIT = 3.0
+STOP_LIMIT = 2.3
 
 
 class StreamExporter(Component[ExporterSettings]):
@@ -48,7 +47,7 @@ class StreamExporter(Component[ExporterSettings]):
 
     async def apply(self, config: ExporterSettings, changes: Changes) -> None:
         """Touch what changed: a sink that did not change does not notice."""
-        if "streamManager" in changes.keys():
+        if changes.under("streamManager"):
             gone, new = set(self._sinks), set(config.sinks)
         else:
             sinks = changes.entries("sinks")
@@ -56,7 +55,7 @@ class StreamExporter(Component[ExporterSettings]):
             new = {*sinks.added, *sinks.changed}
         await self._remove_sinks(gone)
         self._add_sinks(config, {name: config.sinks[name] for name in config.sinks if name in new})
-        if "sources" in changes.keys():
+        if ("sources",) in changes.changed:
             await self._listen(config)
 
     async def stop(self) -> None:
@@ -91,12 +90,29 @@ class StreamExporter(Component[ExporterSettings]):
     def _add_sinks(self, config: ExporterSettings, sinks: Mapping[str, AnySink]) -> None:
         timeout = config.stream_manager.request_timeout
         for name, settings in sinks.items():
+            if self._clashes(name, settings, config):
+                continue
             client = StreamClient(name, self.find_port, request_timeout=timeout)
             sink = make_sink(name, settings, client, Path(self.context.work_dir) / "spool" / name)
             self._sinks[name] = sink
             sink.start()
 
+    def _clashes(self, name: str, settings: AnySink, config: ExporterSettings) -> bool:
+        """Whether another sink that runs already has a stream that this one wants; it is left out and reported."""
+        place = f"sinks.{name}"
+        self.context.problems.clear(place)
+        for other in self._sinks:
+            shared = set(streams_of(settings)) & set(streams_of(config.sinks[other]))
+            if shared:
+                problem = f"is a stream of the sink {other} too"
+                remedy = "give each sink streams of its own; this sink does not run"
+                self.context.problems.report(f"{place}.stream", problem, remedy, shared.pop())
+                return True
+        return False
+
     async def _remove_sinks(self, names: set[str]) -> None:
+        for name in names:
+            self.context.problems.clear(f"sinks.{name}")
         sinks = [self._sinks.pop(name) for name in names if name in self._sinks]
         await asyncio.gather(*(sink.stop(STOP_LIMIT) for sink in sinks))
 

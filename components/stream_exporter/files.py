@@ -11,14 +11,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from sluice.batch import Header, SampleBatch
-
 from stream_exporter.lines import LineEncoder
 from stream_exporter.messages import Encoded, Message
 from stream_exporter.pipe import Pause, Pipe, until_set
 from stream_exporter.remedies import Destination
 from stream_exporter.s3 import TaskStatus, task, task_file, task_status
 from stream_exporter.sink import Sink
-from stream_exporter.spool import SealedFile, Spool, SpoolFull
+from stream_exporter.spool import SealedFile, Spool, SpoolFullError
 from stream_exporter.stream_client import StreamClient, StreamError
 from stream_exporter.streams import StreamPlan
 
@@ -68,7 +67,7 @@ class FileSink(Sink):
         first_retask: float = FIRST_RETASK,
     ) -> None:
         super().__init__(name, client, pack_interval=pack_interval, max_waiting=max_waiting)
-        self.pipe = Pipe((status_plan, plan), client, self.conditions, destination, self.stopping)
+        self.pipe = Pipe((status_plan, plan), client, self.conditions, destination, self.stopping, report_export=False)
         self.uploaded = 0
         self.failures = 0
         self.unreadable = 0  # messages of the status stream that say nothing about a task
@@ -100,7 +99,7 @@ class FileSink(Sink):
             write = partial(self._write, batches[0].header, batches[-1].header.seq, message.payload)
             try:
                 await self._on_disk(write)
-            except SpoolFull:
+            except SpoolFullError:
                 self.ledger.drop("spool-full", message.samples)
                 why = f"the files waiting for {self._destination.place} fill `spoolSize`: newer samples are dropped"
                 self.conditions.report("spool", why, "mend what the uploads wait for, or raise `spoolSize`")
@@ -240,10 +239,12 @@ class FileSink(Sink):
             if not self._retasks:
                 self.conditions.clear("upload")
             await self._on_disk(partial(self._spool.delete, file))
-        elif status.outcome in ("failure", "canceled"):
-            self.failures += 1
+        elif status.outcome != "under way":
             problem = self._destination.problem(status.message or status.outcome)
             self.conditions.report("upload", problem.why, problem.remedy)
+            if status.outcome == "warning":
+                return  # stream manager tries again by itself
+            self.failures += 1
             _, pause = self._retasks.get(status.file, (0.0, self._first_retask / 2))
             pause = min(pause * 2, LONGEST_RETASK)
             self._retasks[status.file] = (time.monotonic() + pause, pause)
@@ -261,7 +262,7 @@ class FileSink(Sink):
         while True:
             try:
                 result = await self._client.work(work)
-            except OSError as error:
+            except OSError as error:  # noqa: PERF203 - each is a call to another thread
                 why = f"the files for {self._destination.place} cannot be written ({error})"
                 self.conditions.report("disk", why, "free space or mend the disk of the component's work folder")
                 if self.stopping.is_set():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+
 from sluice.batch import Columns, Quality, ValueType
 
 QUALITY_NAMES: tuple[str, ...] = tuple(quality.name for quality in Quality)
@@ -44,7 +45,8 @@ def value_texts(columns: Columns) -> list[bytes]:
 def null_mask(columns: Columns) -> NDArray[np.bool_]:
     """True where a value is null."""
     if columns.type is ValueType.DOUBLE:
-        return ~np.isfinite(columns.value)
+        finite: NDArray[np.bool_] = np.isfinite(columns.value)
+        return ~finite
     if columns.type is ValueType.STRING:
         return np.fromiter((value is None for value in columns.value.tolist()), dtype=np.bool_, count=len(columns))
     return np.zeros(len(columns), dtype=np.bool_) if columns.null is None else columns.null

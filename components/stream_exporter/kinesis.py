@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sluice.batch import SampleBatch
-
 from stream_exporter.lines import LineEncoder, cut_lines
 from stream_exporter.messages import Encoded
 

@@ -1,6 +1,6 @@
 """The account of one sink: every sample that came is in exactly one place.
 
-    received = filtered + appended + dropped + waiting
+received = filtered + appended + dropped + waiting
 """
 
 from __future__ import annotations

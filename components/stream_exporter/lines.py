@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from sluice.batch import Columns, SampleBatch, Series
 
+from sluice.batch import Columns, SampleBatch, Series
 from stream_exporter.json_text import QUALITY_NAMES, value_texts, write_digits
 from stream_exporter.messages import Message
 
@@ -88,11 +88,9 @@ def cut_lines(lines: bytes, target: int, limit: int) -> tuple[list[Message], int
 
 
 def _series_prefix(series: Series) -> bytes:
-    fields = {"tag": series.tag}
-    for name, value in (("asset", series.asset), ("unit", series.unit), ("batch", series.batch)):
-        if value:
-            fields[name] = value
-    fields.update((name, value) for name, value in series.extra if value and name not in RESERVED)
+    extra = [(name, value) for name, value in series.extra if name not in RESERVED]
+    context = [("asset", series.asset), ("unit", series.unit), ("batch", series.batch), *extra]
+    fields = {"tag": series.tag, **{name: value for name, value in context if value}}
     return orjson.dumps(fields)[:-1] + b","
 
 
@@ -101,9 +99,7 @@ def _time_pieces(times: NDArray[np.int64]) -> Sequence[bytes]:
     if seconds.min() < _TEN_DIGIT_SECONDS:
         return [_time_piece(time) for time in times.tolist()]
     distinct, inverse = np.unique(seconds, return_inverse=True)
-    templates = b"".join(
-        (_TIME_TEMPLATE % (_calendar(second), second)).encode("ascii") for second in distinct.tolist()
-    )
+    templates = b"".join((_TIME_TEMPLATE % (_calendar(second), second)).encode("ascii") for second in distinct.tolist())
     rows = np.frombuffer(templates, dtype=np.uint8).reshape(len(distinct), _TEMPLATE_WIDTH)[inverse]
     nanoseconds = times - seconds * 1_000_000_000
     write_digits(rows[:, _FRACTION], nanoseconds)

@@ -1,14 +1,16 @@
-"""One stream of stream manager as a sink uses it: made when missing, mended when changed, appended to until accepted."""
+"""A stream of stream manager as a sink uses it: made when missing, mended when changed, appended to until accepted."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from sluice.retry import Backoff
-
+from sluice.status import when
 from stream_exporter.conditions import Conditions
 from stream_exporter.messages import Message
 from stream_exporter.remedies import Destination
@@ -23,6 +25,13 @@ LONGEST_PAUSE = 10.0
 
 #: Messages handed to the client's thread at once.
 CHUNK = 200
+
+#: Messages read at once, and seconds between two looks, to find one that got no answer. A request that was on its way
+#: when its connection broke can still be carried out.
+LOOK = 10
+SETTLE = 1.0
+
+NOTHING_NOTED = -2
 
 
 class Pause:
@@ -39,15 +48,16 @@ class Pause:
 
 async def until_set(event: asyncio.Event, limit: float) -> bool:
     """Wait for the event, at most `limit` seconds; whether it is set."""
-    try:
+    with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(event.wait(), limit)
-    except asyncio.TimeoutError:
-        pass
     return event.is_set()
 
 
 class Pipe:
-    """A stream with its export. `plans` are the streams it needs; the last one is the stream itself."""
+    """A stream with its export. `plans` are the streams it needs; the last one is the stream itself.
+
+    `report_export`: whether what the export complains about is a condition of the sink; S3 tasks tell more elsewhere.
+    """
 
     def __init__(
         self,
@@ -56,6 +66,8 @@ class Pipe:
         conditions: Conditions,
         destination: Destination,
         stopping: asyncio.Event,
+        *,
+        report_export: bool = True,
     ) -> None:
         self.uncertain = 0  # appends that got no answer: their message may be in the stream twice
         self._plans = tuple(plans)
@@ -66,43 +78,73 @@ class Pipe:
         self._stopping = stopping
         self._checked = False
         self._checking = asyncio.Lock()
+        self._noted = NOTHING_NOTED  # number of the newest message that is known to be in the stream
         self._info: dict[str, Any] = {}
+        self._report_export = report_export
+        self._last_complaint = ""
 
     async def append(
         self, messages: Sequence[Message], accepted: Callable[[int], None], refused: Callable[[int], None]
     ) -> bool:
-        """Append all messages, trying for ever; False if stopping came first.
+        """Append all messages, each once, trying for ever; False if stopping came first.
 
-        `accepted` is told the samples of messages as they are accepted, `refused` those of a message that no stream
-        of this server takes.
+        `accepted` is told the samples of messages as they are accepted, `refused` those of a message that is larger
+        than the server takes. A message that got no answer is looked for in the stream before it is appended again:
+        a repeat would cost SiteWise's whole request (entryIds must differ) and double the record elsewhere.
         """
         pause = Pause(self._stopping)
         start = 0
+        unsure = False
         while start < len(messages):
             chunk = messages[start : start + CHUNK]
+            error: StreamError | None = None
             try:
                 await self.check()
+                if unsure:
+                    if await self._is_there(chunk[0]):
+                        accepted(chunk[0].samples)
+                        start += 1
+                    unsure = False
+                    continue
                 result = await self._client.append_all(self._plan.name, [message.payload for message in chunk])
-            except StreamError as error:
-                self._fault(error)
+            except StreamError as raised:
+                error = raised
             else:
-                if result.count:
+                error = result.error
+                unsure = isinstance(error, Uncertain)
+                if result.newest is not None:
+                    self._noted = result.newest
                     accepted(sum(message.samples for message in chunk[: result.count]))
                     start += result.count
                     pause = Pause(self._stopping)
-                if isinstance(result.error, TooLarge):
+                if isinstance(error, TooLarge):
                     refused(chunk[result.count].samples)
                     start += 1
-                    logger.error("a message was given up: %s. Remedy: %s", result.error.why, result.error.remedy)
+                    logger.error("a message was given up: %s. Remedy: %s", error.why, error.remedy)
                     continue
-                if result.error is None:
-                    self._conditions.clear("stream")
-                    continue
-                self._fault(result.error)
+            if error is None:
+                self._conditions.clear("stream")
+                continue
+            self._fault(error)
             if self._stopping.is_set():
                 return False
             await pause()
         return True
+
+    async def _is_there(self, message: Message) -> bool:
+        """Whether the stream got a message after all. No means: two looks, some time apart, found the same."""
+        seen = None
+        while True:
+            found = await self._client.read(self._plan.name, self._noted + 1, LOOK)
+            for stored in found:
+                if stored.payload == message.payload:
+                    self._noted = stored.sequence_number
+                    return True
+            newest = found[-1].sequence_number if found else self._noted
+            if newest == seen:
+                return False
+            seen = newest
+            await until_set(self._stopping, SETTLE)
 
     async def check(self, *, again: bool = False) -> None:
         """Make and mend the streams, once, or `again`. Raises StreamError."""
@@ -111,6 +153,8 @@ class Pipe:
                 return
             for plan in self._plans:
                 self._info[plan.name] = await self._make_or_mend(plan)
+            if self._noted == NOTHING_NOTED:
+                self._noted = _newest(self._info[self._plan.name])
             self._checked = True
 
     async def watch(self) -> None:
@@ -124,7 +168,9 @@ class Pipe:
         complaint = self._export_status().get("error")
         if complaint:
             problem = self._destination.problem(complaint)
-            self._conditions.report("export", problem.why, problem.remedy)
+            self._last_complaint = f"{when(time.time())} {problem.why}"
+            if self._report_export:
+                self._conditions.report("export", problem.why, problem.remedy)
         else:
             self._conditions.clear("export")
 
@@ -143,11 +189,13 @@ class Pipe:
         status: dict[str, Any] = {"stream": self._plan.name, "uncertain_appends": self.uncertain}
         if info is None:
             return status
-        newest = info.storage_status.newest_sequence_number
+        newest = _newest(info)
         status.update(bytes=info.storage_status.total_bytes, newest=newest)
         exported = self._export_status().get("exported")
         if exported is not None:
             status.update(exported=exported, behind=max(0, newest - exported))
+        if self._last_complaint:
+            status["last_export_error"] = self._last_complaint
         return status
 
     def _export_status(self) -> dict[str, Any]:
@@ -187,3 +235,8 @@ class Pipe:
         if isinstance(error, Uncertain):
             self.uncertain += 1
             self._checked = False  # what answers next may be another server
+
+
+def _newest(info: Any) -> int:
+    newest: int | None = info.storage_status.newest_sequence_number
+    return -1 if newest is None else newest

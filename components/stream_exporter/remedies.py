@@ -92,7 +92,7 @@ def s3(bucket: str) -> Destination:
         place=f"S3 bucket {bucket}",
         permission="s3:PutObject, s3:AbortMultipartUpload and s3:ListMultipartUploadParts",
         resource=f"arn:aws:s3:::{bucket}/*",
-        missing=f"make the bucket {bucket} in the core's region, or correct `bucket`; the files are kept and tried again",
+        missing=f"make the bucket {bucket} in the core's region or correct `bucket`; files are kept and tried again",
         missing_codes=r"NoSuchBucket|bucket does not exist|\(404\)|status code:? 404",
         refusals={r"PermanentRedirect|AuthorizationHeaderMalformed": f"the bucket {bucket} is in another region"},
     )

@@ -112,11 +112,11 @@ class TaskStatus:
     """What stream manager says about one task."""
 
     file: str  # name without folder: nothing outside our own folder is ever touched
-    outcome: str  # success, failure, canceled, or other (on its way)
+    outcome: str  # success, failure, under way, warning (tried again by itself) or canceled
     message: str
 
 
-_OUTCOMES = {0: "success", 1: "failure", 4: "canceled"}
+_OUTCOMES = {0: "success", 1: "failure", 2: "under way", 3: "warning", 4: "canceled"}
 
 
 def task_status(message: bytes) -> TaskStatus | None:
@@ -124,7 +124,7 @@ def task_status(message: bytes) -> TaskStatus | None:
     try:
         content = orjson.loads(message)
         url = content["statusContext"]["s3ExportTaskDefinition"]["inputUrl"]
-        outcome = _OUTCOMES.get(content["status"], "other")
+        outcome = _OUTCOMES[content["status"]]
         text = content.get("message") or ""
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""What every sink does: take batches as they come, pack them for a while, deliver range by range, account for each sample.
+"""What every sink does: take batches as they come, pack them for a while, deliver range by range, keep the ledger.
 
 Each sink has its own queue, its own client of stream manager on its own thread, and its own task: a sink that is slow,
 broken or waiting for its destination holds no other. Its queue is bounded; what does not fit is dropped and counted.
@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from sluice.batch import SampleBatch
-
 from stream_exporter.conditions import Conditions
 from stream_exporter.ledger import Ledger
 from stream_exporter.messages import Encoded, Encoder
@@ -27,7 +26,7 @@ logger = logging.getLogger(__name__)
 PACK_SAMPLES = 20_000
 
 #: Seconds between looks at the stream and its export.
-WATCH_INTERVAL = 5.0
+WATCH_INTERVAL = 2.0
 
 
 class Sink(ABC):
@@ -119,7 +118,7 @@ class Sink(ABC):
     async def deliver(self, batches: Sequence[SampleBatch]) -> None:
         """Bring one contiguous range of one input stream on its way, trying until that is done or stopping is set."""
 
-    async def finish(self) -> None:
+    async def finish(self) -> None:  # noqa: B027 - most sinks have nothing to do here
         """What is to be done after the last range."""
 
     async def _guarded(self, job: Callable[[], Awaitable[None]]) -> None:
@@ -128,7 +127,7 @@ class Sink(ABC):
             try:
                 await job()
                 return
-            except Exception:
+            except Exception:  # noqa: PERF203 - a job fails seldom
                 logger.exception("sinks.%s: %s failed and starts again", self.name, job.__name__)
                 if await until_set(self.stopping, 1.0):
                     return

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from sluice.batch import Columns, SampleBatch, Series, ValueType
 
+from sluice.batch import Columns, SampleBatch, Series, ValueType
 from stream_exporter.json_text import QUALITY_NAMES, null_mask, number_texts, value_texts
 from stream_exporter.messages import Encoded, Message
 
@@ -48,10 +48,10 @@ CACHED_ALIASES = 200_000
 REMEDIES: Mapping[str, str] = {
     "alias": "SiteWise takes aliases of 1 to 2,048 characters without control characters: change the tag's name, its "
     "asset path or the sink's `alias`",
-    "too-old": "SiteWise takes values of the last 7 days: check the clock of the source, or use the S3 sink for history",
+    "too-old": "SiteWise takes values of the last 7 days: check the source's clock, or use an S3 sink for history",
     "too-new": "SiteWise takes values at most 10 minutes ahead: check the clocks of the source and of this device",
     "null": "SiteWise is not sent nulls: set the sink's `nulls: send` if the stream manager in use passes nullValue on",
-    "integer-range": "SiteWise's integers have 32 bits: set the sink's `integers: double` and make the property a DOUBLE",
+    "integer-range": "SiteWise's integers have 32 bits: set `integers: double`, and the property's data type to DOUBLE",
     "string-too-long": "SiteWise takes strings of at most 1,024 bytes",
     "string-control": "SiteWise takes strings without control characters",
     "repeat": "two values of one property had the same time and quality: the later one was sent",
@@ -133,9 +133,7 @@ class SiteWiseEncoder:
         messages = tuple(_entries(parts, list(rendered), identity, account))
         return Encoded(messages, account.filtered, account.examples)
 
-    def _filter(
-        self, batch: SampleBatch, rendered: dict[bytes, int], now_ns: int, account: _Account
-    ) -> _Part | None:
+    def _filter(self, batch: SampleBatch, rendered: dict[bytes, int], now_ns: int, account: _Account) -> _Part | None:
         columns = batch.columns
         if not len(columns):
             return None
@@ -229,7 +227,7 @@ class _Account:
         codes = reasons.codes
         if codes is None:
             return None
-        keep = codes == _Reasons.NONE
+        keep: NDArray[np.bool_] = codes == _Reasons.NONE
         for code in np.unique(codes[~keep]).tolist():
             found = np.flatnonzero(codes == code)
             reason = _REASONS[code]
@@ -260,9 +258,7 @@ def _check_strings(columns: Columns, reasons: _Reasons) -> None:
         reasons.add("string-control", np.array(control))
 
 
-def _entries(
-    parts: Sequence[_Part], aliases: Sequence[bytes], identity: bytes, account: _Account
-) -> Iterator[Message]:
+def _entries(parts: Sequence[_Part], aliases: Sequence[bytes], identity: bytes, account: _Account) -> Iterator[Message]:
     if not sum(len(part.texts) for part in parts):
         return
     alias = np.concatenate([part.alias for part in parts])

@@ -1,8 +1,8 @@
 """The folder in which files for S3 are written, sealed and kept until they are uploaded. Blocking file work.
 
-A file is open (`.part`), then sealed: complete, flushed to the medium, renamed in one step, the folder flushed. A marker
-beside it says that its export task was accepted. It is deleted, marker first, once stream manager reports Success. All
-bytes of the folder together never exceed `max_bytes`.
+A file is open (`.part`), then sealed: complete, flushed to the medium, renamed in one step, the folder flushed. A
+marker beside it says that its export task was accepted. File and marker are deleted once stream manager reports
+Success. All bytes of the folder together never exceed `max_bytes`.
 
 All methods are called from one thread.
 """
@@ -20,7 +20,7 @@ from stream_exporter.s3 import OPEN_SUFFIX, SEALED_SUFFIX, TASKED_SUFFIX, FileNa
 logger = logging.getLogger(__name__)
 
 
-class SpoolFull(Exception):
+class SpoolFullError(Exception):
     """The folder holds as many bytes as it may."""
 
 
@@ -85,10 +85,10 @@ class Spool:
         """Add the lines of batches first … last to the stream's open file.
 
         A file that this range does not continue is sealed first, one that is large enough afterwards. All or nothing:
-        raises OSError or SpoolFull with nothing written of `lines`.
+        raises OSError or SpoolFullError with nothing written of `lines`.
         """
         if self.bytes + len(lines) > self._max_bytes:
-            raise SpoolFull
+            raise SpoolFullError
         file = self._open.get(stream)
         if file is not None and (file.name.epoch != epoch or file.last + 1 != first):
             self._seal(stream)

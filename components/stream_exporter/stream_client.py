@@ -1,9 +1,9 @@
 """The one owner of a stream-manager SDK client: one thread, one caller, one request at a time.
 
-Theory of operation. SDK 1.1.2 is a thin client that wedges: after a TCP reset, after a length prefix that arrives in two
-segments and after an answer later than its timeout it stays "connected" and every later call fails; after a FIN a call
-waits out its whole timeout; a failed constructor and a close() after a reset leak a thread and its file descriptors;
-concurrent callers race in its reconnect. None of this can be told apart from outside, so nothing is repaired here:
+Theory of operation. SDK 1.1.2 is a thin client that wedges: after a TCP reset, after a length prefix that arrives in
+two segments and after an answer later than its timeout it stays "connected" and every later call fails; after a FIN a
+call waits out its whole timeout; a failed constructor and a close() after a reset leak a thread and its file
+descriptors; concurrent callers race in its reconnect. From outside these cannot be told apart, so nothing is repaired:
 
 - the SDK is touched on one thread only, by one caller after the other;
 - before a client is made, a plain TCP connect proves that somebody listens;
@@ -89,11 +89,11 @@ class StreamError(Exception):
         self.remedy = remedy
 
 
-class Unreachable(StreamError):
+class Unreachable(StreamError):  # noqa: N818 - the tree is named for what happened
     """Nobody listens, or the handshake failed."""
 
 
-class Refused(StreamError):
+class Refused(StreamError):  # noqa: N818
     """The server answered, and said no."""
 
 
@@ -105,7 +105,7 @@ class TooLarge(Refused):
     """A message is larger than the server takes."""
 
 
-class Uncertain(StreamError):
+class Uncertain(StreamError):  # noqa: N818
     """No answer: the server may have acted or not."""
 
 
@@ -150,7 +150,7 @@ class Connection(StreamManagerClient):  # type: ignore[misc]
 
         async def run() -> None:
             for payload in payloads:
-                done.append(await self._append_message(stream, payload))
+                done.append(await self._append_message(stream, payload))  # noqa: PERF401 - kept when one fails
 
         asyncio.run_coroutine_threadsafe(run(), self._loop).result()
 
@@ -202,6 +202,7 @@ class StreamClient:
         self._find_port = find_port
         self._request_timeout = request_timeout
         self._connection: Connection | None = None
+        self._closed = False
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(MAX_JOBS)
         self._thread = threading.Thread(target=self._serve, name=f"stream-manager {name}", daemon=True)
         self._thread.start()
@@ -249,16 +250,20 @@ class StreamClient:
 
     async def close(self) -> None:
         """Drop the client and end the thread. Waits for a call under way, at most its timeout."""
-        await self._submit(self._drop)
-        self._jobs.put(None)
-        while self._thread.is_alive():
-            await asyncio.sleep(0.005)
+        if self._closed:
+            return
+        closed = self._submit(self._drop)
+        self._closed = True
+        self._jobs.put_nowait(None)
+        await closed
 
     async def _call(self, what: str, operation: Callable[[Connection], T]) -> T:
         port = 0 if self.connected else await self._find_port()
         return await self._submit(lambda: self._run(what, port, operation))
 
-    async def _submit(self, function: Callable[[], T]) -> T:
+    def _submit(self, function: Callable[[], T]) -> asyncio.Future[T]:
+        if self._closed:
+            raise RuntimeError("the stream-manager client is closed")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
@@ -280,7 +285,7 @@ class StreamClient:
                 loop.call_soon_threadsafe(settle, result, error)
 
         self._jobs.put_nowait(job)
-        return await future
+        return future
 
     # Everything below runs on the owner's thread.
 

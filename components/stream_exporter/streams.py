@@ -1,14 +1,15 @@
 """What a stream of stream manager must look like, and what to do about one that does not.
 
-Streams are made or changed, never deleted: a stream holds data that nobody has seen yet. A change always starts from what
-`describe` says, because an update takes back to its default whatever it leaves out and forgets the exports that it does
-not name: exports that others added to our stream are kept as they are, ours is known by its identifier.
+Streams are made or changed, never deleted: a stream holds data that nobody has seen yet. A change always starts from
+what `describe` says, because an update takes back to its default whatever it leaves out and forgets the exports that it
+does not name: exports that others added to our stream are kept as they are, ours is known by its identifier.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from stream_manager import (
     ExportDefinition,
@@ -20,9 +21,24 @@ from stream_manager import (
     StrategyOnFull,
 )
 
-Export = KinesisConfig | IoTSiteWiseConfig | S3ExportTaskExecutorConfig
 
+class Export(Protocol):
+    """One of the SDK's export configurations."""
+
+    identifier: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its form on the wire."""
+        ...
+
+
+_LIST_OF: Mapping[type[Any], str] = {
+    IoTSiteWiseConfig: "iot_sitewise",
+    KinesisConfig: "kinesis",
+    S3ExportTaskExecutorConfig: "s3_task_executor",
+}
 _LISTS = ("http", "iot_analytics", "kinesis", "iot_sitewise", "s3_task_executor")
+
 
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
@@ -73,9 +89,7 @@ def new_definition(plan: StreamPlan) -> MessageStreamDefinition:
 
 def list_of(export: Export) -> str:
     """The list of an ExportDefinition that an export belongs to."""
-    if isinstance(export, KinesisConfig):
-        return "kinesis"
-    return "iot_sitewise" if isinstance(export, IoTSiteWiseConfig) else "s3_task_executor"
+    return _LIST_OF[type(export)]
 
 
 def compare(plan: StreamPlan, info: Any) -> Step:
@@ -148,7 +162,8 @@ def _differences(wanted: Export, found: Export) -> list[Drift]:
 
 def _merged(wanted: Export, found: Export) -> Any:
     """Ours as configured, with what we do not decide (startSequenceNumber above all) as found."""
-    return type(wanted).from_dict({**found.as_dict(), **wanted.as_dict()})
+    kind: Any = type(wanted)
+    return kind.from_dict({**found.as_dict(), **wanted.as_dict()})
 
 
 def _name(value: Any) -> str:

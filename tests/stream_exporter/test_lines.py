@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sluice.batch import Header, Quality, Sample, SampleBatch, from_samples, sanitize
 
+from sluice.batch import Header, Quality, Sample, SampleBatch, from_samples, sanitize
 from stream_exporter.kinesis import MAX_RECORD_BYTES, KinesisEncoder
 from stream_exporter.lines import LineEncoder, cut_lines
 
