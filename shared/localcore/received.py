@@ -1,8 +1,8 @@
 """Reads back what the endpoints of a core received, as plain tuples for whoever reconciles.
 
 A delivery is (tag, time_ns, value, quality, id, at_ns): the source time in ns, quality as `GOOD`, `UNCERTAIN` or `BAD`,
-the sample's id if it carries one, and the time of acceptance in ns if the destination told it. For SiteWise the tag is the
-property alias, and every accepted put counts, not what overwriting left. Kinesis records and S3 objects hold JSON
+the sample's id if it carries one, and the time of acceptance in ns if the destination told it. For SiteWise the tag is
+the property alias, and every accepted put counts, not what overwriting left. Kinesis records and S3 objects hold JSON
 lines, one sample per line, with `tag`, `time_ns`, `value`, `quality` and `id`; a quality left out is GOOD, a value left
 out is null.
 """

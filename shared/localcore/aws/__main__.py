@@ -21,8 +21,7 @@ from localcore.child import serve_commands, tell
 
 async def _main(arguments: argparse.Namespace) -> None:
     faults = Faults()
-    moto = MotoServer(faults)
-    moto_port = moto.start(arguments.moto_port)
+    moto_port = MotoServer(faults).start(arguments.moto_port)
     sitewise = SiteWise(arguments.root)
     runner = web.AppRunner(make_app(sitewise, faults), access_log=None)
     await runner.setup()
@@ -39,7 +38,6 @@ async def _main(arguments: argparse.Namespace) -> None:
     await serve_commands(handle)
     await runner.cleanup()
     sitewise.close()
-    moto.stop()
 
 
 if __name__ == "__main__":

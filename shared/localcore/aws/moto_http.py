@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
-from werkzeug.serving import BaseWSGIServer, make_server
+from werkzeug.serving import make_server
 
 from localcore.aws.faults import Faults
 
@@ -27,24 +27,19 @@ class _RequestHandler(MotoRequestHandler):
 
 
 class MotoServer:
-    """Serves moto from a thread of its own."""
+    """Serves moto from threads that end with the process."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
         self._moto = DomainDispatcherApplication(create_backend_app)
-        self._server: BaseWSGIServer | None = None
 
     def start(self, port: int = 0) -> int:
         """Listens on loopback and returns the port."""
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        self._server = make_server("127.0.0.1", port, self._serve, threaded=True, request_handler=_RequestHandler)
-        self._server.daemon_threads = True  # type: ignore[attr-defined]
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self._server.port
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.shutdown()
+        server = make_server("127.0.0.1", port, self._serve, threaded=True, request_handler=_RequestHandler)
+        server.daemon_threads = True  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return server.port
 
     def _serve(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         found = _SERVICE.search(environ.get("HTTP_AUTHORIZATION", ""))

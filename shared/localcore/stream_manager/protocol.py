@@ -14,7 +14,7 @@ Errors:
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -115,23 +115,24 @@ class FrameDecoder:
         self._max = max_frame_bytes
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """The frames that are complete now. Raises ProtocolError on an impossible length."""
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that are complete now. Raises ProtocolError on an impossible length, after those before it."""
         buffer = self._buffer
         buffer += data
-        frames: list[Frame] = []
         start = 0
-        while len(buffer) - start >= _PREFIX.size:
-            length, operation = _PREFIX.unpack_from(buffer, start)
-            if not 1 <= length <= self._max:
-                raise ProtocolError(f"frame length {length}: 1 to {self._max} bytes are possible")
-            end = start + 4 + length
-            if len(buffer) < end:
-                break
-            frames.append(Frame(operation, bytes(buffer[start + _PREFIX.size : end])))
-            start = end
-        del buffer[:start]
-        return frames
+        try:
+            while len(buffer) - start >= _PREFIX.size:
+                length, operation = _PREFIX.unpack_from(buffer, start)
+                if not 1 <= length <= self._max:
+                    raise ProtocolError(f"frame length {length}: 1 to {self._max} bytes are possible")
+                end = start + 4 + length
+                if len(buffer) < end:
+                    break
+                payload = bytes(buffer[start + _PREFIX.size : end])
+                start = end
+                yield Frame(operation, payload)
+        finally:
+            del buffer[:start]
 
 
 def encode_frame(operation: int, body: Mapping[str, Any]) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -28,6 +29,8 @@ from localcore.stream_manager.definition import (
 )
 from localcore.stream_manager.protocol import Status
 from localcore.stream_manager.store import RECORD_OVERHEAD, Log, Message, StoreError
+
+logger = logging.getLogger(__name__)
 
 MAX_PAYLOAD_BYTES = 4 << 20
 """The documentation names no limit for a message; this is the lowest one that is told of."""
@@ -107,14 +110,14 @@ class Stream:
             )
         self._expire(now_ms)
         needed = RECORD_OVERHEAD + len(payload)
-        while self._log.total_bytes + needed > definition.max_size:
-            if definition.strategy is StrategyOnFull.REJECT_NEW_DATA:
-                raise RefusedError(
-                    Status.INVALID_REQUEST,
-                    f"stream {definition.name} is full: {self._log.total_bytes} of {definition.max_size} bytes",
-                )
-            self._log.free_segment()
         try:
+            while self._log.total_bytes + needed > definition.max_size:
+                if definition.strategy is StrategyOnFull.REJECT_NEW_DATA:
+                    raise RefusedError(
+                        Status.INVALID_REQUEST,
+                        f"stream {definition.name} is full: {self._log.total_bytes} of {definition.max_size} bytes",
+                    )
+                self._log.free_segment()
             sequence = self._log.append(now_ms, payload)
             if definition.flush_on_write:
                 self._log.flush()
@@ -219,13 +222,18 @@ class Stream:
         self._log.close()
 
     def remove(self) -> None:
+        """Deletes everything; an export that is still under way finds nothing to write to."""
+        self._in_files = False
         self._log.remove()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _save_positions(self) -> None:
-        self._positions_moved = False
-        if self._in_files:
-            _write(self._folder / "exports.json", {key: asdict(p) for key, p in self.positions.items()})
+        try:
+            if self._in_files:
+                _write(self._folder / "exports.json", {key: asdict(p) for key, p in self.positions.items()})
+            self._positions_moved = False
+        except OSError as error:
+            logger.warning("stream %s: positions of exports: %s", self.definition.name, error)
 
     def _expire(self, now_ms: int) -> None:
         time_to_live = self.definition.time_to_live_ms

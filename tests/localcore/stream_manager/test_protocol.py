@@ -39,7 +39,7 @@ def test_the_bytes_are_those_of_the_sdk() -> None:
 @pytest.mark.parametrize("length", [-1, 0, 1025])
 def test_an_impossible_length_is_an_error(length: int) -> None:
     with pytest.raises(ProtocolError, match="1 to 1024 bytes"):
-        FrameDecoder(max_frame_bytes=1024).feed(length.to_bytes(4, "big", signed=True) + b"\x04")
+        list(FrameDecoder(max_frame_bytes=1024).feed(length.to_bytes(4, "big", signed=True) + b"\x04"))
 
 
 @given(st.binary(max_size=64))

@@ -29,6 +29,9 @@ WORKERS = 5
 FIRST_RETRY_S = 1.0
 SLOWEST_RETRY_S = 300.0
 
+LINGER_S = 0.01
+"""What an export that is ready at once waits for company: at thousands of appends a second it halves the cost."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -151,14 +154,19 @@ class Exporter:
         config, stream = self.config, self._stream
         appended = asyncio.Event()
         stream.on_append.append(appended.set)
+        lingered = False
         try:
             while True:
                 appended.clear()
                 messages = stream.pending(config.identifier, config.batch_size, self._destination.max_batch_bytes)
                 wait_s = None
                 if messages:
-                    if config.batch_interval_ms is None or len(messages) >= config.batch_size:
+                    if len(messages) >= config.batch_size or (config.batch_interval_ms is None and lingered):
                         return messages
+                    if config.batch_interval_ms is None:
+                        lingered = True
+                        await asyncio.sleep(LINGER_S)
+                        continue
                     age_ms = time.time_ns() // 1_000_000 - messages[0].ingest_ms
                     wait_s = (config.batch_interval_ms * self._scale - age_ms) / 1000
                     if wait_s <= 0 or messages[-1].sequence < stream.newest:
