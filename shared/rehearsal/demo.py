@@ -109,32 +109,59 @@ async def with_plant(rehearsal: Rehearsal, seconds: float | None, *, quiet: bool
 
 
 async def with_site(rehearsal: Rehearsal, seconds: float | None, *, quiet: bool) -> dict[str, Any]:
-    """Run against the engineer's own servers; the report is the components' ledgers beside what arrived."""
+    """Run against the engineer's own servers, which nobody can stop: the collectors are stopped, and what they say they
+    published is compared with what arrived."""
     await flow(rehearsal, seconds, quiet=quiet)
-    counts = await rehearsal.settled()
-    return {"destinations": counts, "components": rehearsal.components(), "status": rehearsal.statuses}
+    say("stopping the collectors; waiting until everything has arrived")
+    usage = rehearsal.components()
+    published = await rehearsal.stop_collecting()
+    drained = await rehearsal.drain(published)
+    return {
+        "produced": published,
+        "excluded": 0,
+        "destinations": {
+            name: {"delivered": count, "lost": max(0, published - count), "duplicated": max(0, count - published)}
+            for name, count in drained.counts.items()
+        },
+        "components": usage,
+        "status": rehearsal.statuses,
+    }
 
 
-def show(report: dict[str, Any]) -> None:
+def show(report: dict[str, Any], judge: str) -> None:
     """The report as a table for a person."""
-    table = Table(title="Reconciliation against the plant's own log", title_justify="left")
-    for heading in ("destination", "delivered", "lost", "duplicated", "raw repeats"):
-        table.add_column(heading, justify="left" if heading == "destination" else "right")
+    table = Table(title=f"What arrived, judged by {judge}", title_justify="left")
+    columns = ("delivered", "lost", "duplicated", "raw_repeats", "wrong", "unexpected")
+    shown = [name for name in columns if all(name in counts for counts in report["destinations"].values())]
+    table.add_column("destination")
+    for name in shown:
+        table.add_column(name.replace("_", " "), justify="right")
     for name, counts in report["destinations"].items():
-        table.add_row(name, *(f"{counts[key]:,}" for key in ("delivered", "lost", "duplicated", "raw_repeats")))
+        table.add_row(name, *(f"{counts[column]:,}" for column in shown))
     console.print(table)
-    latency = report["latency_ms"]
-    say(
-        f"produced {report['produced']:,}, excluded {report['excluded']}; "
-        f"source to accepted append p50 {latency['p50']:.0f} ms, p99 {latency['p99']:.0f} ms"
-    )
+    say(f"produced {report['produced']:,}, excluded {report['excluded']}")
+    latency = report.get("latency_ms", {})
+    if latency.get("p50") is not None:
+        say(f"source to accepted append: p50 {latency['p50']:.0f} ms, p99 {latency['p99']:.0f} ms")
+    for name, counts in report["destinations"].items():
+        for finding in ("first_lost", "first_duplicated", "first_wrong", "first_unexpected"):
+            if finding in counts:
+                say(f"{name}: {finding.replace('_', ' ')}: {json.dumps(counts[finding])}")
+    for name, used in report["components"].items():
+        say(f"{name}: {used['rss_mb']:.0f} MB, {used['cpu_s']:.1f} s of CPU")
 
 
 def balanced(report: dict[str, Any]) -> bool:
     """Whether every destination holds each produced sample once, with nothing left out of the comparison."""
-    return report["excluded"] == 0 and all(
-        counts["lost"] == 0 and counts["duplicated"] == 0 and counts["delivered"] == report["produced"]
-        for counts in report["destinations"].values()
+    return (
+        report["produced"] > 0
+        and report["excluded"] == 0
+        and report.get("ended", True)
+        and all(
+            counts["delivered"] == report["produced"]
+            and not any(counts.get(fault) for fault in ("lost", "duplicated", "wrong", "unexpected"))
+            for counts in report["destinations"].values()
+        )
     )
 
 
@@ -185,7 +212,7 @@ def demo(
         passed = balanced(report)
         if json_file is not None:
             json_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        show(report)
+        show(report, "the plant's own log" if config is None else "the collectors' ledgers")
     except (RehearsalError, SiteError, CoreError, PlantError) as error:
         say(f"the demonstration could not run: {error}")
     finally:

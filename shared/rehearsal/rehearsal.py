@@ -7,7 +7,6 @@ and what the plant produced is compared only when every destination has stopped 
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import orjson
 from localcore import Core, received
 from plant import PlantProcess, example_config, write_tags_csv
 from plant.reconciliation import Delivered, Report, reconcile
-from rehearsal.site import demo_site, sinks
+from rehearsal.site import EXPORTER, demo_site, sinks
 
 
 class RehearsalError(RuntimeError):
@@ -177,9 +176,21 @@ class Rehearsal:
                 readers[name] = partial(received.s3, self.core.aws, sink["bucket"])
         return {name: partial(_delivered, read) for name, read in readers.items()}
 
-    async def settled(self, *, patience: float = 10.0) -> dict[str, int]:
-        """Samples at each destination once none has grown for `patience` seconds."""
-        return dict((await self.drain(sys.maxsize, patience=patience)).counts)
+    async def stop_collecting(self, *, timeout: float = 15.0) -> int:
+        """Stop every collector and return how many samples its last status says it published."""
+        collectors = [name for name in self.site["components"] if name != EXPORTER]
+        for name in collectors:
+            await self.core.component(name).stop()
+        await self.wait_for(lambda: self._stopping() >= len(collectors), "last status of every collector", timeout)
+        return sum(
+            counts["published"]
+            for status in self.statuses.values()
+            for stream, counts in status["ledger"].items()
+            if "published" in counts and not stream.endswith("/events")
+        )
+
+    def _stopping(self) -> int:
+        return sum(status.get("state") == "stopping" for status in self.statuses.values())
 
     def _counts(self) -> dict[str, int]:
         return {name: sum(1 for _ in read()) for name, read in self.deliveries().items()}
