@@ -1,7 +1,7 @@
 """Export to AWS IoT SiteWise: each message is the JSON of one PutAssetPropertyValueEntry.
 
 The entries are joined to a request as they are, over a plain connection that is kept open: botocore would take apart
-and build up each value again, which costs seventeen times as much processor time per request.
+and build up each value again, which costs more than ten times as much processor time per request.
 
 Errors that a retry can mend are retried for their entries. Everything else gives the message up (since 2.1.8 there is
 no endless retry of InvalidRequest); a request that is invalid as a whole costs all messages in it.
