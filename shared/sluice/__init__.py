@@ -2,7 +2,9 @@
 
 Modules, from the data outwards:
 
-    batch      samples as columns, their wire form, cutting to the frame size
+    columns    samples of one value type as columns, what everything passes on
+    batch      the wire form of samples, events and announcements
+    cutting    columns into encoded parts that each fit a frame
     delivery   numbering, order, repeats and gaps of a stream (no I/O)
     streams    a stream's outlet and inlet on the local bus
     ipc        the supervised Greengrass IPC client

@@ -48,14 +48,13 @@ from sluice.batch import (
     Announcement,
     BatchError,
     Columns,
-    Cutter,
     EventBatch,
     Header,
     SampleBatch,
-    cut_events,
     decode,
     encode_announcement,
 )
+from sluice.cutting import Cutter, cut_events
 
 DATA_PREFIX: Final = "sluice/data/"
 ANNOUNCE_EVERY: Final = 2.0

@@ -27,7 +27,6 @@ from sluice.batch import (
     Announcement,
     BatchError,
     Columns,
-    Cutter,
     EventBatch,
     Header,
     Quality,
@@ -35,15 +34,15 @@ from sluice.batch import (
     SampleBatch,
     Series,
     ValueType,
-    cut,
-    cut_events,
     decode,
     encode,
     encode_announcement,
     encode_events,
+    encode_sanitized,
     from_samples,
     sanitize,
 )
+from sluice.cutting import Cutter, cut, cut_events
 
 HEADER = Header("opcua-collector/line1", "9f2c5a0b77d1", 1042)
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
@@ -572,16 +571,13 @@ def test_cutting_encodes_no_byte_more_often_than_a_constant(shape: str, monkeypa
     }[shape]
     (columns,) = from_samples([Sample(f"T{i % 7}", i, noise(length)) for i, length in enumerate(lengths)])
     encoded = 0
-    from sluice import batch
 
-    original: Callable[..., bytes] = batch._dumped
-
-    def counting(body: dict[str, Any], compress: bool) -> bytes:
+    def counting(header: Header, part: Columns, compress: bool) -> bytes:
         nonlocal encoded
-        encoded += sum(len(text or "") + 24 for text in body["value"])
-        return original(body, compress)
+        encoded += sum(len(text or "") + 24 for text in part.value)
+        return encode_sanitized(header, part, compress)
 
-    monkeypatch.setattr(batch, "_dumped", counting)
+    monkeypatch.setattr("sluice.cutting.encode_sanitized", counting)
     parts = list(Cutter(LITE_MAX_MESSAGE_BYTES).parts(columns, HEADER))
     assert sum(len(part.columns) for part in parts) == len(lengths)
     assert encoded <= 4 * sum(length + 24 for length in lengths), f"{encoded} bytes encoded"
@@ -884,10 +880,20 @@ def microseconds(call: Callable[[], Any]) -> float:
     best = math.inf
     for _ in range(15):
         begun = time.process_time()
-        for _ in range(20):
+        for _ in range(5):
             call()
-        best = min(best, (time.process_time() - begun) / 20)
+        best = min(best, (time.process_time() - begun) / 5)
     return best * 1e6
+
+
+def limit(wanted: float) -> float:
+    """Microseconds per value, more on a slow or busy machine: as much more as the standard library takes there."""
+    text = oracle_write(HEADER, ValueType.DOUBLE, list(plant(500, 50).samples()))
+    return wanted * max(1.0, microseconds(lambda: json.loads(text)) / REFERENCE)
+
+
+REFERENCE = 800.0
+"""Microseconds that json.loads took for the text above, where the limits were set."""
 
 
 def test_a_value_costs_less_than_half_a_microsecond_each_way(record_property: Callable[[str, object], None]) -> None:
@@ -897,8 +903,8 @@ def test_a_value_costs_less_than_half_a_microsecond_each_way(record_property: Ca
     read = microseconds(lambda: decode(payload)) / 500
     record_property("encode_us_per_value", round(written, 3))
     record_property("decode_us_per_value", round(read, 3))
-    assert written < 0.5, f"encoding with zstd took {written:.3f} us per value"
-    assert read < 0.5, f"decoding took {read:.3f} us per value"
+    assert written < limit(0.5), f"encoding with zstd took {written:.3f} us per value"
+    assert read < limit(0.5), f"decoding took {read:.3f} us per value"
 
 
 def test_cutting_a_large_batch_for_the_classic_nucleus_costs_no_more() -> None:
@@ -906,4 +912,4 @@ def test_cutting_a_large_batch_for_the_classic_nucleus_costs_no_more() -> None:
     cutter = Cutter(CLASSIC_MAX_MESSAGE_BYTES)
     list(cutter.parts(columns, HEADER))
     spent = microseconds(lambda: list(cutter.parts(columns.slice(0, 20_000), HEADER))) / 20_000
-    assert spent < 0.5, f"cutting and encoding took {spent:.3f} us per value"
+    assert spent < limit(0.5), f"cutting and encoding took {spent:.3f} us per value"
