@@ -26,10 +26,14 @@ _CERTIFICATES = "pki"
 
 
 class _SourceOutlet(Outlet):
-    """An outlet that also takes the count of what was left out."""
+    """An outlet that also takes the counts of what never came to be sent."""
 
     def filtered(self, count: int) -> None:
         self.ledger.filter(count)
+
+    def undelivered(self, count: int) -> None:
+        self.ledger.received += count
+        self.ledger.dropped += count
 
 
 @dataclass(slots=True)

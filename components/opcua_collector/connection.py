@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 OUTSTANDING: Final = 3
 """PublishRequests in flight: with one, a long line or a short interval loses values in the server's queues."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0
+_STABLE: Final = 5.0  # seconds after which a connection that is lost is tried again at once
 _OVERDUE: Final = 2.0  # seconds that a message may come later than its successor
 _MOST_ACKNOWLEDGEMENTS: Final = 1000
 _STEP: Final = 0.5  # seconds between looks at the clock
@@ -64,6 +65,9 @@ class Outlet(Protocol):
 
     def filtered(self, count: int) -> None:
         """Note samples that were left out on purpose."""
+
+    def undelivered(self, count: int) -> None:
+        """Note samples that were received and could not be read."""
 
 
 class Reporter(Protocol):
@@ -96,6 +100,7 @@ class _Item:
     monitored: int = 0  # monitored item id; 0: none
     queue: int = 0  # revised
     unit: str = ""  # from the server
+    rule: Rule | None = None  # fixed at the first subscription, whatever the server says later
     due: float = 0.0  # when to try again
     pauses: Backoff = field(default_factory=lambda: Backoff(*_NODE_PAUSES))
     problem: Problem | None = None
@@ -164,6 +169,7 @@ class Connection:
         while True:
             self._proven = False
             self._restart.clear()
+            started = time.monotonic()
             try:
                 await self._attempt()
                 backoff.reset()  # ended by a changed configuration
@@ -172,7 +178,7 @@ class Connection:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is: reported, and tried again
                 self._failed(error)
-            if self._proven:
+            if self._proven and time.monotonic() - started > _STABLE:
                 backoff.reset()
             await self._pause(backoff.next())
 
@@ -363,7 +369,8 @@ class Connection:
         item.unit = unit or item.unit
         self._assembler.relabel(item.handle, self._series(name, item))
         if rule is not None:
-            self._assembler.fix(item.handle, rule)
+            item.rule = rule if item.rule is None else item.rule
+            self._assembler.fix(item.handle, item.rule)
             self._assembler.subscribed(item.handle)
         return item
 
@@ -413,6 +420,9 @@ class Connection:
         left_out = self._assembler.counts.filtered - filtered
         if left_out:
             self._outlet.filtered(left_out)
+        unreadable = publication.lost + len(publication.quarantined)
+        if unreadable:
+            self._outlet.undelivered(unreadable)
         self.traffic.events += publication.events
         if publication.damage or publication.quarantined:
             self.traffic.damaged += 1

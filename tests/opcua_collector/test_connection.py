@@ -20,6 +20,7 @@ from cryptography import x509
 
 from opcua_collector.config import Connection as Settings
 from opcua_collector.connection import Connection
+from opcua_collector.notifications import Publication, Quarantined
 from opcua_collector.security import own_certificate
 from opcua_collector.session import Identity
 from opcua_collector.stack import ua
@@ -28,6 +29,7 @@ from sluice.batch import Columns, Sample
 from sluice.log import Secret
 
 Server: Any = import_module("asyncua").Server
+ServiceError: Any = import_module("asyncua.common.utils").ServiceError
 URI = "urn:test:plant"
 T0 = datetime(2026, 3, 1, tzinfo=timezone.utc)
 SECURE = (ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt, ua.SecurityPolicyType.Basic256Sha256_Sign)
@@ -45,6 +47,7 @@ class Sink:
     samples: list[Sample] = field(default_factory=list)
     events: list[Mapping[str, Any]] = field(default_factory=list)
     left_out: int = 0
+    unreadable: int = 0
 
     async def send(self, columns: Columns) -> None:
         self.samples += columns.samples()
@@ -54,6 +57,9 @@ class Sink:
 
     def filtered(self, count: int) -> None:
         self.left_out += count
+
+    def undelivered(self, count: int) -> None:
+        self.unreadable += count
 
     def of(self, tag: str) -> list[Any]:
         return [sample.value for sample in self.samples if sample.tag == tag]
@@ -475,3 +481,39 @@ async def test_our_certificate_has_what_servers_ask_for_and_is_made_once(tmp_pat
     assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["urn:sluice:gateway:opcua-collector"]
     usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     assert all((usage.digital_signature, usage.content_commitment, usage.key_encipherment, usage.data_encipherment))
+
+
+async def test_a_server_that_does_not_trust_us_is_told_with_the_path_of_our_certificate(
+    secure: Plant, start: Start, tmp_path: Path
+) -> None:
+    async def nobody(*_: Any) -> None:
+        raise ServiceError(ua.StatusCodes.BadCertificateUntrusted)
+
+    secure.server.set_certificate_validator(nobody)
+    try:
+        line = start(
+            secure.endpoint,
+            {"A": {"node": node("Double")}},
+            security={"trust": "first-use"},
+            user=USER,
+            password=PASSWORD,
+        )
+        await until(lambda: line.connection.state.state == "waiting", line.state)
+        problem, remedy, _ = line.reports.found["connections.line1.security"]
+        assert "does not trust our certificate" in problem
+        assert str(tmp_path / "pki/own/certificate.der") in remedy
+    finally:
+        secure.server.set_certificate_validator(None)
+
+
+async def test_an_undecodable_item_is_counted_and_told_while_its_message_is_delivered(
+    plant: Plant, start: Start
+) -> None:
+    line = start(plant.endpoint, {"A": {"node": node("Double")}})
+    await line.flows("A")
+    await line.connection.deliver(
+        Publication(sequence=7, quarantined=(Quarantined(0, "variant type 63 does not exist", "00"),), lost=2)
+    )
+    [event] = [event for event in line.sink.events if event["kind"] == "undecodable"]
+    assert (event["items"][0]["tag"], event["quarantined"], event["lost"]) == ("A", 1, 2)
+    assert line.sink.unreadable == 3

@@ -1,0 +1,176 @@
+"""The component as a process between an OPC UA server and the local core's IPC; the plant's own log is the judge."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localcore.ipc import IpcServer
+from localcore.profile import PROFILES
+from plant.process import PlantProcess
+from plant.reconciliation import Delivered, reconcile
+from plant.tags import tags as plant_tags
+from plant.tags import write_tags_csv
+from sluice.batch import EventBatch, SampleBatch, decode
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "io.sluice.OpcUaCollector"
+QUALITY = ("GOOD", "UNCERTAIN", "BAD")
+
+
+async def until(condition: Callable[[], Any], state: Callable[[], Any], limit: float = 20.0) -> None:
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, f"not within {limit} s: {state()}"
+        await asyncio.sleep(0.02)
+
+
+class Site:
+    """The component's process, and what it publishes."""
+
+    def __init__(self, folder: Path, profile: str) -> None:
+        self.folder = folder
+        self.server = IpcServer(folder / "ipc.socket", PROFILES[profile])
+        self.delivered: dict[str, list[Delivered]] = {}
+        self.events: list[dict[str, Any]] = []
+        self.status: dict[str, Any] = {}
+        self.process: asyncio.subprocess.Process | None = None
+        policy = {"operations": ["aws.greengrass#PublishToTopic"], "resources": ["sluice/*"]}
+        self.merge({"accessControl": {"aws.greengrass.ipc.pubsub": {"p": policy}}, "statusInterval": "1s"})
+
+    def merge(self, document: dict[str, Any]) -> None:
+        self.server.configuration(NAME).merge([], document, time.time())
+
+    async def start(self) -> None:
+        await self.server.start()
+        self.server.observe("sluice/#", self._take)
+        work = self.folder / "work"
+        work.mkdir()
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": f"{ROOT / 'shared'}:{ROOT / 'components'}",
+            "SVCUID": self.server.token(NAME),
+            "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT": self.server.address,
+            "AWS_IOT_THING_NAME": "gateway",
+            **({"GGC_VERSION": self.server.profile.version} if self.server.profile.version else {}),
+        }
+        with (self.folder / "component.log").open("wb") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-u", "-m", "opcua_collector", cwd=work, env=environment, stdout=log, stderr=log
+            )
+
+    def _take(self, topic: str, payload: bytes) -> None:
+        if topic.startswith("sluice/status/"):
+            self.status = json.loads(payload)
+            return
+        batch = decode(payload)
+        if isinstance(batch, EventBatch):
+            self.events += batch.events
+        elif isinstance(batch, SampleBatch):
+            into = self.delivered.setdefault(topic.removeprefix("sluice/data/opcua-collector/"), [])
+            into += [
+                Delivered(s.tag, s.time, s.value, QUALITY[s.quality], f"{batch.header.epoch}.{batch.header.seq}.{n}")
+                for n, s in enumerate(batch.columns.samples())
+            ]
+
+    def count(self, line: str = "line1") -> int:
+        return len(self.delivered.get(line, ()))
+
+    def line(self, name: str = "line1") -> dict[str, Any]:
+        return dict(self.status.get("connections", {}).get(name, {}))
+
+    def rejected(self) -> dict[str, dict[str, Any]]:
+        return {entry["path"]: entry for entry in self.status.get("config", {}).get("rejected", ())}
+
+    def log(self) -> str:
+        return (self.folder / "component.log").read_text()[-3000:]
+
+    def state(self) -> Any:
+        return self.status, self.log()
+
+    def resident_mb(self) -> float:
+        assert self.process is not None
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.findall(r"VmRSS:\s+(\d+)", text)[0]) / 1024
+
+    async def stop(self) -> int:
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        return await asyncio.wait_for(self.process.wait(), 5)
+
+
+@pytest.fixture(params=["classic"])
+async def site(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    site = Site(tmp_path, request.param)
+    yield site
+    with contextlib.suppress(ProcessLookupError, asyncio.TimeoutError, AssertionError):
+        await site.stop()
+    await site.server.stop()
+
+
+@pytest.mark.parametrize("site", ["classic", "lite"], indirect=True)
+async def test_every_sample_of_the_plant_is_published_once_and_a_change_of_tags_disturbs_no_other(
+    site: Site, tmp_path: Path
+) -> None:
+    write_tags_csv(tmp_path / "tags.csv", 1)
+    async with PlantProcess(tmp_path / "plant", rate=2000, units=1) as plant:
+        line1 = {
+            "endpoint": plant.endpoint,
+            "security": {"policy": "None"},
+            "publishingInterval": "100ms",
+            "tagsFile": str(tmp_path / "tags.csv"),
+        }
+        site.merge({"connections": {"line1": line1, "dead": {**line1, "endpoint": "opc.tcp://127.0.0.1:1/x"}}})
+        await site.start()
+        await plant.watched()
+        await plant.produce()
+        await until(lambda: site.count() > 1000, site.state)
+        extra = {"node": plant_tags(1)[0].node}
+        site.merge({"connections": {"line1": {"tags": {"Extra": extra, "Nowhere": {"node": "nsu=urn:no;i=1"}}}}})
+        await until(lambda: any(d.tag == "Extra" for d in site.delivered["line1"]), site.state)
+        samples = await plant.finish()
+
+        def ours() -> list[Delivered]:
+            return [sample for sample in site.delivered["line1"] if sample.tag != "Extra"]
+
+        await until(lambda: len(ours()) >= samples, site.state)
+        report = reconcile(plant.log, {"bus": ours()}).as_dict()
+        assert report["destinations"]["bus"]["lost"] == 0, report
+        assert report["destinations"]["bus"]["duplicated"] == 0, report
+        assert report["destinations"]["bus"]["delivered"] == samples, report
+        await until(lambda: "connections.line1.tags.Nowhere.node" in site.rejected(), site.state)
+        rejected = site.rejected()
+        assert "urn:no" in rejected["connections.line1.tags.Nowhere.node"]["problem"]
+        assert "refuses" in rejected["connections.dead.endpoint"]["problem"]
+        line, ledger = site.line(), site.status["ledger"]["opcua-collector/line1"]
+        assert (line["state"], line["connects"]) == ("running", 1)
+        assert ledger["received"] == ledger["published"] + ledger["filtered"]
+        assert site.line("dead")["state"] in ("waiting", "connecting")
+    assert await site.stop() == 0
+
+
+async def test_an_idle_collector_is_small_and_a_lost_plant_is_found_again(site: Site, tmp_path: Path) -> None:
+    async with PlantProcess(tmp_path / "plant", rate=100, units=1) as plant:
+        tags = {tag.tag: {"node": tag.node} for tag in plant_tags(1)[:50]}
+        line1 = {"endpoint": plant.endpoint, "security": {"policy": "None"}, "tags": tags}
+        site.merge({"connections": {"line1": line1}})
+        await site.start()
+        await until(lambda: site.line().get("monitored") == 50, site.state)
+        assert site.resident_mb() <= 110
+        await plant.close()
+        await until(lambda: site.line().get("state") == "waiting", site.state)
+        assert site.line()["remedy"]
+    assert site.process is not None
+    assert site.process.returncode is None
