@@ -84,7 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     opcua.add_argument("--work", type=Path, help="folder for the server's certificate (beside the log)")
     opcua.add_argument("--data", type=Path, help="folder with other recorded runs, d00_te.dat and so on")
     opcua.add_argument("--fault", type=int, default=0, help="fault at work from the first row on")
-    opcua.add_argument("--expect-items", type=int, help="variables that must be watched before the first row (all)")
+    opcua.add_argument(
+        "--expect-items", type=int, help="variables that must be watched before the first row (all; 1 with --produce)"
+    )
+    opcua.add_argument("--produce", action="store_true", help="produce without being told to start")
     opcua.add_argument("--history-rows", type=int, default=DEFAULT_HISTORY_ROWS, help="rows kept (%(default)s)")
     return parser
 
@@ -122,16 +125,21 @@ async def _run(options: argparse.Namespace) -> None:
     )
     await server.start()
     log = PlantLog(options.log)
+    expected = options.expect_items
+    if expected is None:
+        expected = 1 if options.produce else len(server.tags)
     production = Production(
         server,
         log,
         copies,
         rate=options.rate,
-        expect_items=len(server.tags) if options.expect_items is None else options.expect_items,
+        expect_items=expected,
         report=_report,
         folder=options.data,
     )
     production.set_fault(options.fault)
+    if options.produce:
+        production.start()
     certificate = None if server.certificate is None else str(server.certificate.certificate)
     _report(
         "ready",
