@@ -42,7 +42,7 @@ class Options:
     rate: float
     units: int
     profile: str
-    config: Path | None
+    site: dict[str, Any] | None
     quiet: bool
 
 
@@ -167,16 +167,15 @@ def balanced(report: dict[str, Any]) -> bool:
 
 async def rehearse(root: Path, options: Options) -> dict[str, Any]:
     """One whole rehearsal; returns the report."""
-    site = load_site(options.config) if options.config else None
     async with Rehearsal(
         root,
         root / "build",
         profile=options.profile,
         rate=options.rate,
         units=options.units,
-        with_plant=site is None,
+        with_plant=options.site is None,
     ) as rehearsal:
-        site = site or rehearsal.demo_site()
+        site = options.site or rehearsal.demo_site()
         await rehearsal.provide(site)
         say("deploying " + ", ".join(site["components"]))
         await rehearsal.deploy(site)
@@ -201,11 +200,12 @@ def demo(
     """Run the whole gateway on this machine and prove that what was produced arrived."""
     if profile not in ("classic", "lite"):
         raise typer.BadParameter(f"--profile {profile}: must be classic or lite")
-    options = Options(seconds, rate, units, profile, config, quiet or not console.is_terminal)
     root = keep or Path(tempfile.mkdtemp(prefix="sluice-demo-"))
     root.mkdir(parents=True, exist_ok=True)
     passed = False
     try:
+        site = None if config is None else load_site(config)
+        options = Options(seconds, rate, units, profile, site, quiet or not console.is_terminal)
         say("building the artifacts")
         build(root / "build")
         report = asyncio.run(rehearse(root, options))
