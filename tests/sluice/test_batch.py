@@ -556,20 +556,28 @@ def test_a_tag_that_exceeds_a_frame_by_itself_is_named_and_given_out_without_pay
         cut(columns, LITE_MAX_MESSAGE_BYTES)
 
 
-@pytest.mark.parametrize("shape", ["alike", "one giant at the end", "giants everywhere", "ever longer"])
-def test_cutting_encodes_no_byte_more_often_than_a_constant(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+LATIN = "0123456789abcdefghijklmnopqrstuvwxyz"
+DENSE = "".join(map(chr, range(0x4E00, 0x9E00)))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "alphabet"),
+    [
+        ([20] * 6_000, LATIN),
+        ([20] * 5_999 + [300_000], LATIN),
+        ([20, 20, 20, 9_000] * 500, LATIN),
+        (list(range(2_000)), LATIN),
+        ([20] * 6_000, DENSE),
+        (([0] * 2_000 + [30] * 2_000) * 2, DENSE),
+    ],
+    ids=["alike", "a giant at the end", "giants everywhere", "ever longer", "denser than guessed", "empty, then dense"],
+)
+def test_cutting_encodes_no_byte_more_often_than_a_constant(
+    lengths: list[int], alphabet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = random.Random(3)
-
-    def noise(length: int) -> str:
-        return "".join(rng.choices("0123456789abcdefghijklmnopqrstuvwxyz", k=length))
-
-    lengths = {
-        "alike": [20] * 6_000,
-        "one giant at the end": [20] * 5_999 + [300_000],
-        "giants everywhere": [20, 20, 20, 9_000] * 500,
-        "ever longer": list(range(2_000)),
-    }[shape]
-    (columns,) = from_samples([Sample(f"T{i % 7}", i, noise(length)) for i, length in enumerate(lengths)])
+    texts = ["".join(rng.choices(alphabet, k=length)) for length in lengths]
+    (columns,) = from_samples([Sample(f"T{i % 7}", i, text) for i, text in enumerate(texts)])
     encoded = 0
 
     def counting(header: Header, part: Columns, compress: bool) -> bytes:
