@@ -1,0 +1,215 @@
+"""Sinks: each sample is appended once or accounted for, and no sink holds another."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from typing import Any
+
+import pytest
+
+from sluice.batch import Sample
+from stream_exporter.config import KinesisSink, SiteWiseSink
+
+KINESIS = KinesisSink(type="kinesis", kinesis_stream="plant-data", pack_interval=0.02)
+SITEWISE = SiteWiseSink(type="sitewise", pack_interval=0.02)
+
+
+def lines(payloads: list[bytes]) -> list[dict[str, Any]]:
+    return [json.loads(line) for payload in payloads for line in payload.splitlines()]
+
+
+def balanced(sink: Any) -> bool:
+    ledger = sink.ledger.status()
+    parts = ledger["filtered"] + ledger["appended"] + ledger["dropped"] + ledger["waiting"]
+    return bool(ledger["received"] == parts)
+
+
+async def test_every_sample_is_appended_once(bench: Any) -> None:
+    sink = bench.sink(KINESIS)
+    for seq in range(1, 31):
+        sink.offer(bench.batch(seq))
+        assert balanced(sink)
+    await bench.until(lambda: sink.ledger.appended == 300, "all samples")
+
+    found = lines(bench.stored("SluiceKinesis"))
+    assert sorted(line["id"] for line in found) == sorted(
+        f"{bench.epoch}.{seq}.{index}" for seq in range(1, 31) for index in range(10)
+    )
+    assert sink.ledger.status()["waiting"] == 0
+    assert sink.status()["state"] == "running"
+
+
+async def test_what_comes_within_the_pack_interval_is_packed(bench: Any) -> None:
+    sink = bench.sink(SITEWISE.model_copy(update={"pack_interval": 0.3}))
+    for seq in range(1, 6):
+        sink.offer(bench.batch(seq))
+    await bench.until(lambda: sink.ledger.appended == 50, "all samples")
+
+    entries = [json.loads(payload) for payload in bench.stored("SluiceSiteWise")]
+    assert [len(entry["propertyValues"]) for entry in entries] == [10, 10, 5, 10, 10, 5]
+
+
+async def test_streams_and_epochs_are_never_packed_together(bench: Any) -> None:
+    sink = bench.sink(KINESIS)
+    for seq in range(1, 4):
+        sink.offer(bench.batch(seq))
+        sink.offer(bench.batch(seq, stream="opcua-collector/line2"))
+    await bench.until(lambda: sink.ledger.appended == 60, "all samples")
+
+    assert [len(lines([payload])) for payload in bench.stored("SluiceKinesis")] == [30, 30]
+
+
+async def test_the_stream_is_made_with_files_and_overwriting_and_its_export(bench: Any) -> None:
+    sink = bench.sink(KINESIS)
+    sink.offer(bench.batch(1))
+    await bench.until(lambda: sink.ledger.appended == 10, "the samples")
+
+    definition = bench.server.streams.get("SluiceKinesis").definition
+    assert (definition.strategy.name, definition.persistence.name) == ("OVERWRITE_OLDEST_DATA", "FILE")
+    assert (definition.max_size, definition.segment_size) == (256 << 20, 16 << 20)
+    (export,) = definition.exports
+    assert (export.kind, export.wire["kinesisStreamName"]) == ("kinesis", "plant-data")
+
+
+@pytest.mark.parametrize("kind", ["rst", "fin", "split", "delay", "lose_reply"])
+@pytest.mark.parametrize("settings", [KINESIS, SITEWISE], ids=["kinesis", "sitewise"])
+async def test_an_append_without_an_answer_is_looked_up_and_not_repeated(
+    bench: Any, kind: str, settings: KinesisSink | SiteWiseSink
+) -> None:
+    bench.fault(kind, operation="append", seconds=0.6)
+    sink = bench.sink(settings)
+    sink.offer(bench.batch(1))
+    await bench.until(lambda: sink.ledger.appended == 10, "the samples")
+    sink.offer(bench.batch(2))
+    await bench.until(lambda: sink.ledger.appended == 20, "the samples after it")
+
+    messages = bench.stored(settings.stream)
+    assert len(set(messages)) == len(messages) == (2 if settings is KINESIS else 4)
+    assert sink.status()["uncertain_appends"] == 1
+
+
+async def test_an_append_that_was_lost_on_its_way_is_appended_again(bench: Any) -> None:
+    bench.fault("rst", operation="append", accept=False)
+    sink = bench.sink(KINESIS)
+    sink.offer(bench.batch(1))
+    await bench.until(lambda: sink.ledger.appended == 10, "the samples")
+
+    assert len(bench.stored("SluiceKinesis")) == 1
+
+
+async def test_a_stream_manager_that_is_away_is_waited_for_and_reported(bench: Any) -> None:
+    await bench.server.stop()
+    sink = bench.sink(KINESIS)
+    sink.offer(bench.batch(1))
+    await bench.until(lambda: sink.status()["state"] == "failed", "the report")
+    status = sink.status()
+    assert f"127.0.0.1:{bench.port}" in status["why"]
+    assert "aws.greengrass.StreamManager" in status["remedy"]
+    assert sink.ledger.status()["waiting"] == 10
+
+    await bench.start_server()
+
+    await bench.until(lambda: sink.ledger.appended == 10, "the samples")
+    assert sink.status()["state"] == "running"
+
+
+async def test_a_stream_that_somebody_deleted_is_made_again(bench: Any) -> None:
+    sink = bench.sink(KINESIS)
+    sink.offer(bench.batch(1))
+    await bench.until(lambda: sink.ledger.appended == 10, "the samples")
+    bench.server.streams.delete("SluiceKinesis")
+
+    sink.offer(bench.batch(2))
+
+    await bench.until(lambda: sink.ledger.appended == 20, "the samples after it")
+    assert len(lines(bench.stored("SluiceKinesis"))) == 10
+
+
+async def test_a_sink_that_hangs_holds_no_other_and_its_queue_is_bounded(bench: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as black_hole:
+        port = black_hole.getsockname()[1]
+        stuck = bench.sink(SITEWISE.model_copy(update={"max_waiting": 1000}), name="stuck", timeout=5.0, port=port)
+        sink = bench.sink(KINESIS, name="well")
+        began = time.monotonic()
+        for seq in range(1, 151):
+            stuck.offer(bench.batch(seq))
+            sink.offer(bench.batch(seq))
+            assert balanced(stuck)
+        await bench.until(lambda: sink.ledger.appended == 1500, "the other sink's samples")
+
+        assert time.monotonic() - began < 3.0
+        assert stuck.ledger.status()["waiting"] == 1000
+        assert stuck.ledger.status()["dropped_by"] == {"queue-full": 500}
+        assert "maxWaiting" in stuck.status()["remedy"]
+
+
+async def test_stopping_appends_what_was_taken(bench: Any) -> None:
+    sink = bench.sink(KINESIS.model_copy(update={"pack_interval": 60.0}))
+    for seq in range(1, 4):
+        sink.offer(bench.batch(seq))
+
+    await sink.stop(2.0)
+
+    assert sink.ledger.status()["waiting"] == 0
+    assert len(lines(bench.stored("SluiceKinesis"))) == 30
+
+
+async def test_stopping_while_stream_manager_hangs_ends_in_time_and_says_what_is_left(bench: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as black_hole:
+        sink = bench.sink(KINESIS, timeout=30.0, port=black_hole.getsockname()[1])
+        sink.offer(bench.batch(1))
+        began = time.monotonic()
+        await sink.stop(0.3)
+
+        assert time.monotonic() - began < 1.5
+        assert sink.ledger.status()["waiting"] == 10
+
+
+async def test_what_the_destination_cannot_take_is_filtered_and_shown_with_its_remedy(bench: Any) -> None:
+    sink = bench.sink(SITEWISE)
+    sink.offer(bench.batch(1, [Sample("Old", 1_000_000_000, 1.0), Sample("New", time.time_ns(), 1.0)]))
+    await bench.until(lambda: sink.ledger.appended == 1, "the good sample")
+
+    assert sink.ledger.status()["filtered_by"] == {"too-old": 1}
+    shown = sink.status()["filtered"]["too-old"]
+    assert "'Old'" in shown["example"]
+    assert "7 days" in shown["remedy"]
+
+
+async def test_a_message_that_the_server_finds_too_large_is_given_up_and_counted(bench: Any) -> None:
+    sink = bench.sink(KINESIS.model_copy(update={"stream_size": 4096, "segment_size": 2048}))
+    text = [Sample("A", time.time_ns(), "x" * 4000)]
+    sink.offer(bench.batch(1, text))
+    sink.offer(bench.batch(3))
+    await bench.until(lambda: sink.ledger.appended == 10, "the samples that fit")
+
+    assert sink.ledger.status()["dropped_by"] == {"message-too-large": 1}
+
+
+async def test_a_stream_that_was_changed_is_put_right_and_exports_of_others_stay(bench: Any) -> None:
+    bench.server.streams.create(
+        {
+            "name": "SluiceKinesis",
+            "strategyOnFull": 0,
+            "exportDefinition": {"kinesis": [{"identifier": "theirs", "kinesisStreamName": "elsewhere"}]},
+        }
+    )
+    sink = bench.sink(KINESIS)
+    sink.offer(bench.batch(1))
+    await bench.until(lambda: sink.ledger.appended == 10, "the samples")
+
+    definition = bench.server.streams.get("SluiceKinesis").definition
+    assert definition.strategy.name == "OVERWRITE_OLDEST_DATA"
+    assert {export.identifier for export in definition.exports} == {"theirs", "sluice-test"}
+
+
+async def test_drift_that_cannot_be_mended_is_reported(bench: Any) -> None:
+    bench.server.streams.create({"name": "SluiceKinesis", "strategyOnFull": 1, "persistence": 1})
+    sink = bench.sink(KINESIS)
+    sink.offer(bench.batch(1))
+    await bench.until(lambda: sink.ledger.appended == 10, "the samples")
+
+    assert "persistence is Memory instead of File" in sink.status()["why"]
+    assert "another `stream`" in sink.status()["remedy"]
