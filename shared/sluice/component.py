@@ -33,6 +33,7 @@ from sluice.ipc import Ipc, IpcDisconnected, IpcError, IpcNotFound, IpcRefused, 
 from sluice.retry import Backoff
 from sluice.secrets import Secrets
 from sluice.status import State, Status
+from sluice.tasks import end, within
 
 logger = logging.getLogger(__name__)
 
@@ -196,11 +197,11 @@ class Runner:
             logger.error("The nucleus refuses this component's token: exiting, to be started with a new one")
         elif life.done() and (error := life.exception()) is not None:
             logger.error("The component's main task failed", exc_info=error)
-        await _ended(life, stopped, refused)
+        await end(life, stopped, refused)
         self._status.set(State.STOPPING)
         await self._stop_instance()
         with contextlib.suppress(IpcError, asyncio.TimeoutError):
-            await asyncio.wait_for(self._publish_status(), 0.3)
+            await within(0.3, self._publish_status())
         await self._ipc.close()
         logger.info("Sluice %s has stopped", self._component.id)
         return code
@@ -214,7 +215,7 @@ class Runner:
         try:
             await self._follow()
         finally:
-            await _ended(subscription, status)
+            await end(subscription, status)
 
     # --- configuration ---
 
@@ -226,7 +227,7 @@ class Runner:
                 await self._start()
             pause = _RECHECK if self._instance is not None else backoff.next()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._read_again.wait(), pause)
+                await within(pause, self._read_again.wait())
                 await self._quiet()
             if self._instance is not None:
                 backoff.reset()
@@ -365,7 +366,7 @@ class Runner:
         if self._instance is None:
             return
         try:
-            await asyncio.wait_for(self._instance.stop(), _STOP)
+            await within(_STOP, self._instance.stop())
         except asyncio.TimeoutError:
             logger.error("The component did not stop within %g s", _STOP)
         except Exception:
@@ -412,12 +413,6 @@ class Runner:
 
 def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-async def _ended(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _end_in_time(code: int) -> None:

@@ -44,6 +44,7 @@ from awsiot.greengrasscoreipc import client, model
 
 from sluice.handover import Handover
 from sluice.retry import Backoff, ExitRule
+from sluice.tasks import end, within
 
 logger = logging.getLogger(__name__)
 
@@ -327,9 +328,7 @@ class Ipc:
 
     async def close(self) -> None:
         """End everything within a second. Subscriptions end; calls under way fail with IpcDisconnected."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks, every=0.2)
         self._tasks = []
         for subscription in list(self._subscriptions):
             await subscription.close()
@@ -562,7 +561,7 @@ class Ipc:
         settled = False
         try:
             operation.activate(request)
-            reply = await asyncio.wait_for(asyncio.wrap_future(operation.get_response()), self.timeout)
+            reply = await within(self.timeout, asyncio.wrap_future(operation.get_response()))
             settled = True
             return reply
         except asyncio.TimeoutError:
@@ -633,7 +632,7 @@ class Ipc:
             moments = [s._not_before for s in self._subscriptions if not s.active] if self.connected else []
             pause = max(0.01, min(moments) - time.monotonic()) if moments else None
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), pause)
+                await within(pause, self._changed.wait())
 
     def _wake(self) -> None:
         self._changed.set()
@@ -696,7 +695,10 @@ class Ipc:
         )
         answered = True
         try:
-            await asyncio.wait_for(asyncio.wrap_future(connection.connect(Lifecycle())), self.timeout)
+            await within(self.timeout, asyncio.wrap_future(connection.connect(Lifecycle())))
+        except asyncio.CancelledError:
+            connection.close()
+            raise
         except asyncio.TimeoutError:
             answered, why = False, f"the nucleus did not answer within {self.timeout:g} s"
         except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
