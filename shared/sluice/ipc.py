@@ -88,6 +88,8 @@ class IpcUnauthorized(IpcError):  # noqa: N818
     def __init__(self, operation: str, resource: str) -> None:
         self.resource = resource
         service = _SERVICES.get(operation)
+        if operation == "GetSecretValue" and not resource.startswith("arn:"):  # policies are about ARNs
+            resource = f"arn:aws:secretsmanager:*:secret:{resource}-*"
         if service:
             self.remedy = (
                 f"add to the recipe, under ComponentConfiguration/DefaultConfiguration/accessControl/{service}, a "
@@ -96,7 +98,7 @@ class IpcUnauthorized(IpcError):  # noqa: N818
             )
         else:
             self.remedy = f"the nucleus does not allow {operation} to this component"
-        super().__init__(f"{operation} of {resource} is not authorised: {self.remedy}")
+        super().__init__(f"{operation} of {self.resource} is not authorised: {self.remedy}")
 
 
 class IpcNotFound(IpcError):  # noqa: N818
