@@ -19,27 +19,18 @@ from sluice.config import Changes
 from sluice.log import Secret
 from sluice.secrets import SecretError
 from sluice.streams import Outlet
+from sluice.tasks import end
 
 logger = logging.getLogger(__name__)
 
 _CERTIFICATES = "pki"
-
-
-class _SourceOutlet(Outlet):
-    """An outlet that also takes the counts of what never came to be sent."""
-
-    def filtered(self, count: int) -> None:
-        self.ledger.filter(count)
-
-    def undelivered(self, count: int) -> None:
-        self.ledger.received += count
-        self.ledger.dropped += count
+_SETTLE = 1.0  # seconds at the end for what is just being handed on
 
 
 @dataclass(slots=True)
 class _Running:
     connection: Connection
-    outlet: _SourceOutlet
+    outlet: Outlet
     tasks: tuple[asyncio.Task[None], ...]
     selection: Selection
 
@@ -66,6 +57,7 @@ class OpcUaCollector(Component[Configuration]):
         self._config = config
         if changes.keys() & {"maxMessageBytes", "compress"}:
             await self.stop()  # frames of another size are another stream
+            self._running.clear()
             await self.start(config)
             return
         entries = changes.entries("connections")
@@ -79,11 +71,12 @@ class OpcUaCollector(Component[Configuration]):
             running.connection.reconfigure(config.connections[name], running.selection.tags)
 
     async def stop(self) -> None:
-        await asyncio.gather(*(self._close(name) for name in list(self._running)))
+        """End every connection. They stay in the status, so that the last one has the whole ledger."""
+        await asyncio.gather(*(self._end(running) for running in self._running.values()))
 
     async def _open(self, name: str, settings: ConnectionSettings) -> None:
         selection = await self._select(name, settings)
-        outlet = _SourceOutlet(
+        outlet = Outlet(
             self.context.ipc,
             self.id,
             name,
@@ -108,9 +101,11 @@ class OpcUaCollector(Component[Configuration]):
     async def _close(self, name: str) -> None:
         running = self._running.pop(name)
         self.context.problems.clear(f"connections.{name}")
-        for task in running.tasks:
-            task.cancel()
-        await asyncio.gather(*running.tasks, return_exceptions=True)
+        await self._end(running)
+
+    async def _end(self, running: _Running) -> None:
+        await running.connection.settle(_SETTLE)
+        await end(*running.tasks)
 
     async def _select(self, name: str, settings: ConnectionSettings) -> Selection:
         self.context.problems.clear(f"connections.{name}.tagsFile")

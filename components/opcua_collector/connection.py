@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Protocol
 
@@ -36,6 +36,7 @@ from sluice.log import Secret
 from sluice.retry import Backoff
 from sluice.status import Connection as State
 from sluice.status import when
+from sluice.tasks import end, within
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +164,15 @@ class Connection:
             self._restart.set()
         self._changed.set()
 
+    async def settle(self, seconds: float) -> None:
+        """Finish handing on the message at hand, and hand on no other: to be called before `run` is cancelled."""
+        if self._run is None:
+            return
+        try:
+            await within(seconds, self._run.delivering.acquire())
+        except asyncio.TimeoutError:
+            logger.warning("Connection %s: what is being handed on is given up after %g s", self.name, seconds)
+
     async def run(self) -> None:
         """Connect and collect until cancelled."""
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
@@ -184,7 +194,7 @@ class Connection:
 
     async def _pause(self, seconds: float) -> None:
         try:
-            await asyncio.wait_for(self._restart.wait(), seconds)
+            await within(seconds, self._restart.wait())
         except asyncio.TimeoutError:
             return
 
@@ -208,9 +218,9 @@ class Connection:
                 item.monitored, item.due = 0, 0.0
             await asyncio.shield(session.close(politely=politely))
 
-    async def _unless_changed(self, work: Awaitable[Session]) -> Session | None:
+    async def _unless_changed(self, work: Coroutine[Any, Any, Session]) -> Session | None:
         """The work's result; None when the configuration changes before it is there."""
-        task = asyncio.ensure_future(work)
+        task = asyncio.create_task(work)
         changed = asyncio.create_task(self._restart.wait())
         try:
             await asyncio.wait((task, changed), return_when=asyncio.FIRST_COMPLETED)
@@ -218,8 +228,7 @@ class Connection:
         finally:
             changed.cancel()
             if not task.done():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+                await end(task)
 
     async def _recover(self, session: Session, settings: Settings) -> None:
         """The ladder's rungs, the first that succeeds. Today one: a new subscription in a new session."""
@@ -285,7 +294,7 @@ class Connection:
             now = asyncio.get_running_loop().time()
             due = min((item.due for item in self._items.values() if item.problem is not None), default=now + 3600)
             try:
-                await asyncio.wait_for(self._changed.wait(), max(0.05, due - now))
+                await within(max(0.05, due - now), self._changed.wait())
             except asyncio.TimeoutError:
                 continue
 
@@ -503,7 +512,7 @@ class _Run:
         self._order: Order[Publication] = Order(2 * OUTSTANDING)
         self._overdue = 0.0  # since when messages are overdue; 0: none are
         self._acknowledge: list[tuple[int, int]] = []
-        self._delivering = asyncio.Lock()
+        self.delivering = asyncio.Lock()
         self._publishers = OUTSTANDING
         self._outstanding = 0
         limit = subscription.silence(subscribed.interval, subscribed.keep_alive_count)
@@ -529,7 +538,7 @@ class _Run:
             self._watch.heard(_now())
             self.owner.heard()
             publication = self.owner.decode(data, start)
-            async with self._delivering:
+            async with self.delivering:
                 await self._received(publication, acknowledge)
 
     async def _refused(self, error: Any) -> bool:
@@ -590,7 +599,7 @@ class _Run:
             if self._watch.silent(_now(), _STEP) and self._outstanding:
                 raise asyncio.TimeoutError
             if self._overdue and _now() - self._overdue > _OVERDUE:
-                async with self._delivering:
+                async with self.delivering:
                     step = self._order.give_up()
                     await self._go_on(step.ready, step.missing)
 
@@ -607,9 +616,9 @@ class _Run:
         }
 
 
-async def _first_end(*work: Awaitable[Any]) -> None:
+async def _first_end(*work: Coroutine[Any, Any, Any]) -> None:
     """Runs all until one fails, which is raised, or the first of them ends. Others may end when they like."""
-    tasks = [asyncio.ensure_future(one) for one in work]
+    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(one) for one in work]
     try:
         pending = set(tasks)
         while not tasks[0].done():
@@ -617,9 +626,7 @@ async def _first_end(*work: Awaitable[Any]) -> None:
             for task in done:
                 task.result()
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
 
 
 def _address(tag: Tag) -> tuple[str, str, str]:

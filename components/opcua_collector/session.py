@@ -22,6 +22,7 @@ from opcua_collector.problems import TroubleError
 from opcua_collector.security import Choice, OwnCertificate, check_server, choose, needs_trust, own_certificate
 from opcua_collector.stack import Buffer, Client, NodeId, StackSession, UaError, crypto, policies, ua
 from sluice.log import Secret
+from sluice.tasks import within
 
 SESSION_TIMEOUT: Final = 60.0
 """Seconds after which the server forgets a session whose client is gone: short, because small servers have five."""
@@ -142,9 +143,9 @@ class Session:
             self._renewal.cancel()
         if politely:
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(self.stack.close_session(True), _CLOSING)
+                await within(_CLOSING, self.stack.close_session(True))
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(self._client.uaclient.close_secure_channel(), _CLOSING)
+                await within(_CLOSING, self._client.uaclient.close_secure_channel())
         with contextlib.suppress(Exception):
             self._client.uaclient.disconnect_socket()
 
@@ -237,7 +238,7 @@ async def _endpoints(settings: Connection) -> list[Any]:
         return list(await client.get_endpoints())
     finally:
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(client.uaclient.close_secure_channel(), _CLOSING)
+            await within(_CLOSING, client.uaclient.close_secure_channel())
         client.uaclient.disconnect_socket()
 
 

@@ -13,6 +13,9 @@ Modules, from the data outwards:
     status     what a component tells about itself
     log        single-line JSON logs
     component  one entry point: load, run, apply changes, report, stop
+    tasks, retry, units, handover    waiting and ending, pauses, durations and sizes, thread to event loop
+
+`config` gathers what is in `schema`, `problem`, `changes` and `last_good`.
 """
 
 __version__ = "0.1.0"

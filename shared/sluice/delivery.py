@@ -101,6 +101,11 @@ class Ledger:
         self.received += count
         self.filtered += count
 
+    def drop(self, count: int) -> None:
+        """Note samples that were received and could not be read."""
+        self.received += count
+        self.dropped += count
+
     @property
     def in_flight(self) -> int:
         """Received and not settled yet."""

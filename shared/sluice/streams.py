@@ -18,6 +18,7 @@ from sluice.batch import Columns, EventBatch, SampleBatch
 from sluice.delivery import SILENT_AFTER, Consumer, Frame, Gap, Ledger, Producer, new_epoch
 from sluice.ipc import IpcDisconnected, IpcError, IpcTimeout
 from sluice.retry import Backoff
+from sluice.tasks import end, within
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,10 @@ class Outlet:
     def filtered(self, count: int) -> None:
         """Note samples that the source yielded and that were left out on purpose."""
         self.ledger.filter(count)
+
+    def undelivered(self, count: int) -> None:
+        """Note samples that the source yielded and that could not be read."""
+        self.ledger.drop(count)
 
     def ledgers(self) -> dict[str, dict[str, int]]:
         """The ledger of each stream in use, for the status."""
@@ -232,10 +237,8 @@ class Inlet:
                 await watched.subscription.close()
         if self._tasks:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), _LAST_WORK)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+                await within(_LAST_WORK, self._idle.wait())
+        await end(*self._tasks)
         self._watched, self._tasks = [], []
 
     def status(self) -> dict[str, Any]:
