@@ -42,19 +42,15 @@ class StreamExporter(Component[ExporterSettings]):
 
     async def start(self, config: ExporterSettings) -> None:
         """Start the sinks, then listen."""
-        self._add_sinks(config, config.sinks)
+        self._add_sinks(config)
         await self._listen(config)
 
     async def apply(self, config: ExporterSettings, changes: Changes) -> None:
         """Touch what changed: a sink that did not change does not notice."""
-        if changes.under("streamManager"):
-            gone, new = set(self._sinks), set(config.sinks)
-        else:
-            sinks = changes.entries("sinks")
-            gone = {*sinks.removed, *sinks.changed}
-            new = {*sinks.added, *sinks.changed}
-        await self._remove_sinks(gone)
-        self._add_sinks(config, {name: config.sinks[name] for name in config.sinks if name in new})
+        sinks = changes.entries("sinks")
+        everything = changes.under("streamManager")
+        await self._remove_sinks(set(self._sinks) if everything else {*sinks.removed, *sinks.changed})
+        self._add_sinks(config)
         if ("sources",) in changes.changed:
             await self._listen(config)
 
@@ -87,10 +83,11 @@ class StreamExporter(Component[ExporterSettings]):
         self._inlet = Inlet(self.context.ipc, topic_filters(config.sources))
         await self._inlet.start(self.receive)
 
-    def _add_sinks(self, config: ExporterSettings, sinks: Mapping[str, AnySink]) -> None:
+    def _add_sinks(self, config: ExporterSettings) -> None:
+        """Start every sink of the configuration that does not run."""
         timeout = config.stream_manager.request_timeout
-        for name, settings in sinks.items():
-            if self._clashes(name, settings, config):
+        for name, settings in config.sinks.items():
+            if name in self._sinks or self._clashes(name, settings, config):
                 continue
             client = StreamClient(name, self.find_port, request_timeout=timeout)
             sink = make_sink(name, settings, client, Path(self.context.work_dir) / "spool" / name)

@@ -171,6 +171,8 @@ class FileSink(Sink):
             return
         logger.info("sinks.%s: %d files of an earlier run are waiting for their upload", self.name, len(waiting))
         known = await self._tasked_files()
+        if self.stopping.is_set():
+            return  # perhaps not all was read: the next run looks again
         for file in waiting:
             if file.path.name in known:
                 self.ledger.append(file.samples)

@@ -14,7 +14,15 @@ from sluice.status import when
 from stream_exporter.conditions import Conditions
 from stream_exporter.messages import Message
 from stream_exporter.remedies import Destination
-from stream_exporter.stream_client import NoSuchStream, StoredMessage, StreamClient, StreamError, TooLarge, Uncertain
+from stream_exporter.stream_client import (
+    NoSuchStream,
+    StoredMessage,
+    StreamClient,
+    StreamError,
+    TooLarge,
+    Uncertain,
+    Unreachable,
+)
 from stream_exporter.streams import StreamPlan, compare, new_definition
 
 logger = logging.getLogger(__name__)
@@ -69,7 +77,8 @@ class Pipe:
         *,
         report_export: bool = True,
     ) -> None:
-        self.uncertain = 0  # appends that got no answer: their message may be in the stream twice
+        self.uncertain = 0  # appends that got no answer
+        self.shortened = 0  # times that the stream was found to hold less than was appended
         self._plans = tuple(plans)
         self._plan = self._plans[-1]
         self._client = client
@@ -98,6 +107,7 @@ class Pipe:
         while start < len(messages):
             chunk = messages[start : start + CHUNK]
             error: StreamError | None = None
+            aspect = "stream"
             try:
                 await self.check()
                 if unsure:
@@ -111,7 +121,9 @@ class Pipe:
                 error = raised
             else:
                 error = result.error
+                aspect = "stream" if isinstance(error, Unreachable) else "append"
                 unsure = isinstance(error, Uncertain)
+                self.uncertain += unsure
                 if result.newest is not None:
                     self._noted = result.newest
                     accepted(sum(message.samples for message in chunk[: result.count]))
@@ -124,8 +136,9 @@ class Pipe:
                     continue
             if error is None:
                 self._conditions.clear("stream")
+                self._conditions.clear("append")
                 continue
-            self._fault(error)
+            self._fault(error, aspect)
             if self._stopping.is_set():
                 return False
             await pause()
@@ -153,8 +166,6 @@ class Pipe:
                 return
             for plan in self._plans:
                 self._info[plan.name] = await self._make_or_mend(plan)
-            if self._noted == NOTHING_NOTED:
-                self._noted = _newest(self._info[self._plan.name])
             self._checked = True
 
     async def watch(self) -> None:
@@ -186,7 +197,11 @@ class Pipe:
     def status(self) -> dict[str, Any]:
         """The stream's numbers: stored bytes, newest message, exported up to, messages not yet exported."""
         info = self._info.get(self._plan.name)
-        status: dict[str, Any] = {"stream": self._plan.name, "uncertain_appends": self.uncertain}
+        status: dict[str, Any] = {
+            "stream": self._plan.name,
+            "uncertain_appends": self.uncertain,
+            "shortened": self.shortened,
+        }
         if info is None:
             return status
         newest = _newest(info)
@@ -212,7 +227,9 @@ class Pipe:
         except NoSuchStream:
             await self._client.create(new_definition(plan))
             logger.info("stream %s was created", plan.name)
-            return await self._client.describe(plan.name)
+            info = await self._client.describe(plan.name)
+        if plan is self._plan:
+            self._compare_newest(info)
         step = compare(plan, info)
         lasting = [drift for drift in step.drift if drift.remedy]
         if lasting:
@@ -226,14 +243,26 @@ class Pipe:
             logger.warning("stream %s was not as configured and was changed: %s", plan.name, mended)
         return info
 
-    def _fault(self, error: StreamError) -> None:
+    def _compare_newest(self, info: Any) -> None:
+        newest = _newest(info)
+        if newest < self._noted:
+            self.shortened += 1
+            logger.error(
+                "stream %s holds messages up to %d, but %d was appended: it was made anew, or lost its tail",
+                self._plan.name,
+                newest,
+                self._noted,
+            )
+        if newest < self._noted or self._noted == NOTHING_NOTED:
+            self._noted = newest
+
+    def _fault(self, error: StreamError, aspect: str = "stream") -> None:
         if isinstance(error, NoSuchStream):
             logger.warning("stream %s is gone: somebody deleted it; it is made again", self._plan.name)
             self._checked = False
             return
-        self._conditions.report("stream", error.why, error.remedy)
+        self._conditions.report(aspect, error.why, error.remedy)
         if isinstance(error, Uncertain):
-            self.uncertain += 1
             self._checked = False  # what answers next may be another server
 
 

@@ -94,5 +94,8 @@ def s3(bucket: str) -> Destination:
         resource=f"arn:aws:s3:::{bucket}/*",
         missing=f"make the bucket {bucket} in the core's region or correct `bucket`; files are kept and tried again",
         missing_codes=r"NoSuchBucket|bucket does not exist|\(404\)|status code:? 404",
-        refusals={r"PermanentRedirect|AuthorizationHeaderMalformed": f"the bucket {bucket} is in another region"},
+        refusals={
+            r"PermanentRedirect|AuthorizationHeaderMalformed": f"the bucket {bucket} is in another region",
+            r"Permission denied|cannot be read": "run this component and aws.greengrass.StreamManager as the same user",
+        },
     )

@@ -56,7 +56,7 @@ class Sink(ABC):
         self.ledger.receive(samples)
         if self._held + samples > self._max_waiting:
             self.ledger.drop("queue-full", samples)
-            why = f"{self._held} samples are waiting, as many as `maxWaiting` allows: newer ones are dropped"
+            why = f"{self._max_waiting} samples are waiting, as many as `maxWaiting` allows: newer ones are dropped"
             self.conditions.report("queue", why, "mend what the sink waits for, or raise `maxWaiting`")
             return
         self._queue.append(batch)
@@ -154,6 +154,8 @@ class Sink(ABC):
                 self.conditions.clear("queue")
 
     async def _watch(self) -> None:
+        """Look at the stream from the start on, so that what is wrong is known before there is data."""
+        await self.pipe.watch()
         while not await until_set(self.stopping, WATCH_INTERVAL):
             await self.pipe.watch()
 

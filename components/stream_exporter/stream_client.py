@@ -258,8 +258,14 @@ class StreamClient:
         await closed
 
     async def _call(self, what: str, operation: Callable[[Connection], T]) -> T:
-        port = 0 if self.connected else await self._find_port()
+        port = 0 if self.connected else await self._port()
         return await self._submit(lambda: self._run(what, port, operation))
+
+    async def _port(self) -> int:
+        try:
+            return await self._find_port()
+        except Exception as error:
+            raise Unreachable(f"stream manager's port cannot be found ({_text(error)})", "see this log") from error
 
     def _submit(self, function: Callable[[], T]) -> asyncio.Future[T]:
         if self._closed:

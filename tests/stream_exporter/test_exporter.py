@@ -168,6 +168,11 @@ async def test_a_stream_that_two_sinks_claim_goes_to_the_first_and_is_reported(s
     (problem,) = stage.problems
     assert (problem.path, problem.value) == ("sinks.b.stream", "SluiceKinesis")
 
+    await stage.apply(sinks={"b": {**KINESIS, "kinesisStream": "other"}})
+
+    assert list(stage.exporter.status()["connections"]) == ["b"]
+    assert not list(stage.problems)
+
 
 async def test_events_are_counted_because_they_have_no_route(stage: Stage, bench: Any) -> None:
     await stage.start(sinks={"kinesis": KINESIS})

@@ -125,6 +125,11 @@ async def test_a_stream_that_somebody_deleted_is_made_again(bench: Any) -> None:
 
     await bench.until(lambda: sink.ledger.appended == 20, "the samples after it")
     assert len(lines(bench.stored("SluiceKinesis"))) == 10
+    assert sink.status()["shortened"] == 1
+    bench.fault("lose_reply", operation="append")
+    sink.offer(bench.batch(3))
+    await bench.until(lambda: sink.ledger.appended == 30, "the samples without an answer")
+    assert len(lines(bench.stored("SluiceKinesis"))) == 20
 
 
 async def test_a_sink_that_hangs_holds_no_other_and_its_queue_is_bounded(bench: Any) -> None:
