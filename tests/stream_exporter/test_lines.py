@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluice.batch import Header, Quality, Sample, SampleBatch, from_samples, sanitize
@@ -120,6 +120,7 @@ def test_times_before_2001_and_far_ahead_are_written_alike(time: int) -> None:
     assert (line["time_ns"], nanoseconds(line["time"])) == (time, time)
 
 
+@settings(max_examples=40)
 @given(st.lists(batches(), min_size=1, max_size=5), st.integers(1, 3000))
 def test_records_are_whole_lines_and_hold_every_sample_once(parts: list[SampleBatch], target: int) -> None:
     encoded = KinesisEncoder(target).encode(parts, 0)
@@ -133,6 +134,7 @@ def test_records_are_whole_lines_and_hold_every_sample_once(parts: list[SampleBa
         assert len(message.payload) <= target or message.samples == 1
 
 
+@settings(max_examples=30)
 @given(st.lists(batches(), min_size=1, max_size=3))
 def test_the_same_range_gives_the_same_records(parts: list[SampleBatch]) -> None:
     used = KinesisEncoder(500)
