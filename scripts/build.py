@@ -14,6 +14,7 @@ and in each zip only what runs on a device:
 
     <package>/, sluice/                       the component and its library, *.py
     wheels/, requirements.txt                 everything else, with hashes, for every supported Python
+    installer/                                pip, as a wheel that runs as it is: a device need not have it
     install.sh, run.sh                        what the recipe calls
     LICENSE, NOTICE, SHA256SUMS
 
@@ -102,13 +103,14 @@ def build(
         components = [component for component in components if component.name in names]
 
     wheels = _collect_all(root, components, targets, cache)
+    [pip] = collect(root / "scripts" / "artifact" / "installer.txt", targets[0], cache)  # one wheel for every device
     planned = {}
     for component in components:
         for architecture in component.architectures:
             pythons = [target.python for target in targets if target.architecture == architecture]
             if pythons:
                 chosen = {wheel for python in pythons for wheel in wheels[component.name, Target(python, architecture)]}
-                planned[component, architecture] = contents(root, component, pythons, chosen)
+                planned[component, architecture] = contents(root, component, pythons, chosen, pip)
 
     recipes = output / "recipes"
     recipes.mkdir(parents=True, exist_ok=True)
@@ -145,7 +147,9 @@ def _collect_all(
         return dict(pool.map(lambda job: (job, collect(jobs[job], job[1], cache)), jobs))
 
 
-def contents(root: Path, component: Component, pythons: list[str], wheels: set[Path]) -> dict[str, bytes | Path]:
+def contents(
+    root: Path, component: Component, pythons: list[str], wheels: set[Path], pip: Path
+) -> dict[str, bytes | Path]:
     """Every file of a component's zip: its name inside, and its bytes or where they are."""
     package = root / "components" / component.package
     if not (package / "__main__.py").is_file():
@@ -156,15 +160,19 @@ def contents(root: Path, component: Component, pythons: list[str], wheels: set[P
             files[f"{name}/{module.relative_to(source).as_posix()}"] = module
     for wheel in wheels:
         files[f"wheels/{wheel.name}"] = wheel
+    files[f"installer/{pip.name}"] = pip
     files["requirements.txt"] = package / "requirements.txt"
     files["LICENSE"] = root / "LICENSE"
     files["NOTICE"] = root / "NOTICE"
-    for script, placeholder, value in (
-        ("install.sh", "@PYTHONS@", " ".join(pythons)),
-        ("run.sh", "@PACKAGE@", component.package),
-    ):
-        template = (root / "scripts" / "artifact" / script).read_text(encoding="utf-8")
-        files[script] = template.replace(placeholder, value).encode()
+    for script in ("install.sh", "run.sh"):
+        text = (root / "scripts" / "artifact" / script).read_text(encoding="utf-8")
+        for placeholder, value in (
+            ("@PACKAGE@", component.package),
+            ("@PIP@", f"installer/{pip.name}"),
+            ("@PYTHONS@", " ".join(pythons)),
+        ):
+            text = text.replace(placeholder, value)
+        files[script] = text.encode()
     files["SHA256SUMS"] = "".join(f"{_digest(files[name])}  {name}\n" for name in sorted(files)).encode()
     return files
 

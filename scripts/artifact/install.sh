@@ -2,9 +2,13 @@
 # Makes the Python environment venv/ in the component's work folder, where Greengrass starts this script, from the
 # wheels beside it: no network, no compiler. Greengrass runs it at each of its own starts, so it is over in a moment
 # when the environment is there already. An environment is complete or it is not called venv.
+#
+# pip comes along and runs straight from its wheel: a Python without ensurepip (Debian packs that apart) is enough, and
+# the environment holds what the component uses and nothing else.
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 pythons="@PYTHONS@"
+pip=$here/@PIP@/pip
 lock=$here/requirements.txt
 venv=$PWD/venv
 new=$PWD/venv.new.$$
@@ -35,9 +39,9 @@ libc = (os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr
 if not libc.startswith("glibc ") or tuple(int(part) for part in libc.split()[1].split(".")[:2]) < (2, 28):
     sys.exit("runs on " + libc + "; glibc 2.28 or later is needed")
 try:
-    import ensurepip, venv
-except ImportError:
-    sys.exit("lacks venv; on Debian or Ubuntu: apt-get install python" + version + "-venv")
+    import venv, zlib
+except ImportError as error:
+    sys.exit("lacks the module " + error.name + "; on Debian or Ubuntu: apt-get install python" + version)
 '
 python=
 seen=
@@ -61,7 +65,7 @@ for name in $names python3; do
     done
 done
 if [ -z "$python" ]; then
-    echo "install: no Python that can run this component. It needs one of: $pythons, with the venv module." >&2
+    echo "install: no Python that can run this component. It needs one of: $pythons, with its standard library." >&2
     echo "install: looked for$names python3 on PATH=$PATH and found:${seen:- none}" >&2
     exit 1
 fi
@@ -77,10 +81,16 @@ trap 'exit 1' HUP INT TERM
 echo "install: making venv with $("$python" -I --version), once for this version of the component"
 mkdir -p "$new/tmp"
 export TMPDIR="$new/tmp" # /tmp of a gateway may be small, or in memory
-"$python" -I -m venv "$new"
-PIP_CONFIG_FILE=/dev/null "$new/bin/python" -I -m pip --isolated install --quiet --disable-pip-version-check --no-input \
-    --no-cache-dir --no-index --find-links "$here/wheels" --require-hashes --no-deps --requirement "$lock"
+"$python" -I -m venv --without-pip "$new"
+PIP_CONFIG_FILE=/dev/null "$new/bin/python" -I "$pip" --isolated install --quiet --disable-pip-version-check --no-input \
+    --no-cache-dir --no-compile --no-index --find-links "$here/wheels" --require-hashes --no-deps --requirement "$lock"
 rm -rf "$new/tmp"
+# One import leaves the bytecode of what the component uses, a fraction of all that was installed, and shows here, not
+# at its start, that everything is there.
+"$new/bin/python" -I -c '
+import importlib, sys
+sys.path.insert(0, sys.argv[1])
+importlib.import_module("@PACKAGE@.__main__")' "$here"
 stamp "$new/bin/python" >"$new/stamp"
 
 # Everything reaches the disk before it gets its name: a power cut must not leave a stamped environment of empty files.

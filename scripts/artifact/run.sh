@@ -9,7 +9,9 @@ if [ ! -x venv/bin/python ]; then
 fi
 
 # Python finds the component and its library in this folder, everything else in the venv, and nothing anywhere else.
+# Bytecode is there from install.sh, safe on the disk. None is written now: Python does not sync it, and a file that a
+# power cut tore would keep the component from ever starting again.
 unset PYTHONHOME
-export PYTHONPATH="$here" PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1
+export PYTHONPATH="$here" PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
 # exec: the signal that stops the component must reach Python, not a shell in front of it.
 exec "$PWD/venv/bin/python" -u -m @PACKAGE@

@@ -112,11 +112,16 @@ def usage(group: int) -> Usage:
 
 
 def clean_environment(home: Path) -> dict[str, str]:
-    """What a service of the system starts with: nothing of this process, its virtual environment or its PYTHONPATH."""
-    paths = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    """What a service of the system starts with: nothing of this process, its virtual environment or its PYTHONPATH.
+
+    The Python that runs this core is first on PATH. Artifacts built on this machine may hold wheels for it alone, and
+    the name that led to it may lead nowhere in here: a shim of pyenv goes by the folder and by variables.
+    """
+    python = str(Path(sys.base_prefix, "bin"))
+    paths = [path for path in os.environ.get("PATH", os.defpath).split(os.pathsep) if path != python]
     if sys.prefix != sys.base_prefix:
         paths = [path for path in paths if not Path(path).is_relative_to(sys.prefix)]
-    return {"PATH": os.pathsep.join(paths), "HOME": str(home), "LANG": "C.UTF-8"}
+    return {"PATH": os.pathsep.join([python, *paths]), "HOME": str(home), "LANG": "C.UTF-8"}
 
 
 @dataclass(eq=False, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,10 +50,22 @@ def test_a_log_is_two_files_of_bounded_size_at_most(tmp_path: Path) -> None:
 def test_the_environment_of_components_knows_nothing_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
     monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
-    monkeypatch.setenv("PATH", f"{sys.prefix}/bin:/usr/bin")
+    monkeypatch.setenv("PATH", f"{sys.prefix}/bin:/opt/tools/bin:{sys.base_prefix}/bin")
     environment = clean_environment(Path("/home/gg"))
     assert set(environment) == {"PATH", "HOME", "LANG"}
-    assert environment["PATH"] == "/usr/bin"
+    assert environment["PATH"] == f"{sys.base_prefix}/bin:/opt/tools/bin"
+
+
+def test_components_find_the_python_of_the_core_by_name_whatever_path_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    path = clean_environment(Path("/home/gg"))["PATH"]
+    names = [f"python{sys.version_info[0]}.{sys.version_info[1]}", "python3"]
+    found = next(filter(None, (shutil.which(name, path=path) for name in names)), None)
+    assert found is not None, path
+    base = subprocess.run(
+        [found, "-I", "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True, check=True
+    )
+    assert base.stdout.strip() == sys.base_prefix
 
 
 async def test_usage_is_that_of_the_whole_group() -> None:

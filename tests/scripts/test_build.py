@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from packaging.markers import Marker
+from packaging.specifiers import SpecifierSet
 from packaging.utils import parse_wheel_filename
 
 import build
@@ -196,7 +198,7 @@ def test_a_python_without_pip_is_given_one_in_the_cache(
 
 
 @pytest.fixture
-def tree(tmp_path: Path, lock: Path) -> Path:
+def tree(tmp_path: Path, lock: Path, index: Path, make_wheel: MakeWheel) -> Path:
     """A repository with one component, `level_gauge`, and much that does not belong on a device."""
     root = tmp_path / "repository"
     for folder, names in {
@@ -212,6 +214,8 @@ def tree(tmp_path: Path, lock: Path) -> Path:
             path.write_text(f"# {folder}/{name}\n")
     shutil.copy(lock, root / "components/level_gauge/requirements.txt")
     shutil.copytree(ROOT / "scripts/artifact", root / "scripts/artifact")
+    pip = make_wheel(index, "pip-1.0-py3-none-any")
+    (root / "scripts/artifact/installer.txt").write_text(f"pip==1.0 \\\n    --hash=sha256:{pip}\n")
     for name in ("LICENSE", "NOTICE", "recipe.yaml"):
         shutil.copy(ROOT / name, root / name)
     (root / "recipes").mkdir()
@@ -259,6 +263,7 @@ def test_a_zip_holds_only_what_runs_on_a_device(tree: Path) -> None:
             "NOTICE",
             "SHA256SUMS",
             "install.sh",
+            "installer/pip-1.0-py3-none-any.whl",
             "level_gauge/__init__.py",
             "level_gauge/__main__.py",
             "level_gauge/codec/__init__.py",
@@ -271,7 +276,8 @@ def test_a_zip_holds_only_what_runs_on_a_device(tree: Path) -> None:
             "wheels/pump-3.0-py3-none-any.whl",
             "wheels/valve-2.0-py3-none-any.whl",
         ]
-        assert 'pythons="3.10 3.12"' in archive.read("install.sh").decode()
+        install = archive.read("install.sh").decode()
+        assert 'pythons="3.10 3.12"\npip=$here/installer/pip-1.0-py3-none-any.whl/pip\n' in install
         assert "-m level_gauge\n" in archive.read("run.sh").decode()
         assert "@" not in (archive.read("install.sh") + archive.read("run.sh")).decode().replace('"$@"', "")
         lines = archive.read("SHA256SUMS").decode().splitlines()
@@ -333,6 +339,18 @@ def test_the_build_needs_nothing_but_the_standard_library() -> None:
             assert {one.split(".")[0] for one in names} <= sys.stdlib_module_names | ours
 
 
+def test_the_installer_is_one_wheel_for_every_python_and_the_only_thing_in_its_lock() -> None:
+    [pip] = wheelhouse.read_lock(ROOT / "scripts/artifact/installer.txt")
+    assert (pip.name, pip.marker) == ("pip", "")
+    with zipfile.ZipFile(
+        wheelhouse.collect(ROOT / "scripts/artifact/installer.txt", build.host(), ROOT / ".wheels")[0]
+    ) as wheel:
+        metadata = wheel.read(f"pip-{pip.version}.dist-info/METADATA").decode()
+    required = re.search(r"^Requires-Python: (.*)$", metadata, re.MULTILINE)
+    assert required is not None
+    assert all(SpecifierSet(required[1]).contains(f"{python}.0") for python in PYTHONS)
+
+
 # --- the real components, for this machine --------------------------------------------------------------------------
 
 
@@ -348,7 +366,7 @@ def test_every_component_is_built_with_a_wheel_for_every_line_of_its_lock(zips: 
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             wheels = {parse_wheel_filename(Path(name).name)[0] for name in names if name.startswith("wheels/")}
-            packages = {name.split("/")[0] for name in names if "/" in name} - {"wheels"}
+            packages = {name.split("/")[0] for name in names if "/" in name} - {"wheels", "installer"}
         component = next(name for name in packages if name != "sluice")
         lock = wheelhouse.read_lock(ROOT / "components" / component / "requirements.txt")
         assert packages == {component, "sluice"}
@@ -370,3 +388,9 @@ def test_an_unpacked_zip_answers_to_sha256sum(zips: list[Path], tmp_path: Path) 
             check=False,
         )
         assert check.returncode == 0, check.stderr
+
+
+@pytest.mark.parametrize("component", sorted(path.parent.name for path in ROOT.glob("components/*/requirements.txt")))
+def test_a_component_is_imported_without_being_started(component: str) -> None:
+    """As install.sh does, so that the bytecode is there."""
+    importlib.import_module(f"{component}.__main__")
