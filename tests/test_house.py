@@ -25,11 +25,12 @@ MAY_IMPORT = {
     # Stand-ins and judges: written from the protocols, so that they cannot share a mistake with what they judge.
     "shared/localcore": {"localcore"},
     "shared/plant": {"plant"},
+    "shared/rehearsal": {"rehearsal", "localcore", "plant"},
     **{f"components/{name}": {"sluice", name} for name in COMPONENTS},
 }
 """Which of our own packages the modules of a folder may import."""
 
-OURS = {"sluice", "localcore", "plant", *COMPONENTS}
+OURS = {"sluice", "localcore", "plant", "rehearsal", *COMPONENTS}
 
 
 @cache
@@ -148,6 +149,14 @@ def test_a_lock_pins_every_package_by_hash_and_all_locks_agree(lock: str) -> Non
     for requirement in wheelhouse.read_lock(ROOT / lock):
         assert requirement.hashes
         assert requirement.hashes == of_all[requirement.name, requirement.version]
+
+
+@pytest.mark.parametrize("folder", ["shared/sluice", *(f"components/{name}" for name in COMPONENTS)])
+def test_no_cancellation_can_be_lost(folder: str) -> None:
+    """Before Python 3.12 asyncio.wait_for swallows one that meets completion: sluice.tasks.within does not."""
+    for name, module in modules(folder):
+        for node in ast.walk(module):
+            assert not (isinstance(node, ast.Attribute) and node.attr == "wait_for"), f"{name}:{node.lineno}"
 
 
 # --- what is nowhere in the tree ------------------------------------------------------------------------------------

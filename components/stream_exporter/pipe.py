@@ -11,6 +11,7 @@ from typing import Any
 
 from sluice.retry import Backoff
 from sluice.status import when
+from sluice.tasks import within
 from stream_exporter.conditions import Conditions
 from stream_exporter.messages import Message
 from stream_exporter.remedies import Destination
@@ -57,7 +58,7 @@ class Pause:
 async def until_set(event: asyncio.Event, limit: float) -> bool:
     """Wait for the event, at most `limit` seconds; whether it is set."""
     with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(event.wait(), limit)
+        await within(limit, event.wait())
     return event.is_set()
 
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from sluice.batch import SampleBatch
+from sluice.tasks import end, within
 from stream_exporter.conditions import Conditions
 from stream_exporter.ledger import Ledger
 from stream_exporter.messages import Encoded, Encoder
@@ -77,13 +78,11 @@ class Sink(ABC):
         self._enough.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=limit)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         if self.ledger.waiting:
             logger.warning("sinks.%s: %d samples were not delivered before the stop", self.name, self.ledger.waiting)
         try:
-            await asyncio.wait_for(self._client.close(), 0.5)
+            await within(0.5, self._client.close())
         except asyncio.TimeoutError:
             logger.warning("sinks.%s: a call to stream manager is still under way and is abandoned", self.name)
 

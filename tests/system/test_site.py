@@ -24,7 +24,15 @@ async def test_the_example_delivers_what_the_collector_published(tmp_path: Path)
         site = tmp_path / "site.yaml"
         site.write_text(example.replace("opc.tcp://127.0.0.1:4840/plant", plant.endpoint).replace("60s", "2s"))
         report = tmp_path / "report.json"
-        command = [REPOSITORY / "scripts" / "demo", "--config", site, "--seconds", "4", "--json", report]
+        command: list[str | Path] = [
+            REPOSITORY / "scripts" / "demo",
+            "--config",
+            site,
+            "--seconds",
+            "4",
+            "--json",
+            report,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
         counters = await plant.counters()
     assert done.returncode == 0, done.stderr
@@ -37,7 +45,7 @@ async def test_the_example_delivers_what_the_collector_published(tmp_path: Path)
 def test_a_wrong_site_document_is_refused_in_words(tmp_path: Path) -> None:
     site = tmp_path / "site.yaml"
     site.write_text("component: {}\n")
-    command = [REPOSITORY / "scripts" / "demo", "--config", site, "--seconds", "1"]
+    command: list[str | Path] = [REPOSITORY / "scripts" / "demo", "--config", site, "--seconds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert "site.yaml: no `components` mapping" in done.stderr.replace("\n", "")
