@@ -200,7 +200,8 @@ class Connection:
 
     async def _attempt(self) -> None:
         """One connection, from its first packet to its end. Returns when the configuration wants another one."""
-        self.state.set("connecting", self.state.why, self.state.remedy)
+        if not self.state.why:  # while it is tried again it stays "waiting", since its first failure
+            self.state.set("connecting")
         settings = self._settings
         password = await self._password(settings)
         session = await self._unless_changed(connect(self.name, settings, self._identity, password))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -130,10 +131,10 @@ async def with_site(rehearsal: Rehearsal, seconds: float | None, *, quiet: bool)
 
 def show(report: dict[str, Any], judge: str) -> None:
     """The report as a table for a person."""
-    table = Table(title=f"What arrived, judged by {judge}", title_justify="left")
+    table = Table(title=f"What arrived, judged by {judge}", title_justify="left", box=SIMPLE)
     columns = ("delivered", "lost", "duplicated", "raw_repeats", "wrong", "unexpected")
     shown = [name for name in columns if all(name in counts for counts in report["destinations"].values())]
-    table.add_column("destination")
+    table.add_column("destination", no_wrap=True)
     for name in shown:
         table.add_column(name.replace("_", " "), justify="right")
     for name, counts in report["destinations"].items():
