@@ -131,7 +131,9 @@ async def with_site(rehearsal: Rehearsal, seconds: float | None, *, quiet: bool)
 
 def show(report: dict[str, Any], judge: str) -> None:
     """The report as a table for a person."""
-    table = Table(title=f"What arrived, judged by {judge}", title_justify="left", box=SIMPLE)
+    table = Table(
+        title=f"What arrived, judged by {judge}", title_justify="left", box=SIMPLE, pad_edge=False, padding=(0, 1)
+    )
     columns = ("delivered", "lost", "duplicated", "raw_repeats", "wrong", "unexpected")
     shown = [name for name in columns if all(name in counts for counts in report["destinations"].values())]
     table.add_column("destination", no_wrap=True)
