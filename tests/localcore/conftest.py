@@ -32,7 +32,7 @@ def access_control(name: str, services: Mapping[str, Any] = EVERYTHING) -> dict[
     return {"accessControl": {service: {f"{name}:{service}:1": policy} for service, policy in services.items()}}
 
 
-async def until(condition: Callable[[], Any], what: Callable[[], Any], limit: float = 5.0) -> None:
+async def until(condition: Callable[[], Any], what: Callable[[], Any], limit: float = 30.0) -> None:
     """Wait for a condition; fail with what there is instead."""
     deadline = time.monotonic() + limit
     while not condition():
@@ -51,7 +51,7 @@ class Client:
         """The response of an operation by its method's name, such as `publish_to_topic`."""
         result = getattr(self.sdk, operation + "_async")(**arguments)
         future: Future[Any] = result[0] if isinstance(result, tuple) else result
-        return await asyncio.wait_for(asyncio.wrap_future(future), 8.0)
+        return await asyncio.wait_for(asyncio.wrap_future(future), 30)
 
     async def publish(self, topic: str, payload: bytes) -> None:
         message = model.PublishMessage(binary_message=model.BinaryMessage(message=payload))

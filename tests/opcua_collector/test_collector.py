@@ -29,7 +29,7 @@ NAME = "io.sluice.OpcUaCollector"
 QUALITY = ("GOOD", "UNCERTAIN", "BAD")
 
 
-async def until(condition: Callable[[], Any], state: Callable[[], Any], limit: float = 20.0) -> None:
+async def until(condition: Callable[[], Any], state: Callable[[], Any], limit: float = 30.0) -> None:
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, f"not within {limit} s: {state()}"
@@ -108,7 +108,7 @@ class Site:
         assert self.process is not None
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
-        return await asyncio.wait_for(self.process.wait(), 5)
+        return await asyncio.wait_for(self.process.wait(), 30)
 
 
 @pytest.fixture(params=["classic"])

@@ -77,7 +77,7 @@ class Reports:
             del self.found[path]
 
 
-async def until(condition: Callable[[], Any], state: Callable[[], Any], limit: float = 8.0) -> None:
+async def until(condition: Callable[[], Any], state: Callable[[], Any], limit: float = 30.0) -> None:
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, f"not within {limit} s: {state()}"

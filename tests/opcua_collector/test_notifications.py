@@ -159,7 +159,7 @@ def same(ours: Any, theirs: Any) -> bool:
     return bool(ours == theirs)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(messages)
 def test_it_finds_in_every_message_what_asyncua_finds(values: list[Any]) -> None:
     body = encode(values)
@@ -298,7 +298,7 @@ def test_nesting_has_an_end() -> None:
     assert "deep" in found.quarantined[0].reason
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(data_values, min_size=1, max_size=12), st.data())
 def test_damaged_bytes_never_raise_and_never_invent_items(values: list[Any], data: Any) -> None:
     body = bytearray(encode(values))
@@ -310,7 +310,7 @@ def test_damaged_bytes_never_raise_and_never_invent_items(values: list[Any], dat
     assert all(len(block.handle) == len(block.time) == len(block.status) == len(block.index) for block in found.blocks)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_any_bytes_at_all_never_raise(body: bytes) -> None:
     decode(body, 0, received=RECEIVED, handles=10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -107,14 +108,14 @@ class Bench:
         self.tasks.append(asyncio.create_task(self.run.watch()))
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        for _ in range(500):
-            if condition():
-                return
+        end = time.monotonic() + 30
+        while not condition():
             for task in self.tasks:
                 if task.done():
                     task.result()
+            state = (self.sink.values, self.sink.events, self.connection.traffic, self.session.acknowledged)
+            assert time.monotonic() < end, state
             await asyncio.sleep(0.01)
-        raise AssertionError((self.sink.values, self.sink.events, self.connection.traffic, self.session.acknowledged))
 
     async def close(self) -> None:
         for task in self.tasks:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,11 @@ class _Seen:
         self.values.append((str(node.nodeid.Identifier), data.monitored_item.Value))
 
 
-async def _until(condition: Any, what: str) -> None:
-    for _ in range(500):
-        if condition():
-            return
+async def _until(condition: Callable[[], bool], what: Callable[[], str], limit: float = 30.0) -> None:
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, f"not within {limit} s: {what()}"
         await asyncio.sleep(0.01)
-    raise AssertionError(what)
 
 
 async def test_the_server_counts_the_variables_that_are_watched_and_forgets_those_of_a_client_that_left(
@@ -106,7 +106,7 @@ async def test_the_server_counts_the_variables_that_are_watched_and_forgets_thos
         nodes = [client.get_node(ua.NodeId(tag.tag, 2)) for tag in server.tags[:7]]
         await subscription.subscribe_data_change([*nodes, nodes[0]])  # twice the same is one variable
         assert server.watched - before == 7
-    await _until(lambda: server.watched == before, f"{server.watched} are watched though the client left")
+    await _until(lambda: server.watched == before, lambda: f"{server.watched} are watched though the client left")
 
 
 async def test_history_is_read_in_pieces_and_holds_exact_times_values_and_qualities(server: PlantServer) -> None:

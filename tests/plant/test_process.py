@@ -64,7 +64,7 @@ async def following(plant: PlantProcess, variables: int | None = None) -> AsyncI
         yield recorder
 
 
-async def until(condition: Callable[[], bool], what: Callable[[], str], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], what: Callable[[], str], seconds: float = 30.0) -> None:
     """Wait for a condition."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
@@ -112,7 +112,7 @@ async def test_nothing_is_produced_before_every_variable_is_watched(tmp_path: Pa
             await plant.produce(timeout=0.3)
         assert (await plant.counters())["rows"] == 0
         async with following(plant):
-            await plant.wait_event("started", 20.0)
+            await plant.wait_event("started", 30.0)
             await plant.finish()
     assert set(logged(plant)[0].values) == {tag.tag for tag in tags(1)}
 
@@ -146,7 +146,7 @@ async def test_a_client_that_vanishes_does_not_hold_the_plant_up_and_the_next_on
 async def test_a_plant_that_was_held_up_catches_up_and_skips_nothing(tmp_path: Path) -> None:
     async with PlantProcess(tmp_path, rate=2000, units=1, expect_items=0) as plant:
         await plant.produce()
-        period = (await plant.wait_event("started", 1.0))["period_s"]
+        period = (await plant.wait_event("started", 30.0))["period_s"]
         await until(lambda: len(logged(plant)) > 5, lambda: f"{len(logged(plant))} rows")
         os.kill(plant.pid, signal.SIGSTOP)
         await asyncio.sleep(1.5)  # the fault itself: the process stands still
@@ -172,7 +172,7 @@ async def test_it_counts_what_clients_asked_for_so_that_a_write_could_not_go_uns
             with pytest.raises(ua.UaError):
                 await node.write_value(ua.Variant(7, ua.VariantType.Int32))
         await plant.finish()
-        services = (await plant.wait_event("finished", 1.0))["services"]
+        services = (await plant.wait_event("finished", 30.0))["services"]
     assert services["Write"] == 1
     assert services["Read"] >= 1
 

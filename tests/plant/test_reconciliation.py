@@ -82,7 +82,7 @@ def row_of(sample: Sample) -> int:
     return (sample[1] - T0) // STEP + 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rows=plants(), data=st.data())
 def test_every_injected_loss_repeat_and_corruption_is_found_exactly(
     rows: list[dict[str, tuple[Value, int]]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -130,7 +130,6 @@ def test_every_injected_loss_repeat_and_corruption_is_found_exactly(
     )
 
 
-@settings(deadline=None)
 @given(rows=plants(), data=st.data())
 def test_repeats_of_a_record_id_are_dropped_where_a_reader_drops_them_and_still_counted(
     rows: list[dict[str, tuple[Value, int]]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -77,7 +77,7 @@ class Watcher:
     async def publish(self) -> tuple[int, list[tuple[Any, int]]]:
         """Fetch the next message with data: its number, and the values with their status codes."""
         while True:
-            result = await asyncio.wait_for(self.session.publish([]), 5)
+            result = await asyncio.wait_for(self.session.publish([]), 30)
             message = result.Parameters.NotificationMessage
             if message.NotificationData:
                 return message.SequenceNumber, values_of(message)
@@ -120,7 +120,7 @@ async def test_a_message_can_be_fetched_again_until_it_is_acknowledged_and_an_un
             await watcher.republish(number + 1)
         await show(server, 1)
         acknowledgement = ua.SubscriptionAcknowledgement(watcher.subscription, number)
-        await asyncio.wait_for(watcher.session.publish([acknowledgement]), 5)
+        await asyncio.wait_for(watcher.session.publish([acknowledgement]), 30)
         with pytest.raises(ua.uaerrors.BadMessageNotAvailable):
             await watcher.republish(number)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -47,7 +47,7 @@ from sluice.cutting import Cutter, cut, cut_events
 HEADER = Header("opcua-collector/line1", "9f2c5a0b77d1", 1042)
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
-unhurried = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+unhurried = settings(max_examples=60)
 
 
 # ---------------------------------------------------------------------------------------------------------- the oracle

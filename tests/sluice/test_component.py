@@ -112,7 +112,7 @@ class Running:
         self._clock += 1
         self.server.configuration(ME).merge((), settings, self._clock)
 
-    async def status(self, condition: Callable[[dict[str, Any]], object], limit: float = 8.0) -> dict[str, Any]:
+    async def status(self, condition: Callable[[dict[str, Any]], object], limit: float = 30.0) -> dict[str, Any]:
         """The first status from now on that fulfils the condition."""
         seen = len(self.statuses)
         end = time.monotonic() + limit
@@ -126,7 +126,7 @@ class Running:
     def last(self) -> str:
         return json.dumps([*self.statuses[-1:], *self.lines[-8:]], indent=1)
 
-    async def stop(self, limit: float = 5.0) -> tuple[int, float]:
+    async def stop(self, limit: float = 30.0) -> tuple[int, float]:
         """Exit code, and seconds that it took, after SIGTERM."""
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
@@ -338,7 +338,7 @@ async def test_without_a_nucleus_it_says_so_and_exits(tmp_path: Path) -> None:
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SHARED)},
         stdout=asyncio.subprocess.PIPE,
     )
-    out, _ = await asyncio.wait_for(process.communicate(), 8)
+    out, _ = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 1
     assert "is started by a Greengrass nucleus" in json.loads(out)["message"]
 

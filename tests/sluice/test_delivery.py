@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.batch import (
@@ -348,7 +348,6 @@ plans = st.lists(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(plans, min_size=1, max_size=3), st.randoms(use_true_random=False))
 def test_over_a_bus_that_loses_and_repeats_every_batch_is_given_on_once_in_order_or_reported_missing(
     streams: list[list[str]], order: Any

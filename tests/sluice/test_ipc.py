@@ -37,7 +37,7 @@ ME = "io.sluice.Tested"
 BOTH = pytest.mark.parametrize("profile", [CLASSIC, LITE], ids=["classic", "lite"])
 
 
-async def until(condition: Callable[[], object], what: Callable[[], object] = lambda: "", limit: float = 8.0) -> None:
+async def until(condition: Callable[[], object], what: Callable[[], object] = lambda: "", limit: float = 30.0) -> None:
     """Wait for a condition; when it never comes, fail with the state that `what` shows."""
     end = time.monotonic() + limit
     while not condition():
@@ -69,7 +69,7 @@ async def core(tmp_path: Path, profile: Profile = CLASSIC, **settings: Any) -> A
 @asynccontextmanager
 async def client(address: str, token: str = "token", **options: Any) -> AsyncIterator[Ipc]:
     ipc = Ipc(socket_path=address, token=token, **options)
-    await asyncio.wait_for(ipc.start(), 8)
+    await asyncio.wait_for(ipc.start(), 30)
     try:
         yield ipc
     finally:
@@ -370,7 +370,7 @@ async def test_it_waits_for_a_nucleus_that_is_away_and_never_counts_that_as_a_re
     with pytest.raises(IpcDisconnected):
         await ipc.publish("sluice/x", b"")
     await server.start()
-    await asyncio.wait_for(starting, 8)
+    await asyncio.wait_for(starting, 30)
     await ipc.close()
     await server.stop()
 
@@ -380,7 +380,7 @@ async def test_a_token_refused_as_often_as_the_rule_says_ends_it(tmp_path: Path,
     async with core(tmp_path, profile) as server:
         ipc = Ipc(socket_path=server.address, token="forged", exit_rule=ExitRule(refusals=3, span=0.0))
         with pytest.raises(IpcRefused, match="refuses this component's token"):
-            await asyncio.wait_for(ipc.start(), 8)
+            await asyncio.wait_for(ipc.start(), 30)
         assert ipc.given_up.is_set()
         assert ipc.counters["handshakes_refused"] == 3
         await ipc.close()
@@ -391,7 +391,7 @@ async def test_when_lite_gives_out_new_tokens_a_running_component_is_told_to_sta
         rule = ExitRule(refusals=2, span=0.0)
         async with client(server.address, server.token(ME), exit_rule=rule) as ipc:
             await server.restart()
-            await asyncio.wait_for(ipc.given_up.wait(), 8)
+            await asyncio.wait_for(ipc.given_up.wait(), 30)
             assert not ipc.connected
 
 
@@ -660,7 +660,7 @@ async def half_closed(peer: Peer) -> None:
     await peer.accept()
     await peer.request()
     peer.writer.write_eof()
-    await asyncio.wait_for(peer.reader.read(), 5)
+    await asyncio.wait_for(peer.reader.read(), 30)
 
 
 async def torn(peer: Peer) -> None:
@@ -683,7 +683,7 @@ async def test_a_connection_that_goes_bad_fails_its_calls_and_is_made_anew(
 async def refuses(peer: Peer) -> None:
     await peer.read()
     peer.send(5, 0, 0)
-    await asyncio.wait_for(peer.reader.read(), 5)
+    await asyncio.wait_for(peer.reader.read(), 30)
 
 
 async def hangs_up(peer: Peer) -> None:
@@ -693,7 +693,7 @@ async def hangs_up(peer: Peer) -> None:
 async def talks_nonsense(peer: Peer) -> None:
     await peer.read()
     peer.writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    await asyncio.wait_for(peer.reader.read(), 5)
+    await asyncio.wait_for(peer.reader.read(), 30)
 
 
 @pytest.mark.parametrize("refusal", [refuses, hangs_up, talks_nonsense])

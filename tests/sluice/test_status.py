@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluice import __version__
@@ -143,7 +143,7 @@ def test_a_part_that_cannot_be_written_costs_the_parts_not_the_status(part: Any)
     assert told["problem"].startswith("the rest of the status cannot be written: ")
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["Cs"]), max_size=10),

@@ -82,7 +82,7 @@ def outlet(bus: MemoryBus, source: str = "line1", **options: Any) -> Outlet:
     return Outlet(bus, "opcua-collector", source, max_bytes=7_000, **options)
 
 
-async def eventually(condition: Callable[[], bool], state: Callable[[], object], limit: float = 5.0) -> None:
+async def eventually(condition: Callable[[], bool], state: Callable[[], object], limit: float = 30.0) -> None:
     """Wait until the condition holds; fails with the state."""
     deadline = asyncio.get_running_loop().time() + limit
     while not condition():

@@ -39,7 +39,7 @@ def rows(count: int, tags: int = 50) -> Columns:
     )
 
 
-async def eventually(condition: Callable[[], bool], state: Callable[[], object], limit: float = 8.0) -> None:
+async def eventually(condition: Callable[[], bool], state: Callable[[], object], limit: float = 30.0) -> None:
     deadline = asyncio.get_running_loop().time() + limit
     while not condition():
         assert asyncio.get_running_loop().time() < deadline, f"not within {limit} s: {state()}"
@@ -125,7 +125,7 @@ async def test_on_lite_a_foreign_message_kills_the_subscription_silently_and_the
         foreigner = GreengrassCoreIPCClientV2(client=connection, executor=None)
         too_many = model.PublishMessage(json_message=model.JsonMessage(message={"list": list(range(60))}))
         future = foreigner.publish_to_topic_async(topic="sluice/data/com.example/x", publish_message=too_many)
-        await asyncio.wait_for(asyncio.wrap_future(future), 5)
+        await asyncio.wait_for(asyncio.wrap_future(future), 30)
         await outlet.send(rows(10))
         await eventually(lambda: inlet.counters["renewals"] >= 1, inlet.status)
         await eventually(lambda: len(inlet.gaps) == 1, inlet.status)

@@ -72,7 +72,7 @@ class Bench:
             return []
         return [message.payload for message in found.read(0, 1, 100_000, time.time_ns() // 1_000_000)]
 
-    async def until(self, condition: Callable[[], bool], what: str, limit: float = 6.0) -> None:
+    async def until(self, condition: Callable[[], bool], what: str, limit: float = 30.0) -> None:
         """Wait for a condition; fail with the sinks' state when it does not come."""
         deadline = time.monotonic() + limit
         while not condition():

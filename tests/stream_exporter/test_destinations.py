@@ -67,7 +67,7 @@ class Sinks:
             said |= {(sample.tag, sample.time, sample.value, sample.quality.name) for sample in samples}
         return said
 
-    async def until(self, condition: Callable[[], bool], what: str, limit: float = 20.0) -> None:
+    async def until(self, condition: Callable[[], bool], what: str, limit: float = 30.0) -> None:
         deadline = time.monotonic() + limit
         while not await asyncio.to_thread(condition):
             if time.monotonic() > deadline:

@@ -135,16 +135,15 @@ async def test_a_stream_that_somebody_deleted_is_made_again(bench: Any) -> None:
 async def test_a_sink_that_hangs_holds_no_other_and_its_queue_is_bounded(bench: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as black_hole:
         port = black_hole.getsockname()[1]
-        stuck = bench.sink(SITEWISE.model_copy(update={"max_waiting": 1000}), name="stuck", timeout=5.0, port=port)
+        stuck = bench.sink(SITEWISE.model_copy(update={"max_waiting": 1000}), name="stuck", timeout=60.0, port=port)
         sink = bench.sink(KINESIS, name="well")
-        began = time.monotonic()
         for seq in range(1, 151):
             stuck.offer(bench.batch(seq))
             sink.offer(bench.batch(seq))
             assert balanced(stuck)
         await bench.until(lambda: sink.ledger.appended == 1500, "the other sink's samples")
 
-        assert time.monotonic() - began < 3.0
+        assert stuck.status()["uncertain_appends"] == 0, "the stuck sink still hangs in its first call"
         assert stuck.ledger.status()["waiting"] == 1000
         assert stuck.ledger.status()["dropped_by"] == {"queue-full": 500}
         assert "maxWaiting" in stuck.status()["remedy"]
@@ -168,7 +167,7 @@ async def test_stopping_while_stream_manager_hangs_ends_in_time_and_says_what_is
         began = time.monotonic()
         await sink.stop(0.3)
 
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 15.0, "half of what the call would take"
         assert sink.ledger.status()["waiting"] == 10
 
 

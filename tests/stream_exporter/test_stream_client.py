@@ -110,7 +110,7 @@ async def test_after_a_fault_the_result_is_uncertain_and_the_next_call_works(
     began = time.monotonic()
     result = await world.client.append_all(STREAM, [b"1", b"2", b"3"])
 
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 10.0, "a call never hangs"
     assert result.count == 1
     assert isinstance(result.error, Uncertain)
     assert STREAM in result.error.why
@@ -220,8 +220,8 @@ async def settled(server: Server) -> None:
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition, 3 s at most."""
-    deadline = time.monotonic() + 3
+    """Wait for a condition, 30 s at most."""
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         await asyncio.sleep(0.01)
@@ -243,5 +243,5 @@ async def test_closing_while_a_call_hangs_takes_no_longer_than_the_call(world: W
     began = time.monotonic()
     await world.client.close()
 
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 10.0, "the reply never comes"
     assert isinstance((await call).error, Uncertain)

@@ -247,7 +247,7 @@ class TestHistory:
         ]
         assert contents(service.history({"propertyAlias": alias, "qualities": ["BAD"]})) == [2.0]
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(count=st.integers(1, 60), page=st.integers(1, 25), descending=st.booleans())
     def test_pages_give_every_value_once_and_in_order(
         self, tmp_path_factory: pytest.TempPathFactory, count: int, page: int, descending: bool
@@ -380,7 +380,7 @@ INPUT = (
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.fixed_dictionaries({"entries": st.one_of(SCALARS, st.lists(ENTRIES, max_size=2))}))
 def test_what_the_endpoint_takes_botocore_would_send(request: dict[str, Any]) -> None:
     try:

@@ -41,7 +41,7 @@ def run() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
 def eventually() -> Callable[..., Any]:
     """Waits until a function returns something true, and returns that; fails with what it returned last."""
 
-    def wait(look: Callable[[], T], seconds: float = 8.0) -> T:
+    def wait(look: Callable[[], T], seconds: float = 30.0) -> T:
         deadline = time.monotonic() + seconds
         while not (seen := look()):
             if time.monotonic() > deadline:

@@ -32,7 +32,7 @@ class Recorder:
     def send(self, messages: Sequence[Message]) -> Outcome:
         self.times.append(time.monotonic())
         self.entered.set()
-        assert self.go.wait(5)
+        assert self.go.wait(30)
         if self.failures:
             self.failures -= 1
             raise OSError("the destination is away")
@@ -51,7 +51,7 @@ def make_exporter(stream: Stream, destination: Recorder, time_scale: float = 0.0
     return Exporter(stream, config, destination, PriorityGate(1), ThreadPoolExecutor(1), time_scale)
 
 
-async def until(condition: object, limit: float = 5.0) -> None:
+async def until(condition: object, limit: float = 30.0) -> None:
     assert callable(condition)
     deadline = time.monotonic() + limit
     while not condition():

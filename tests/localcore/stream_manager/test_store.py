@@ -21,7 +21,7 @@ def durable(folder: Path) -> tuple[int, int]:
     return first, size
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.one_of(st.binary(min_size=1, max_size=80), st.sampled_from(["free", "reopen"])), max_size=40))
 def test_a_log_holds_the_youngest_messages_under_gap_free_numbers(
     tmp_path_factory: pytest.TempPathFactory, steps: list[bytes | str]
@@ -45,7 +45,7 @@ def test_a_log_holds_the_youngest_messages_under_gap_free_numbers(
     log.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cut=st.integers(1, 200))
 def test_a_torn_tail_is_cut_off_and_the_numbers_go_on_from_there(
     tmp_path_factory: pytest.TempPathFactory, cut: int
