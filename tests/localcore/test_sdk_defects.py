@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
 from awsiot.eventstreamrpc import ConnectionClosedError
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
-from .conftest import Device, until
+from .conftest import Client, Device, until
 
 
 async def test_the_default_executor_of_client_v2_reorders_events(device: Device) -> None:
@@ -83,9 +84,22 @@ async def test_the_client_never_reconnects(device: Device) -> None:
     client = await device.client("a")
     await client.publish("t", b"x")
     await device.server.restart()
+    end = time.monotonic() + 30
+    while not isinstance(error := await failure(client), ConnectionClosedError):  # it takes a moment to notice
+        assert error is not None, "it reconnected"
+        assert time.monotonic() < end, repr(error)
     for _ in range(3):
         with pytest.raises(ConnectionClosedError):
             await client.publish("t", b"x")
+
+
+async def failure(client: Client) -> Exception | None:
+    """What publishing fails with."""
+    try:
+        await client.publish("t", b"x")
+    except Exception as error:  # noqa: BLE001 - while a connection goes down, errors are of several kinds
+        return error
+    return None
 
 
 async def test_synchronous_calls_have_no_time_limit(device: Device) -> None:
