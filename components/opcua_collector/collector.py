@@ -56,10 +56,8 @@ class OpcUaCollector(Component[Configuration]):
     async def apply(self, config: Configuration, changes: Changes) -> None:
         self._config = config
         if changes.keys() & {"maxMessageBytes", "compress"}:
-            await self.stop()  # frames of another size are another stream
-            self._running.clear()
-            await self.start(config)
-            return
+            for running in self._running.values():
+                running.outlet.resize(self.context.max_message_bytes, compress=config.compress)
         entries = changes.entries("connections")
         for name in entries.removed:
             await self._close(name)

@@ -12,10 +12,11 @@ While delivery is slow, no request is outstanding and the server's queues do the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections import Counter
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Protocol
 
@@ -46,6 +47,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0
 _STABLE: Final = 5.0  # seconds after which a connection that is lost is tried again at once
 _OVERDUE: Final = 2.0  # seconds that a message may come later than its successor
 _MOST_ACKNOWLEDGEMENTS: Final = 1000
+_LAST_WORK: Final = 10.0  # seconds for handing on what has been received when the connection ends
 _STEP: Final = 0.5  # seconds between looks at the clock
 _TOLD: Final = 20  # tags named in one event or log line
 _NODE_PAUSES: Final = (5.0, 600.0)
@@ -253,12 +255,16 @@ class Connection:
             subscribed.interval,
             settings.publishing_interval,
         )
-        await _first_end(
-            self._restart.wait(),
-            run.watch(),
-            self._maintain(run),
-            *(run.publish() for _ in range(OUTSTANDING)),
-        )
+        try:
+            await _first_end(
+                run.finish,
+                self._restart.wait(),
+                run.watch(),
+                self._maintain(run),
+                *(run.publish() for _ in range(OUTSTANDING)),
+            )
+        finally:
+            run.abandon()
 
     def _failed(self, error: Exception) -> None:
         settings = self._settings
@@ -419,24 +425,34 @@ class Connection:
         return {"kind": kind, "time_ns": time.time_ns(), "connection": self.name, **what}
 
     async def deliver(self, publication: Publication) -> None:
-        """Hands on what one message brought, in order."""
+        """Hands on what one message brought, in order. Cancelled, it counts what it does not hand on."""
         filtered = self._assembler.counts.filtered
-        for columns in self._assembler.columns(publication):
-            try:
-                await self._outlet.send(columns)
-            except BatchError as error:  # noqa: PERF203 - one batch costs itself
-                self.traffic.dropped += len(columns)
-                logger.error("Connection %s: %d samples cannot be encoded: %s", self.name, len(columns), error)
+        waiting = deque(self._assembler.columns(publication))
         left_out = self._assembler.counts.filtered - filtered
         if left_out:
             self._outlet.filtered(left_out)
         unreadable = publication.lost + len(publication.quarantined)
         if unreadable:
             self._outlet.undelivered(unreadable)
+        while waiting:
+            columns = waiting.popleft()
+            try:
+                await self._outlet.send(columns)
+            except BatchError as error:
+                self.traffic.dropped += len(columns)
+                logger.error("Connection %s: %d samples cannot be encoded: %s", self.name, len(columns), error)
+            except asyncio.CancelledError:
+                self._outlet.undelivered(sum(map(len, waiting)))
+                raise
         self.traffic.events += publication.events
         if publication.damage or publication.quarantined:
             self.traffic.damaged += 1
             await self._tell_damage(publication)
+
+    def give_up(self, publications: Iterable[Publication]) -> None:
+        """Counts messages that were received and are not handed on, because there is no time left for it."""
+        for publication in publications:
+            self._outlet.undelivered(len(publication) + publication.lost + len(publication.quarantined))
 
     async def _tell_damage(self, publication: Publication) -> None:
         names = {item.handle: name for name, item in self._items.items()}
@@ -514,6 +530,9 @@ class _Run:
         self._overdue = 0.0  # since when messages are overdue; 0: none are
         self._acknowledge: list[tuple[int, int]] = []
         self.delivering = asyncio.Lock()
+        self._at_hand = 0  # messages received and not settled
+        self._settled = asyncio.Event()
+        self._finishing = False
         self._publishers = OUTSTANDING
         self._outstanding = 0
         limit = subscription.silence(subscribed.interval, subscribed.keep_alive_count)
@@ -521,7 +540,7 @@ class _Run:
 
     async def publish(self) -> None:
         """One of the requests that are outstanding: ask, hand on, acknowledge with the next."""
-        while True:
+        while not self._finishing:
             acknowledge = self._acknowledge[:_MOST_ACKNOWLEDGEMENTS]
             del self._acknowledge[: len(acknowledge)]
             if not self._outstanding:
@@ -539,8 +558,41 @@ class _Run:
             self._watch.heard(_now())
             self.owner.heard()
             publication = self.owner.decode(data, start)
-            async with self.delivering:
-                await self._received(publication, acknowledge)
+            self._at_hand += 1
+            try:
+                await self._taken(publication, acknowledge)
+            finally:
+                self._at_hand -= 1
+                self._settled.set()
+
+    async def _taken(self, publication: Publication, acknowledged: Sequence[tuple[int, int]]) -> None:
+        try:
+            await self.delivering.acquire()
+        except asyncio.CancelledError:
+            self.owner.give_up([publication])
+            raise
+        try:
+            await self._received(publication, acknowledged)
+        finally:
+            self.delivering.release()
+
+    async def finish(self) -> None:
+        """Hand on what has been received; ask for nothing more. For an end that is not the component's."""
+        self._finishing = True
+        with contextlib.suppress(asyncio.TimeoutError):
+            await within(_LAST_WORK, self._finish())
+
+    async def _finish(self) -> None:
+        while self._at_hand:
+            self._settled.clear()
+            await self._settled.wait()
+        async with self.delivering:
+            step = self._order.give_up()
+            await self._go_on(step.ready, step.missing)
+
+    def abandon(self) -> None:
+        """Count what waits for messages before it, and will not be handed on."""
+        self.owner.give_up(self._order.give_up().ready)
 
     async def _refused(self, error: Any) -> bool:
         """A publish request was refused; True: this task is one too many."""
@@ -584,10 +636,16 @@ class _Run:
                 raise SubscriptionLostError(status_name(status))
 
     async def _go_on(self, ready: Sequence[Publication], missing: Sequence[Missing]) -> None:
-        await self.owner.tell_missing(missing)
-        for publication in ready:
-            await self.owner.deliver(publication)
-            self._acknowledge.append((publication.subscription, publication.sequence))
+        waiting = deque(ready)
+        try:
+            await self.owner.tell_missing(missing)
+            while waiting:
+                publication = waiting.popleft()
+                await self.owner.deliver(publication)
+                self._acknowledge.append((publication.subscription, publication.sequence))
+        except asyncio.CancelledError:
+            self.owner.give_up(waiting)
+            raise
         if not self._order.overdue:
             self._overdue = 0.0
         elif not self._overdue:
@@ -617,15 +675,21 @@ class _Run:
         }
 
 
-async def _first_end(*work: Coroutine[Any, Any, Any]) -> None:
-    """Runs all until one fails, which is raised, or the first of them ends. Others may end when they like."""
+async def _first_end(finish: Callable[[], Awaitable[None]], *work: Coroutine[Any, Any, Any]) -> None:
+    """Runs all until one fails, which is raised, or the first of them ends. Others may end when they like.
+
+    What still runs is ended after `finish`, or at once when all is cancelled from outside.
+    """
     tasks: list[asyncio.Task[Any]] = [asyncio.create_task(one) for one in work]
     try:
         pending = set(tasks)
         while not tasks[0].done():
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            failed = [error for task in done if (error := task.exception()) is not None]
+            if failed:
+                await finish()
+                raise failed[0]
+        await finish()
     finally:
         await end(*tasks)
 

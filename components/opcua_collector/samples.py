@@ -112,7 +112,9 @@ class Assembler:
         self._series: list[Series | None] = []
         self._rule: NDArray[np.int8] = np.empty(0, np.int8)
         self._fresh: NDArray[np.bool_] = np.empty(0, bool)
-        self._latest: NDArray[np.int64] = np.empty(0, np.int64)  # time of the last sample handed on
+        self._latest: NDArray[np.int64] = np.empty(0, np.int64)  # time of the last sample handed on,
+        self._latest_status: NDArray[np.int64] = np.empty(0, np.int64)  # its status,
+        self._latest_mark: NDArray[np.int64] = np.empty(0, np.int64)  # and 64 bits that tell its value from others
         self._any_fresh = False
         self._seen: dict[ValueType, tuple[bytes, tuple[Series, ...]]] = {}
 
@@ -130,6 +132,8 @@ class Assembler:
             self._rule = _grown(self._rule, room, _UNKNOWN)
             self._fresh = _grown(self._fresh, room, False)
             self._latest = _grown(self._latest, room, np.iinfo(np.int64).min)
+            self._latest_status = _grown(self._latest_status, room, 0)
+            self._latest_mark = _grown(self._latest_mark, room, 0)
         return handle
 
     def series(self, handle: int) -> Series | None:
@@ -204,27 +208,33 @@ class Assembler:
             yield type_, part
 
     def _without_repeats(self, part: _Part) -> _Part:
+        marks = _marks(part.value)
         if self._any_fresh:
-            part = self._first_checked(part)
+            part, marks = self._first_checked(part, marks)
         self._latest[part.handle] = part.time
+        self._latest_status[part.handle] = part.status
+        self._latest_mark[part.handle] = marks
         return part
 
-    def _first_checked(self, part: _Part) -> _Part:
+    def _first_checked(self, part: _Part, marks: NDArray[np.int64]) -> tuple[_Part, NDArray[np.int64]]:
         fresh = np.flatnonzero(self._fresh[part.handle])
         if len(fresh):
             handles, first = np.unique(part.handle[fresh], return_index=True)
             rows = fresh[first]
             waiting = (part.status[rows] & 0xFFFF0000) == WAITING_FOR_INITIAL_DATA
             waiting &= part.status[rows] >= 0
-            drop = rows[waiting | (part.time[rows] == self._latest[handles])]
+            # A server may change a value or its quality and leave the time: only what is the same in all is a repeat.
+            known = part.time[rows] == self._latest[handles]
+            known &= (part.status[rows] == self._latest_status[handles]) & (marks[rows] == self._latest_mark[handles])
+            drop = rows[waiting | known]
             self._fresh[handles] = False
             self._any_fresh = bool(self._fresh.any())
             if len(drop):
                 self.counts.filtered += len(drop)
                 keep = np.ones(len(part.index), bool)
                 keep[drop] = False
-                return part.rows(keep)
-        return part
+                return part.rows(keep), marks[keep]
+        return part, marks
 
     def _columns(self, type_: ValueType, part: _Part) -> Columns:
         s, series = self._dictionary(type_, part.handle)
@@ -254,6 +264,13 @@ class Assembler:
             found = tuple(series for series in map(self._series.__getitem__, handles.tolist()) if series is not None)
             seen = self._seen[type_] = (mark, found)
         return place[handle], seen[1]
+
+
+def _marks(value: NDArray[Any]) -> NDArray[np.int64]:
+    """64 bits per value that differ when the values do."""
+    if value.dtype == object:
+        return np.fromiter(map(hash, value), np.int64, len(value))
+    return value.view(np.int64) if value.itemsize == 8 else value.astype(np.int64)
 
 
 def _grown(column: NDArray[Any], size: int, filling: Any) -> NDArray[Any]:

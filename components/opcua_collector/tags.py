@@ -34,6 +34,9 @@ def select(name: str, connection: Connection, directory: Path) -> Selection:
     place = f"connections.{name}.tagsFile"
     path = directory / connection.tags_file
     try:
+        if path.exists() and not path.is_file():
+            remedy = "name a CSV file"
+            return Selection(connection.tags, (Problem(place, str(path), "is not a file", remedy),))
         if path.stat().st_size > _LARGEST_FILE:
             return Selection(
                 connection.tags,
@@ -41,6 +44,9 @@ def select(name: str, connection: Connection, directory: Path) -> Selection:
             )
         with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
             rows, problems = _rows(name, file)
+    except ValueError:  # such as a NUL in the path
+        remedy = "correct the path"
+        return Selection(connection.tags, (Problem(place, str(path), "cannot be a path", remedy),))
     except OSError as error:
         remedy = "put the file there, readable for the component's user, or correct the path"
         return Selection(connection.tags, (Problem(place, str(path), f"cannot be read: {error.strerror}", remedy),))

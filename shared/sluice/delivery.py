@@ -37,7 +37,7 @@ name, costs itself: it is counted and the reason is given.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, Final
@@ -155,6 +155,12 @@ class Producer:
         self._next = 1
         self._settled = 0
         self._announced: float | None = None
+
+    def resize(self, max_bytes: int, *, compress: bool) -> None:
+        """Cut and encode what comes from now on in another way; numbering goes on."""
+        self._max_bytes = max_bytes
+        self._compress = compress
+        self._cutter = Cutter(max_bytes, compress=compress)
 
     def add(self, columns: Columns) -> list[Frame]:
         """Number and encode samples, cut to the frame size. Raises BatchError for columns that cannot be encoded;
@@ -343,6 +349,11 @@ class Consumer:
     def silent(self, now: float) -> list[str]:
         """Streams of which nothing was heard for SILENT_AFTER seconds: no producer, or no subscription any more."""
         return sorted(stream for stream, followed in self._streams.items() if now - followed.heard > SILENT_AFTER)
+
+    def forget(self, unwanted: Callable[[str], bool]) -> None:
+        """Forget the streams of unwanted data topics: when they come again, what was missed meanwhile is no gap."""
+        for stream in [stream for stream in self._streams if unwanted(data_topic(stream))]:
+            del self._streams[stream]
 
     def cursors(self) -> dict[str, dict[str, Any]]:
         """Per stream the epoch heard of last and the newest number seen in it, for the status."""

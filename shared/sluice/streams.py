@@ -106,10 +106,22 @@ class Outlet:
         used = [self._data] if not self._events.ledger.received else [self._data, self._events]
         return {producer.stream: producer.ledger.as_dict() for producer in used}
 
+    def resize(self, max_bytes: int, *, compress: bool) -> None:
+        """Publish frames of another size, or another form, from now on."""
+        for producer in (self._data, self._events):
+            producer.resize(max_bytes, compress=compress)
+
     async def send(self, columns: Columns) -> None:
         """Publish samples. Raises BatchError when they cannot be encoded (and counts them as dropped)."""
-        async with self._lock:
+        try:
+            await self._lock.acquire()
+        except asyncio.CancelledError:
+            self.undelivered(len(columns))
+            raise
+        try:
             await self._settle(self._data, self._data.add(columns))
+        finally:
+            self._lock.release()
 
     async def send_events(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Publish events, each a JSON object, on the source's events stream."""
@@ -216,25 +228,42 @@ class Inlet:
 
         Raises IpcError when the nucleus refuses a subscription: the recipe's accessControl lacks it.
         """
-        now = asyncio.get_running_loop().time()
-        try:
-            for topic_filter in self._filters:
-                watched = _Watched(topic_filter, heard=now, renewed=now, pause=self._quiet_after)
-                watched.subscription = await self._bus.subscribe(topic_filter, self._listener(watched))
-                self._watched.append(watched)
-        except BaseException:
-            await self.close()
-            raise
+        self._watched = await self._subscribed(self._filters)
         self._tasks = [
             asyncio.create_task(self._work(handler), name="inlet"),
             asyncio.create_task(self._watch(), name="inlet watch"),
         ]
 
+    async def follow(self, filters: Sequence[str]) -> None:
+        """Go over to other filters. What old and new ones both cover flows on: nothing of it is lost, nothing doubled.
+
+        New subscriptions are made before old ones end; where they overlap, messages come twice and the consumer drops
+        the repeats. Raises IpcError as `start` does, and then follows what it did before.
+        """
+        known = {watched.filter for watched in self._watched}
+        new = await self._subscribed([topic_filter for topic_filter in filters if topic_filter not in known])
+        ended = [watched for watched in self._watched if watched.filter not in filters]
+        self._watched = [watched for watched in self._watched if watched.filter in filters] + new
+        self._filters = tuple(filters)
+        await _closed(ended)
+        self.consumer.forget(lambda topic: not any(covers(topic_filter, topic) for topic_filter in filters))
+
+    async def _subscribed(self, filters: Sequence[str]) -> list[_Watched]:
+        now = asyncio.get_running_loop().time()
+        made: list[_Watched] = []
+        try:
+            for topic_filter in filters:
+                watched = _Watched(topic_filter, heard=now, renewed=now, pause=self._quiet_after)
+                watched.subscription = await self._bus.subscribe(topic_filter, self._listener(watched))
+                made.append(watched)
+        except BaseException:
+            await _closed(made)
+            raise
+        return made
+
     async def close(self) -> None:
         """End the subscriptions, then the work; what waits in the queue is still worked on for up to a second."""
-        for watched in self._watched:
-            if watched.subscription is not None:
-                await watched.subscription.close()
+        await _closed(self._watched)
         if self._tasks:
             with contextlib.suppress(asyncio.TimeoutError):
                 await within(_LAST_WORK, self._idle.wait())
@@ -316,3 +345,21 @@ class Inlet:
         self.counters["renewals"] += 1
         logger.info("Nothing came on %s for %.0f s: subscribing again", watched.filter, self._quiet_after)
         await watched.subscription.renew()
+
+
+async def _closed(ended: Sequence[_Watched]) -> None:
+    for watched in ended:
+        if watched.subscription is not None:
+            await watched.subscription.close()
+
+
+def covers(topic_filter: str, topic: str) -> bool:
+    """Whether an MQTT topic filter matches a topic."""
+    levels = topic.split("/")
+    wanted = topic_filter.split("/")
+    for place, level in enumerate(wanted):
+        if level == "#":
+            return True
+        if place >= len(levels) or level not in ("+", levels[place]):
+            return False
+    return len(levels) == len(wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -152,6 +153,14 @@ def test_a_tags_file_that_is_none_leaves_the_other_tags(tmp_path: Path, content:
     assert problem.path == "connections.line1.tagsFile"
     assert words in problem.problem
     assert problem.remedy
+
+
+def test_a_tags_file_that_no_file_can_be_costs_itself(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, words in (("pipe", "not a file"), (".", "not a file"), ("a\0b", "cannot be a path")):
+        found = select("line1", connection(tagsFile=name, tags={"T": {"node": "i=1"}}), tmp_path)
+        assert list(found.tags) == ["T"]
+        assert words in found.problems[0].problem
 
 
 def test_ten_thousand_tags_are_read_in_a_blink(tmp_path: Path) -> None:

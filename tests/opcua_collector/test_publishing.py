@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from opcua_collector.config import Connection as Settings
-from opcua_collector.connection import OUTSTANDING, Connection, SubscriptionLostError, _Run
+from opcua_collector.connection import OUTSTANDING, Connection, SubscriptionLostError, _first_end, _Run
 from opcua_collector.samples import Rule
 from opcua_collector.session import Identity, Subscribed
 from opcua_collector.stack import UaStatusCodeError, ua
@@ -69,6 +69,7 @@ class Sink:
 
     def __init__(self) -> None:
         self.values: list[float] = []
+        self.given_up = 0
         self.events: list[Mapping[str, Any]] = []
         self.open = asyncio.Event()
         self.open.set()
@@ -82,7 +83,8 @@ class Sink:
 
     def filtered(self, count: int) -> None: ...
 
-    def undelivered(self, count: int) -> None: ...
+    def undelivered(self, count: int) -> None:
+        self.given_up += count
 
     def report(self, scope: str, problem: str, remedy: str, value: Any = None) -> None: ...
 
@@ -168,6 +170,44 @@ async def test_nothing_is_acknowledged_or_asked_for_while_delivery_is_held_up(tm
     await bench.until(lambda: len(session.acknowledged) == 9)
     assert bench.sink.values == [float(n) for n in range(1, 10)]
     await bench.close()
+
+
+async def test_what_has_been_received_is_handed_on_before_a_lost_connection_is_left(tmp_path: Path) -> None:
+    session = Scripted()
+    bench = Bench(tmp_path, session)
+    await bench.close()
+    bench.tasks.clear()
+    bench.sink.open.clear()
+    lost = asyncio.Event()
+
+    async def line() -> None:
+        await lost.wait()
+        raise ConnectionResetError
+
+    publishers = [bench.run.publish() for _ in range(OUTSTANDING)]
+    ends = asyncio.create_task(_first_end(bench.run.finish, line(), *publishers))
+    session.answers = [message(1, 1.0), message(2, 2.0), message(4, 4.0)]
+    await bench.until(lambda: not session.answers and session.waiting == 0)
+    lost.set()
+    await asyncio.sleep(0)
+    assert bench.sink.values == []
+    bench.sink.open.set()
+
+    with pytest.raises(ConnectionResetError):
+        await ends
+    assert bench.sink.values == [1.0, 2.0, 4.0]
+    assert bench.sink.given_up == 0
+
+
+async def test_what_is_received_and_not_handed_on_is_counted_when_the_component_stops(tmp_path: Path) -> None:
+    session = Scripted(message(2, 2.0, 2.5), message(1, 1.0), message(3, 3.0))
+    bench = Bench(tmp_path, session)
+    bench.sink.open.clear()
+    await bench.until(lambda: bench.run._at_hand == 2)
+    await bench.close()
+    bench.run.abandon()
+    assert bench.sink.values == []
+    assert bench.sink.given_up == 3, "all but the value that the outlet holds, and counts by itself"
 
 
 async def test_a_server_that_takes_one_request_only_is_given_one(tmp_path: Path) -> None:

@@ -189,6 +189,28 @@ def test_what_was_handed_on_before_an_item_was_made_again_is_not_handed_on_twice
     assert made.counts.filtered == 1
 
 
+@pytest.mark.parametrize(
+    ("rule", "before", "after"),
+    [
+        (Rule.DOUBLE, (1.0, T.Double, 0), (2.0, T.Double, 0)),
+        (Rule.DOUBLE, (1.0, T.Double, 0), (1.0, T.Double, 0x80310000)),
+        (Rule.INTEGER, (1, T.Int32, 0), (2, T.Int32, 0)),
+        (Rule.BOOLEAN, (True, T.Boolean, 0), (False, T.Boolean, 0)),
+        (Rule.STRING, ("on", T.String, 0), ("off", T.String, 0)),
+        (Rule.STRING, ("on", T.String, 0), (None, None, 0x80310000)),
+    ],
+)
+def test_a_value_or_quality_that_changed_without_its_time_is_no_repetition(rule: Rule, before: Any, after: Any) -> None:
+    made = assembler(rule)
+    made.subscribed(0)
+    assert len(samples(made, (0, *before, 1))) == 1
+    made.subscribed(0)
+    assert len(samples(made, (0, *after, 1))) == 1
+    made.subscribed(0)
+    assert samples(made, (0, *after, 1)) == []
+    assert made.counts.filtered == 1
+
+
 def test_notifications_of_items_that_are_gone_are_filtered() -> None:
     made = assembler(Rule.DOUBLE, Rule.DOUBLE)
     made.remove(0)

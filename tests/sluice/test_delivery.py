@@ -99,6 +99,24 @@ def test_events_are_numbered_like_samples() -> None:
     assert [event["n"] for of in batches if isinstance(of, EventBatch) for event in of.events] == list(range(30))
 
 
+def test_frames_of_another_size_continue_the_numbering() -> None:
+    producer = Producer(STREAM, EPOCH, max_bytes=7_000)
+    assert [frame.seq for frame in producer.add(columns(*map(float, range(10))))] == [1]
+    producer.resize(700, compress=False)
+    frames = producer.add(columns(*map(float, range(200))))
+    assert [frame.seq for frame in frames] == list(range(2, len(frames) + 2))
+    assert len(frames) > 1
+    assert max(len(frame.payload) for frame in frames) <= 700
+
+
+def test_a_consumer_that_forgot_a_stream_joins_it_again_without_a_gap() -> None:
+    consumer = Consumer()
+    consumer.receive(TOPIC, batch(1), 0.0)
+    consumer.forget(lambda topic: topic == TOPIC)
+    received = consumer.receive(TOPIC, batch(7), 1.0)
+    assert (seqs(received), gaps(received)) == ([7], [])
+
+
 def test_nothing_to_send_spends_no_number() -> None:
     producer = Producer(STREAM, EPOCH, max_bytes=7_000)
     assert producer.add(columns()) == []
