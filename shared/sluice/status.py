@@ -7,7 +7,8 @@
      "config":{"applied":"…","rejected":[{"path","value","problem","remedy"}, …]},
      "counters":{…}}
 
-A status fits one frame. What does not fit is left out from the end of the largest section, and
+A status fits one frame. What does not fit is left out from the end of the largest section, of connections those that
+are well before those that are not, and
 `"truncated":{"connections":37}` says how many entries of which section are missing.
 """
 
@@ -147,6 +148,10 @@ class Status:
             return orjson.dumps(head)
 
 
+def _is_well(connection: Any) -> bool:
+    return not (isinstance(connection, dict) and connection.get("why"))
+
+
 def _plain(sections: Mapping[str, Any]) -> dict[str, Any]:
     """The sections as plain JSON objects that may be cut, long texts cut already."""
     plain = orjson.loads(orjson.dumps(sections, default=_written, option=_OPTIONS))
@@ -179,6 +184,9 @@ def _fitting(head: dict[str, Any], sections: dict[str, Any], max_bytes: int) -> 
     if isinstance(config, dict) and "rejected" in config:  # the one list below a section that may be long
         sections["rejected"] = config.pop("rejected")
     left_out: dict[str, int] = {}
+    whole = orjson.dumps({**head, **sections})
+    if len(whole) > max_bytes and isinstance(sections.get("connections"), dict):
+        sections["connections"] = dict(sorted(sections["connections"].items(), key=lambda item: _is_well(item[1])))
     while True:
         body = {**head, **sections}
         if isinstance(config, dict) and "rejected" in body:

@@ -97,6 +97,14 @@ def test_what_does_not_fit_is_left_out_from_the_largest_section_and_said() -> No
     assert told["counters"] == {"published": 5}
 
 
+def test_of_many_connections_those_in_trouble_are_told_first() -> None:
+    connections = {f"line{n}": {"state": "running", "endpoint": "opc.tcp://10.0.0.5:4840", "n": n} for n in range(300)}
+    connections["line299"] |= {"state": "waiting", "why": "refuses the connection", "remedy": "start the server"}
+    told = json.loads(status().report({"connections": connections}, max_bytes=7_000))
+    assert list(told["connections"])[:2] == ["line299", "line0"]
+    assert told["truncated"]["connections"] == 300 - len(told["connections"])
+
+
 def test_a_thousand_rejected_entries_do_not_push_out_the_rest() -> None:
     of = status()
     of.configured([{"path": f"tags.T{n}", "value": "x" * 50, "problem": "p", "remedy": "r"} for n in range(1_000)])
