@@ -34,12 +34,14 @@ class AppendingSink(Sink):
         self._encoder = encoder
         self._filter_remedies = filter_remedies
 
-    async def deliver(self, batches: Sequence[SampleBatch]) -> None:
+    async def deliver(self, batches: Sequence[SampleBatch]) -> bool:
         """Encode and append the range."""
+        before = self.ledger.appended, self.pipe.uncertain
         encoded = await self.encoded(batches, self._encoder)
-        await self.pipe.append(
+        done = await self.pipe.append(
             encoded.messages, self.ledger.append, lambda samples: self.ledger.drop("message-too-large", samples)
         )
+        return done or (self.ledger.appended, self.pipe.uncertain) != before
 
     def status(self) -> dict[str, Any]:
         """With the latest filtered sample of each reason, and its remedy."""

@@ -42,15 +42,14 @@ class StreamExporter(Component[ExporterSettings]):
 
     async def start(self, config: ExporterSettings) -> None:
         """Start the sinks, then listen."""
-        self._add_sinks(config)
+        await self._replace_sinks(set(), config)
         await self._listen(config)
 
     async def apply(self, config: ExporterSettings, changes: Changes) -> None:
         """Touch what changed: a sink that did not change does not notice."""
         sinks = changes.entries("sinks")
         everything = changes.under("streamManager")
-        await self._remove_sinks(set(self._sinks) if everything else {*sinks.removed, *sinks.changed})
-        self._add_sinks(config)
+        await self._replace_sinks(set(self._sinks) if everything else {*sinks.removed, *sinks.changed}, config)
         if ("sources",) in changes.changed:
             await self._listen(config)
 
@@ -58,7 +57,7 @@ class StreamExporter(Component[ExporterSettings]):
         """Stop listening, then flush the sinks side by side."""
         if self._inlet is not None:
             await self._inlet.close()
-        await self._remove_sinks(set(self._sinks))
+        await asyncio.gather(*(sink.stop(STOP_LIMIT) for sink in self._sinks.values()))
 
     def status(self) -> Mapping[str, Any]:
         """Sinks as connections, their ledgers, and what came in."""
@@ -78,21 +77,41 @@ class StreamExporter(Component[ExporterSettings]):
             sink.offer(batch)
 
     async def _listen(self, config: ExporterSettings) -> None:
+        filters = topic_filters(config.sources)
         if self._inlet is not None:
-            await self._inlet.close()
-        self._inlet = Inlet(self.context.ipc, topic_filters(config.sources))
+            await self._inlet.follow(filters)
+            return
+        self._inlet = Inlet(self.context.ipc, filters)
         await self._inlet.start(self.receive)
 
-    def _add_sinks(self, config: ExporterSettings) -> None:
-        """Start every sink of the configuration that does not run."""
+    async def _replace_sinks(self, names: set[str], config: ExporterSettings) -> None:
+        """Stop the sinks called `names`, and start every sink of the configuration that does not run.
+
+        A sink that goes on under its name takes batches from the moment on in which its predecessor takes no more, and
+        takes over what that could not deliver; it begins to work when the other has ended, for both use the same files.
+        """
+        for name in names:
+            self.context.problems.clear(f"sinks.{name}")
+        ended = {name: self._sinks.pop(name) for name in names if name in self._sinks}
+        begun = self._make_sinks(config)
+        await asyncio.gather(*(sink.stop(STOP_LIMIT) for sink in ended.values()))
+        for name in begun:
+            if name in ended:
+                self._sinks[name].take_over(ended[name])
+            self._sinks[name].start()
+
+    def _make_sinks(self, config: ExporterSettings) -> list[str]:
+        """Make every sink of the configuration that is not there yet; their names."""
         timeout = config.stream_manager.request_timeout
+        made = []
         for name, settings in config.sinks.items():
             if name in self._sinks or self._clashes(name, settings, config):
                 continue
             client = StreamClient(name, self.find_port, request_timeout=timeout)
             sink = make_sink(name, settings, client, Path(self.context.work_dir) / "spool" / name)
             self._sinks[name] = sink
-            sink.start()
+            made.append(name)
+        return made
 
     def _clashes(self, name: str, settings: AnySink, config: ExporterSettings) -> bool:
         """Whether another sink that runs already has a stream that this one wants; it is left out and reported."""
@@ -106,12 +125,6 @@ class StreamExporter(Component[ExporterSettings]):
                 self.context.problems.report(f"{place}.stream", problem, remedy, shared.pop())
                 return True
         return False
-
-    async def _remove_sinks(self, names: set[str]) -> None:
-        for name in names:
-            self.context.problems.clear(f"sinks.{name}")
-        sinks = [self._sinks.pop(name) for name in names if name in self._sinks]
-        await asyncio.gather(*(sink.stop(STOP_LIMIT) for sink in sinks))
 
     async def find_port(self) -> int:
         """Stream manager's port: from its configuration, else from the environment, else the default."""

@@ -91,7 +91,7 @@ class FileSink(Sink):
         """With ordering uploads and looking after files."""
         return [*super().jobs(), self._order, self._look_after]
 
-    async def deliver(self, batches: Sequence[SampleBatch]) -> None:
+    async def deliver(self, batches: Sequence[SampleBatch]) -> bool:
         """Write the range to the stream's file; a full disk is waited for, a full spool drops it."""
         await self._recovered.wait()
         encoded = await self.encoded(batches, self._encoder)
@@ -106,6 +106,7 @@ class FileSink(Sink):
             else:
                 self.conditions.clear("spool")
         await self._seal()
+        return True
 
     async def finish(self) -> None:
         """Seal what is open and order its upload, without retries."""
@@ -114,6 +115,10 @@ class FileSink(Sink):
         finally:
             self._finished = True
             self._sealed_some.set()
+
+    def lost(self) -> int:
+        """None: what is written waits in files, which whoever uses the folder next finds and counts."""
+        return 0
 
     def status(self) -> dict[str, Any]:
         """With the files."""
@@ -218,6 +223,9 @@ class FileSink(Sink):
         while True:
             try:
                 messages = await self.pipe.read(self._status_stream, self._cursor, PAGE)
+                if not messages and await self.pipe.was_made_anew(self._status_stream, self._cursor):
+                    self._cursor = 0
+                    continue
             except StreamError:
                 return
             for message in messages:

@@ -25,7 +25,7 @@ from stream_exporter.messages import Message
 RESERVED = frozenset({"tag", "asset", "unit", "batch", "time", "time_ns", "value", "quality", "status", "id"})
 
 #: Series whose prefix is kept; more distinct ones than this are rendered again.
-CACHED_SERIES = 200_000
+CACHED_SERIES = 50_000
 
 _TEN_DIGIT_SECONDS = 1_000_000_000  # from 2001-09-09 on, seconds since 1970 have ten digits
 _TIME_TEMPLATE = '"time":"%s.000000000Z","time_ns":%d000000000,"value":'

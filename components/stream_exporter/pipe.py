@@ -195,6 +195,13 @@ class Pipe:
             self._fault(error)
             raise
 
+    async def was_made_anew(self, stream: str, cursor: int) -> bool:
+        """Whether a stream that was read up to number `cursor` is too short for that. Raises StreamError."""
+        known = self._info.get(stream)
+        if known is None or _newest(known) + 1 >= cursor:
+            return False  # as of a moment ago: it has not been looked at since if it was read further
+        return _newest(await self._client.describe(stream)) + 1 < cursor
+
     def status(self) -> dict[str, Any]:
         """The stream's numbers: stored bytes, newest message, exported up to, messages not yet exported."""
         info = self._info.get(self._plan.name)

@@ -10,10 +10,11 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from sluice.batch import SampleBatch
+from sluice.batch import SampleBatch, ValueType
 from sluice.tasks import end, within
 from stream_exporter.conditions import Conditions
 from stream_exporter.ledger import Ledger
@@ -28,6 +29,11 @@ PACK_SAMPLES = 20_000
 
 #: Seconds between looks at the stream and its export.
 WATCH_INTERVAL = 2.0
+
+#: What waits is bounded in bytes too, roughly: texts may be long, and many small batches cost more than their samples.
+SAMPLE_BYTES = 64
+BATCH_BYTES = 1024
+LEAST_ROOM = 16 << 20
 
 
 class Sink(ABC):
@@ -45,7 +51,10 @@ class Sink(ABC):
         self._max_waiting = max_waiting
         self._queue: list[SampleBatch] = []
         self._queued = 0  # samples in the queue
+        self._ranges: deque[list[SampleBatch]] = deque()  # taken out of the queue, not in delivery yet
         self._held = 0  # samples in the queue and in delivery
+        self._held_bytes = 0
+        self._most_bytes = max(LEAST_ROOM, max_waiting * SAMPLE_BYTES)
         self._arrived = asyncio.Event()
         self._enough = asyncio.Event()
         self._examples: dict[str, str] = {}  # the last filtered sample of each reason
@@ -55,17 +64,41 @@ class Sink(ABC):
         """Take a batch, or drop it when too much is waiting."""
         samples = len(batch.columns)
         self.ledger.receive(samples)
-        if self._held + samples > self._max_waiting:
+        size = bytes_of(batch)
+        if self._held + samples > self._max_waiting or self._held_bytes + size > self._most_bytes:
             self.ledger.drop("queue-full", samples)
-            why = f"{self._max_waiting} samples are waiting, as many as `maxWaiting` allows: newer ones are dropped"
+            why = "samples are waiting, as many as `maxWaiting` allows, or as large: newer ones are dropped"
             self.conditions.report("queue", why, "mend what the sink waits for, or raise `maxWaiting`")
             return
         self._queue.append(batch)
         self._queued += samples
         self._held += samples
+        self._held_bytes += size
         self._arrived.set()
         if self._queued >= PACK_SAMPLES:
             self._enough.set()
+
+    def undelivered(self) -> list[SampleBatch]:
+        """After `stop`: the batches of which nothing was delivered, in order."""
+        return [batch for part in (*self._ranges, self._queue) for batch in part]
+
+    def lost(self) -> int:
+        """After `stop`: samples that are in doubt or were given up; what `undelivered` gives is not among them."""
+        return self.ledger.waiting - count_samples(self.undelivered())
+
+    def take_over(self, predecessor: Sink) -> None:
+        """Take what a sink that has stopped could not deliver, before what was offered here already."""
+        lost = predecessor.lost()
+        self.ledger.receive(lost)
+        self.ledger.drop("changed", lost)
+        batches = predecessor.undelivered()
+        self.ledger.receive(count_samples(batches))
+        self._queue[:0] = batches
+        self._queued += count_samples(batches)
+        self._held += count_samples(batches)
+        self._held_bytes += sum(map(bytes_of, batches))
+        if batches:
+            self._arrived.set()
 
     def start(self) -> None:
         """Begin to work."""
@@ -114,8 +147,11 @@ class Sink(ABC):
         return [self._run, self._watch]
 
     @abstractmethod
-    async def deliver(self, batches: Sequence[SampleBatch]) -> None:
-        """Bring one contiguous range of one input stream on its way, trying until that is done or stopping is set."""
+    async def deliver(self, batches: Sequence[SampleBatch]) -> bool:
+        """Bring one contiguous range of one input stream on its way, trying until that is done or stopping is set.
+
+        False when stopping came first and nothing of the range went anywhere.
+        """
 
     async def finish(self) -> None:  # noqa: B027 - most sinks have nothing to do here
         """What is to be done after the last range."""
@@ -143,12 +179,17 @@ class Sink(ABC):
         batches, self._queue, self._queued = self._queue, [], 0
         self._arrived.clear()
         self._enough.clear()
-        for part in ranges(batches):
+        self._ranges.extend(ranges(batches))
+        while self._ranges:
+            part = self._ranges.popleft()
             try:
-                await self.deliver(part)
+                if not await self.deliver(part):
+                    self._ranges.appendleft(part)
+                    return
             except Exception:
                 logger.exception("sinks.%s: delivering failed", self.name)
             self._held -= count_samples(part)
+            self._held_bytes -= sum(map(bytes_of, part))
             if self._held < self._max_waiting // 2:
                 self.conditions.clear("queue")
 
@@ -180,6 +221,15 @@ def ranges(batches: Sequence[SampleBatch]) -> list[list[SampleBatch]]:
             sizes[key] = size
             found.append(open_ranges[key])
     return found
+
+
+def bytes_of(batch: SampleBatch) -> int:
+    """About how much memory a batch takes while it waits."""
+    columns = batch.columns
+    texts = 0
+    if columns.type is ValueType.STRING:
+        texts = sum(map(len, filter(None, columns.value.tolist())))
+    return BATCH_BYTES + SAMPLE_BYTES * len(columns) + texts
 
 
 def count_samples(batches: Sequence[SampleBatch]) -> int:

@@ -20,9 +20,13 @@ STATUS_STREAM_SIZE = 4 << 20
 STATUS_SEGMENT_SIZE = 1 << 20
 
 
+#: Our export in a stream of ours. Not called as the sink is: a sink that is renamed must not export everything twice.
+EXPORT = "sluice"
+
+
 def make_sink(name: str, settings: AnySink, client: StreamClient, folder: Path) -> Sink:
     """The sink of these settings; `folder` is for files of its own."""
-    identifier = f"sluice-{name}"
+    identifier = EXPORT
     if isinstance(settings, SiteWiseSink):
         rules = sitewise.SiteWiseRules(
             settings.alias, sitewise.Integers(settings.integers), send_nulls=settings.nulls == "send"

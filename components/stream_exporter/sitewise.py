@@ -42,7 +42,7 @@ NEWEST_NS = 10 * 60 * 1_000_000_000
 ALIAS_FIELDS = ("asset", "tag", "unit", "source")
 
 #: Aliases that are kept rendered; more distinct ones than this are rendered again.
-CACHED_ALIASES = 200_000
+CACHED_ALIASES = 50_000
 
 #: Why a sample is not exported, and what to do about it.
 REMEDIES: Mapping[str, str] = {
@@ -54,7 +54,9 @@ REMEDIES: Mapping[str, str] = {
     "integer-range": "SiteWise's integers have 32 bits: set `integers: double`, and the property's data type to DOUBLE",
     "string-too-long": "SiteWise takes strings of at most 1,024 bytes",
     "string-control": "SiteWise takes strings without control characters",
-    "repeat": "two values of one property had the same time and quality: the later one was sent",
+    "repeat": "a value came twice, with the same time and quality: it was sent once",
+    "superseded": "SiteWise keeps one value per property, time and quality: the later one was sent. Give each tag an "
+    "alias of its own, or have the source stamp each change with its time; an S3 or Kinesis sink gets them all",
 }
 
 _REASONS = tuple(REMEDIES)
@@ -235,10 +237,14 @@ class _Account:
             self.examples.setdefault(reason, _describe(batch, int(found[0])))
         return keep
 
-    def repeats(self, count: int) -> None:
-        """Count samples that a later one of the range replaces."""
-        if count:
-            self.filtered["repeat"] = self.filtered.get("repeat", 0) + count
+    def repeats(self, pairs: Sequence[tuple[bytes, int, bytes, bytes]]) -> None:
+        """Count samples that a later one of the range replaces: (alias, time, text, later text) each."""
+        for alias, time, text, later in pairs:
+            reason = "repeat" if text == later else "superseded"
+            self.filtered[reason] = self.filtered.get(reason, 0) + 1
+            if reason not in self.examples:
+                moment, shown = np.datetime64(time, "ns"), [t[:80].decode("utf-8", "replace") for t in (text, later)]
+                self.examples[reason] = f"{alias[:200].decode()} at {moment}Z: {shown[0]}, then {shown[1]}"
 
 
 def _describe(batch: SampleBatch, index: int) -> str:
@@ -270,9 +276,14 @@ def _entries(parts: Sequence[_Part], aliases: Sequence[bytes], identity: bytes, 
     alias, time, quality = alias[order], time[order], quality[order]
     repeated = (alias[1:] == alias[:-1]) & (time[1:] == time[:-1]) & (quality[1:] == quality[:-1])
     if repeated.any():
+        account.repeats(
+            [
+                (aliases[alias[i]], int(time[i]), texts[order[i]], texts[order[i + 1]])
+                for i in np.flatnonzero(repeated).tolist()
+            ]
+        )
         keep = np.append(~repeated, True)
         order, alias, time, quality = order[keep], alias[keep], time[keep], quality[keep]
-        account.repeats(int(repeated.sum()))
 
     starts = _entry_starts(alias)
     yield from _written(

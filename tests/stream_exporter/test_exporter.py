@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,21 @@ KINESIS = {"type": "kinesis", "kinesisStream": "plant-data", "packInterval": "20
 SITEWISE = {"type": "sitewise", "packInterval": "20ms"}
 
 
+class Subscribed:
+    """One subscription on the bus in memory."""
+
+    active = True
+
+    def __init__(self, bus: Bus, topic_filter: str) -> None:
+        self._bus = bus
+        self._filter = topic_filter
+
+    async def renew(self) -> None: ...
+
+    async def close(self) -> None:
+        del self._bus.handlers[self._filter]
+
+
 class Bus:
     """An ipc in memory: topics, and the configuration of stream manager's component."""
 
@@ -28,14 +44,10 @@ class Bus:
         self.handlers: dict[str, Callable[[str, bytes], None]] = {}
         self.values: dict[str, Any] = {}
 
-    active = True
-
-    async def subscribe(self, topic_filter: str, handler: Callable[[str, bytes], None]) -> Bus:
+    async def subscribe(self, topic_filter: str, handler: Callable[[str, bytes], None]) -> Subscribed:
+        await asyncio.sleep(0)
         self.handlers[topic_filter] = handler
-        return self
-
-    async def close(self) -> None:
-        self.handlers.clear()
+        return Subscribed(self, topic_filter)
 
     async def get_configuration(self, key_path: Sequence[str] = (), component: str | None = None) -> Any:
         assert component == "aws.greengrass.StreamManager"
@@ -58,6 +70,7 @@ class Stage:
         self.config = ExporterSettings()
         self._producer = Producer("opcua-collector/line1", bench.epoch, max_bytes=7000)
         self._bench = bench
+        self.published = 0
 
     async def start(self, **raw: Any) -> None:
         self.config = load(ExporterSettings, raw).config
@@ -70,9 +83,10 @@ class Stage:
         await self.exporter.apply(config, changes)
 
     def publish(self, batches: int) -> None:
+        self.published += batches
         for _ in range(batches):
             for frame in self._producer.add(self._bench.batch(1).columns):
-                for handler in self.bus.handlers.values():
+                for handler in list(self.bus.handlers.values()):
                     handler(self._producer.topic, frame.payload)
 
     def ledger(self, sink: str) -> dict[str, Any]:
@@ -81,6 +95,10 @@ class Stage:
 
     async def appended(self, sink: str, samples: int) -> None:
         await self._bench.until(lambda: self.ledger(sink)["appended"] == samples, f"{samples} samples in {sink}")
+
+
+def appended_ids(bench: Any) -> list[str]:
+    return [json.loads(line)["id"] for payload in bench.stored("SluiceKinesis") for line in payload.splitlines()]
 
 
 @pytest.fixture
@@ -138,6 +156,58 @@ async def test_a_sink_that_is_changed_first_delivers_what_it_holds(stage: Stage,
     assert sum(payload.count(b"\n") for payload in bench.stored("SluiceKinesis")) == 40
     (export,) = bench.server.streams.get("SluiceKinesis").definition.exports
     assert export.wire["kinesisStreamName"] == "elsewhere"
+
+
+async def test_a_sink_loses_nothing_that_comes_while_it_is_changed(stage: Stage, bench: Any) -> None:
+    await stage.start(sinks={"kinesis": KINESIS})
+    stage.publish(1)
+    await stage.appended("kinesis", 10)
+    bench.fault("delay", operation="append", seconds=0.3)
+    stage.publish(1)
+
+    change = asyncio.create_task(stage.apply(sinks={"kinesis": KINESIS | {"messageSize": "2000"}}))
+    for _ in range(20):
+        stage.publish(1)
+        await asyncio.sleep(0.01)
+    await change
+    stage.publish(1)
+
+    await bench.until(lambda: len(appended_ids(bench)) == 230, "all samples, also those offered during the change")
+    assert len(set(appended_ids(bench))) == 230
+
+
+async def test_what_a_changed_sink_could_not_deliver_is_delivered_by_its_successor(stage: Stage, bench: Any) -> None:
+    await bench.server.stop()
+    await stage.start(sinks={"kinesis": KINESIS})
+    stage.publish(3)
+    await bench.until(lambda: stage.exporter.status()["connections"]["kinesis"]["state"] == "failed", "the outage")
+    stage.publish(5)
+
+    await stage.apply(sinks={"kinesis": KINESIS | {"messageSize": "2000"}})
+    await bench.start_server()
+    stage.bus.values["port"] = float(bench.port)
+
+    await bench.until(lambda: len(set(appended_ids(bench))) == 80, "what waited when the sink was changed")
+    assert len(appended_ids(bench)) == 80
+
+
+async def test_a_change_of_sources_does_not_interrupt_what_both_cover(stage: Stage, bench: Any) -> None:
+    await stage.start(sinks={"kinesis": KINESIS}, sources=["*"])
+    stage.publish(3)
+
+    change = asyncio.create_task(stage.apply(sinks={"kinesis": KINESIS}, sources=["opcua-collector/line1"]))
+    while not change.done():
+        stage.publish(1)
+        await asyncio.sleep(0)
+    stage.publish(3)
+    published = 10 * stage.published
+
+    await stage.appended("kinesis", published)
+    assert list(stage.bus.handlers) == ["sluice/data/opcua-collector/line1/#"]
+    inlet = stage.exporter.status()["inlet"]
+    assert (inlet["joined"], inlet["gaps"], inlet["repeats"]) == (1, 0, inlet["repeats"]), (
+        "one stream, followed all the time"
+    )
 
 
 async def test_a_removed_sink_is_gone_and_its_stream_stays(stage: Stage, bench: Any) -> None:

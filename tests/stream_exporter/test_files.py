@@ -109,6 +109,20 @@ async def test_success_deletes_the_file_and_nothing_else_does(bench: Any) -> Non
     assert sink.status()["spool_bytes"] == 0
 
 
+async def test_a_status_stream_that_was_made_anew_is_read_from_its_beginning(bench: Any) -> None:
+    sink = await tasked(bench)
+    (task,) = tasks(bench)
+    for _ in range(5):
+        answer(bench, task, Status.InProgress)
+    await bench.until(lambda: sink._cursor == 5, "the reading")
+    bench.server.streams.delete("SluiceS3Status")
+    await bench.until(lambda: "SluiceS3Status" in bench.server.streams.names(), "the new stream")
+
+    answer(bench, task, Status.Success)
+
+    await bench.until(lambda: not path_of(task).exists(), "the deletion")
+
+
 async def test_a_missing_bucket_is_told_by_name_with_a_remedy_and_the_file_is_tried_again(bench: Any) -> None:
     sink = await tasked(bench)
     sink._first_retask = 0.1

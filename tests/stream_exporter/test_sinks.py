@@ -149,6 +149,16 @@ async def test_a_sink_that_hangs_holds_no_other_and_its_queue_is_bounded(bench: 
         assert "maxWaiting" in stuck.status()["remedy"]
 
 
+async def test_long_texts_that_wait_are_bounded_by_their_bytes(bench: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as black_hole:
+        stuck = bench.sink(KINESIS, timeout=60.0, port=black_hole.getsockname()[1])
+        for seq in range(1, 61):
+            stuck.offer(bench.batch(seq, [Sample("Log", time.time_ns(), "x" * 1_000_000)]))
+
+        assert stuck.ledger.status()["waiting"] == 31, "of 1 MB each, in 500,000 times 64 bytes"
+        assert stuck.ledger.status()["dropped_by"] == {"queue-full": 29}
+
+
 async def test_stopping_appends_what_was_taken(bench: Any) -> None:
     sink = bench.sink(KINESIS.model_copy(update={"pack_interval": 60.0}))
     for seq in range(1, 4):
@@ -206,7 +216,17 @@ async def test_a_stream_that_was_changed_is_put_right_and_exports_of_others_stay
 
     definition = bench.server.streams.get("SluiceKinesis").definition
     assert definition.strategy.name == "OVERWRITE_OLDEST_DATA"
-    assert {export.identifier for export in definition.exports} == {"theirs", "sluice-test"}
+    assert {export.identifier for export in definition.exports} == {"theirs", "sluice"}
+
+
+async def test_a_sink_under_another_name_goes_on_with_the_export_that_is_there(bench: Any) -> None:
+    for name in ("before", "after"):
+        sink = bench.sink(KINESIS, name=name)
+        sink.offer(bench.batch(1))
+        await bench.until(lambda sink=sink: sink.ledger.appended == 10, "the samples")
+        await sink.stop(1.0)
+
+    assert len(bench.server.streams.get("SluiceKinesis").definition.exports) == 1, "else each record went out twice"
 
 
 async def test_drift_that_cannot_be_mended_is_reported(bench: Any) -> None:
