@@ -61,6 +61,8 @@ class ChildProcess:
                 stderr=log,
                 env={**os.environ, "PYTHONPATH": paths, **self._environment},
                 limit=_LINE_LIMIT,
+                # Ctrl-C in a terminal goes to every process of its group: it is the starter's to decide what it ends.
+                start_new_session=True,
             )
         try:
             return await asyncio.wait_for(self._line(), _START_LIMIT)

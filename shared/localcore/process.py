@@ -283,7 +283,7 @@ class Component:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         if main:
             self._process = process
@@ -291,7 +291,9 @@ class Component:
                 self._set("RUNNING")
         assert process.stdout is not None
         copying = asyncio.create_task(_copy(process.stdout, output))
+        guard = None
         try:
+            guard = await _guard(process.pid)
             code = await asyncio.wait_for(process.wait(), None if step is self.lifecycle.run else step.timeout)
         except asyncio.TimeoutError:
             output.write(f"{self.name}: a step took longer than its Timeout of {step.timeout} s\n".encode())
@@ -300,6 +302,8 @@ class Component:
         finally:
             # Whatever the script left behind goes with it; its output ends then, unless something has left the group.
             _signal(process, signal.SIGKILL)
+            if guard is not None:
+                guard.kill()
             await asyncio.wait({copying}, timeout=_LAST_OUTPUT)
             copying.cancel()
             if main:
@@ -322,7 +326,24 @@ async def _copy(source: asyncio.StreamReader, output: LogFile) -> None:
         output.write(data)
 
 
-def _die_with_parent() -> None:
+async def _guard(group: int) -> asyncio.subprocess.Process:
+    """A process that kills a process group when this process has died, in whatever way: its input ends then.
+
+    The kernel does as much for a child (`die_with_parent`), but not for what the child starts, and a shell may start
+    the component as a child of its own.
+    """
+    return await asyncio.create_subprocess_exec(
+        "/bin/sh",
+        "-c",
+        'read -r _; kill -9 "-$0"',
+        str(group),
+        stdin=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def die_with_parent() -> None:
     """Runs in the child: the kernel kills it when the core is killed, so that nothing is left behind."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

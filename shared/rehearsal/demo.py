@@ -10,29 +10,60 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
+import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from botocore.exceptions import BotoCoreError, ClientError
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from localcore import CoreError
+from localcore import CoreError, DeploymentError
+from localcore.child import ChildError
+from localcore.process import die_with_parent
 from plant import PlantError
 from rehearsal.rehearsal import Rehearsal, RehearsalError
 from rehearsal.site import SiteError, load_site
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+TROUBLE = (
+    RehearsalError,
+    SiteError,
+    CoreError,
+    DeploymentError,
+    ChildError,
+    PlantError,
+    BotoCoreError,
+    ClientError,
+    OSError,
+)
+"""What can go wrong without a fault of this program, each with a text for a person."""
+
+COUNTED = ("received", "filtered", "published", "appended", "dropped", "waiting")
+"""What the live display tells of a ledger, in the order of the flow."""
+
 console = Console(stderr=True)
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """Ctrl-C, SIGTERM or a terminal that was closed ended the demonstration before there was anything to judge."""
+
+    def __init__(self, number: signal.Signals, phase: str) -> None:
+        super().__init__(f"{number.name} while {phase}")
+        self.number = number
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,79 +75,165 @@ class Options:
     units: int
     profile: str
     site: dict[str, Any] | None
-    quiet: bool
+    live: bool
 
 
-def build(output: Path) -> None:
+class Stage:
+    """What the demonstration is doing, and what a signal means there.
+
+    While it flows, Ctrl-C and SIGTERM end the flow, and the judgement follows. At any other time they end everything.
+    """
+
+    def __init__(self, task: asyncio.Task[Any], *, live: bool) -> None:
+        self.ended = asyncio.Event()
+        self.signal: signal.Signals | None = None
+        self.phase = "starting"
+        self.live = live
+        self._task = task
+        self._flowing = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._flowing and number != signal.SIGHUP:
+            self.ended.set()
+        else:
+            self.signal = number
+            self._task.cancel()
+
+    @contextlib.asynccontextmanager
+    async def doing(self, phase: str, detail: Callable[[], str] = str) -> AsyncIterator[None]:
+        """Say what begins; on a terminal show how long it has taken so far, and `detail`."""
+        self.phase = phase
+        say(phase)
+        if not self.live:
+            yield
+            return
+        started = time.monotonic()
+        with console.status("") as status:
+
+            async def show() -> None:
+                while True:
+                    status.update(Text(f"{time.monotonic() - started:.0f} s  {detail()}"))
+                    await asyncio.sleep(0.5)
+
+            showing = asyncio.create_task(show())
+            try:
+                yield
+            finally:
+                showing.cancel()
+                await asyncio.wait({showing})
+
+    async def flow(self, rehearsal: Rehearsal, seconds: float | None) -> None:
+        """Show what flows until `seconds` are over, or Ctrl-C when None."""
+        if seconds is None:
+            say("it flows until Ctrl-C; what arrived is judged then")
+        started = time.monotonic()
+        self._flowing = True
+        live = Live(console=console, refresh_per_second=2) if self.live else contextlib.nullcontext()
+        with live as display:
+            while not self.ended.is_set() and (seconds is None or time.monotonic() - started < seconds):
+                if display is not None:
+                    shown = picture(rehearsal, time.monotonic() - started)
+                    # A line as wide as the terminal would wrap with the ^C that the terminal adds to it.
+                    display.update(Constrain(shown, console.width - 4))
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self.ended.wait(), 0.5)
+        self._flowing = False
+
+
+async def build(output: Path) -> None:
     """Build the artifacts for this machine, as a deployment would carry them."""
-    command = [sys.executable, str(REPOSITORY / "scripts" / "build.py"), "--host-only", "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RehearsalError(f"the build failed:\n{done.stdout}{done.stderr}")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(REPOSITORY / "scripts" / "build.py"),
+        "--host-only",
+        "--output",
+        str(output),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=die_with_parent,
+    )
+    try:
+        said, _ = await process.communicate()
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # pip may be at work below it
+            os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode != 0:
+        raise RehearsalError(f"the build failed:\n{said.decode(errors='replace')}")
 
 
-def picture(rehearsal: Rehearsal, started: float) -> Table:
-    """What flows now, as a table: what each component says of itself."""
-    table = Table(title=f"Sluice, {time.monotonic() - started:.0f} s", title_justify="left", expand=False)
-    for heading in ("component", "state", "what flows"):
+def picture(rehearsal: Rehearsal, seconds: float) -> Table:
+    """What flows now, as a table: what each component says of itself, a line for each connection or destination."""
+    title = f"What flows, {seconds:.0f} s"
+    table = Table(title=title, title_justify="left", box=SIMPLE, pad_edge=False, padding=(0, 1))
+    for heading in ("component", "", "state", "samples"):
         table.add_column(heading)
     if rehearsal.plant is not None:
-        table.add_row("plant", "producing", f"{rehearsal.plant.samples():,} samples logged")
-    for name, status in sorted(rehearsal.statuses.items()):
-        flows = []
-        for connection, state in status.get("connections", {}).items():
-            why = f" ({state['why']})" if state.get("why") else ""
-            flows.append(f"{connection}: {state.get('state')}{why}")
-        for stream, ledger in status.get("ledger", {}).items():
-            counted = ", ".join(f"{key} {value:,}" for key, value in ledger.items() if isinstance(value, int) and value)
-            flows.append(f"{stream}: {counted or 'nothing yet'}")
-        table.add_row(name, str(status.get("state", "?")), "\n".join(flows))
+        table.add_row("plant", "", "producing", f"{rehearsal.plant.samples():,} logged")
+    for component, status in sorted(rehearsal.statuses.items()):
+        for number, (name, state, counted) in enumerate(flows(component, status)):
+            # Text: what a server or a file says is shown as it is, whatever brackets it holds.
+            table.add_row(Text("" if number else component), Text(name), Text(state), Text(counted))
     return table
 
 
-async def flow(rehearsal: Rehearsal, seconds: float | None, *, quiet: bool) -> None:
-    """Show what flows until `seconds` are over, or Ctrl-C when None."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    started = time.monotonic()
-    live = contextlib.nullcontext() if quiet else Live(console=console, refresh_per_second=2)
-    with live as display:
-        while not stop.is_set() and (seconds is None or time.monotonic() - started < seconds):
-            if display is not None:
-                display.update(picture(rehearsal, started))
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(stop.wait(), 0.5)
+def flows(component: str, status: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, state and counted samples of each connection and stream in a component's status."""
+    states = {
+        name: f"{state.get('state')}: {state['why']}" if state.get("why") else str(state.get("state"))
+        for name, state in status.get("connections", {}).items()
+    }
+    counts = {
+        stream.removeprefix(f"{component}/"): ", ".join(f"{ledger[key]:,} {key}" for key in COUNTED if ledger.get(key))
+        for stream, ledger in status.get("ledger", {}).items()
+    }
+    names = [*states, *(name for name, counted in counts.items() if counted and name not in states)]
+    names = [name for name in names if not name.endswith("/events")]
+    rows = [(name, states.get(name, ""), counts.get(name) or "none yet") for name in names]
+    return rows or [("", str(status.get("state", "?")), "")]
 
 
 def say(text: str) -> None:
-    """One line of progress."""
-    console.print(text, highlight=False)
+    """One line of progress, as it is: not wrapped, and whatever brackets it holds."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-async def with_plant(rehearsal: Rehearsal, seconds: float | None, *, quiet: bool) -> dict[str, Any]:
+def arrived(rehearsal: Rehearsal, expected: int) -> str:
+    """How far the destinations are."""
+    return ", ".join(f"{name} {count:,}" for name, count in rehearsal.arrived.items()) + f" of {expected:,}"
+
+
+async def with_plant(rehearsal: Rehearsal, seconds: float | None, stage: Stage) -> dict[str, Any]:
     """Run against the simulated plant; the report is the comparison with the plant's own log."""
     assert rehearsal.plant is not None
     await rehearsal.start_production()
-    await flow(rehearsal, seconds, quiet=quiet)
-    say("stopping the plant; waiting until everything has arrived")
-    produced = await rehearsal.plant.finish()
-    await rehearsal.drain(produced)
-    usage = rehearsal.components()
-    report: dict[str, Any] = (await asyncio.to_thread(rehearsal.reconcile)).as_dict()
+    await stage.flow(rehearsal, seconds)
+    produced = 0
+    async with stage.doing(
+        "stopping the plant; waiting until everything has arrived", lambda: arrived(rehearsal, produced)
+    ):
+        produced = await rehearsal.plant.finish()
+        await rehearsal.drain(produced)
+        usage = rehearsal.components()
+        report: dict[str, Any] = (await asyncio.to_thread(rehearsal.reconcile)).as_dict()
     report["components"] = usage
     return report
 
 
-async def with_site(rehearsal: Rehearsal, seconds: float | None, *, quiet: bool) -> dict[str, Any]:
+async def with_site(rehearsal: Rehearsal, seconds: float | None, stage: Stage) -> dict[str, Any]:
     """Run against the engineer's own servers, which nobody can stop: the collectors are stopped, and what they say they
     published is compared with what arrived."""
-    await flow(rehearsal, seconds, quiet=quiet)
-    say("stopping the collectors; waiting until everything has arrived")
-    usage = rehearsal.components()
-    published = await rehearsal.stop_collecting()
-    drained = await rehearsal.drain(published)
+    await stage.flow(rehearsal, seconds)
+    published = 0
+    async with stage.doing(
+        "stopping the collectors; waiting until everything has arrived", lambda: arrived(rehearsal, published)
+    ):
+        usage = rehearsal.components()
+        published = await rehearsal.stop_collecting()
+        drained = await rehearsal.drain(published)
     return {
         "produced": published,
         "excluded": 0,
@@ -169,66 +286,138 @@ def balanced(report: dict[str, Any]) -> bool:
 
 
 async def rehearse(root: Path, options: Options) -> dict[str, Any]:
-    """One whole rehearsal; returns the report."""
-    async with Rehearsal(
-        root,
-        root / "build",
-        profile=options.profile,
-        rate=options.rate,
-        units=options.units,
-        with_plant=options.site is None,
-    ) as rehearsal:
-        site = options.site or rehearsal.demo_site()
-        await rehearsal.provide(site)
-        say("deploying " + ", ".join(site["components"]))
-        await rehearsal.deploy(site)
-        run = with_plant if rehearsal.plant is not None else with_site
-        return await run(rehearsal, options.seconds, quiet=options.quiet)
+    """One whole rehearsal; returns the report. Raises Interrupted, and what TROUBLE lists."""
+    task = asyncio.current_task()
+    assert task is not None
+    stage = Stage(task, live=options.live)
+    try:
+        async with stage.doing("building the artifacts"):
+            await build(root / "build")
+        async with Rehearsal(
+            root,
+            root / "build",
+            profile=options.profile,
+            rate=options.rate,
+            units=options.units,
+            with_plant=options.site is None,
+        ) as rehearsal:
+            site = options.site or rehearsal.demo_site()
+            async with stage.doing("deploying " + ", ".join(site["components"]), lambda: states(rehearsal)):
+                await rehearsal.provide(site)
+                await rehearsal.deploy(site)
+            run = with_plant if rehearsal.plant is not None else with_site
+            return await run(rehearsal, options.seconds, stage)
+    except asyncio.CancelledError:
+        if stage.signal is None:
+            raise
+        raise Interrupted(stage.signal, stage.phase) from None
+
+
+def states(rehearsal: Rehearsal) -> str:
+    """The components' states in a line, the first of them in a plain word."""
+    words = {"NEW": "installing"}
+    return ", ".join(
+        f"{name.rpartition('.')[2]} {words.get(component.state, component.state.lower())}"
+        for name, component in rehearsal.core.components().items()
+    )
+
+
+def above_zero(value: float | None) -> float | None:
+    """A number for which "per second" or "for seconds" has a meaning."""
+    if value is not None and not (value > 0 and math.isfinite(value)):
+        raise typer.BadParameter(f"{value:g} is not above 0")
+    return value
+
+
+def known_profile(value: str) -> str:
+    """A nucleus that there is a stand-in for."""
+    if value not in ("classic", "lite"):
+        raise typer.BadParameter(f"{value} is neither classic nor lite")
+    return value
+
+
+def new_file(value: Path | None) -> Path | None:
+    """A file that can be written when it is time, known before minutes are spent."""
+    if value is None:
+        return None
+    if value.is_dir():
+        raise typer.BadParameter(f"{value} is a folder; give a file")
+    if not value.absolute().parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {value.absolute().parent}; make it, or give another")
+    if not os.access(value if value.exists() else value.absolute().parent, os.W_OK):
+        raise typer.BadParameter(f"{value} cannot be written by this user")
+    return value
+
+
+def new_folder(value: Path | None) -> Path | None:
+    """A folder in which nothing is overwritten."""
+    if value is None:
+        return None
+    try:
+        value.mkdir(parents=True, exist_ok=True)
+        if any(value.iterdir()):
+            raise typer.BadParameter(f"{value} is not empty; give a new folder")
+        if not os.access(value, os.W_OK):
+            raise typer.BadParameter(f"{value} cannot be written by this user")
+    except OSError as error:
+        raise typer.BadParameter(f"{value} cannot be made: {error.strerror}") from error
+    return value.absolute()
 
 
 def demo(
     seconds: Annotated[
-        float | None, typer.Option(help="How long the plant produces; without it, until Ctrl-C.")
+        float | None,
+        typer.Option(help="How long the plant produces; without it, until Ctrl-C.", callback=above_zero),
     ] = None,
-    rate: Annotated[float, typer.Option(help="Values per second that the plant produces.")] = 1000.0,
-    units: Annotated[int, typer.Option(help="Copies of the plant's 52 variables.")] = 2,
-    profile: Annotated[str, typer.Option(help="The nucleus to stand in for: classic or lite.")] = "classic",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+    rate: Annotated[
+        float, typer.Option(help="Values per second that the plant produces.", callback=above_zero)
+    ] = 1000.0,
+    units: Annotated[int, typer.Option(help="Copies of the plant's 52 variables.", min=1)] = 2,
+    profile: Annotated[
+        str, typer.Option(help="The nucleus to stand in for: classic or lite.", callback=known_profile)
+    ] = "classic",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report to this file.", callback=new_file)
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="A site document: your servers instead of the plant.")] = None,
     keep: Annotated[
-        Path | None, typer.Option(help="Work in this new folder and leave it: logs, streams, files.")
+        Path | None,
+        typer.Option(help="Work in this new folder and leave it: logs, streams, files.", callback=new_folder),
     ] = None,
     quiet: Annotated[bool, typer.Option(help="No live display.")] = False,
 ) -> None:
     """Run the whole gateway on this machine and prove that what was produced arrived."""
-    if profile not in ("classic", "lite"):
-        raise typer.BadParameter(f"--profile {profile}: must be classic or lite")
-    root = keep or Path(tempfile.mkdtemp(prefix="sluice-demo-"))
-    root.mkdir(parents=True, exist_ok=True)
-    passed = False
+    root = keep
+    status = 1
     try:
         site = None if config is None else load_site(config)
-        options = Options(seconds, rate, units, profile, site, quiet or not console.is_terminal)
-        say("building the artifacts")
-        build(root / "build")
-        report = asyncio.run(rehearse(root, options))
-        passed = balanced(report)
+        root = keep or Path(tempfile.mkdtemp(prefix="sluice-demo-"))
+        live = console.is_terminal and not console.is_dumb_terminal and not quiet
+        report = asyncio.run(rehearse(root, Options(seconds, rate, units, profile, site, live)))
+        status = 0 if balanced(report) else 1
         if json_file is not None:
             json_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         show(report, "the plant's own log" if config is None else "the collectors' ledgers")
-    except (RehearsalError, SiteError, CoreError, PlantError) as error:
+    except Interrupted as interrupted:
+        status = 128 + interrupted.number
+        say(f"ended by {interrupted}: nothing was judged")
+    except TROUBLE as error:
+        status = 1
         say(f"the demonstration could not run: {error}")
     finally:
-        if passed and keep is None:
-            shutil.rmtree(root, ignore_errors=True)
-        elif not passed:
-            say(f"logs and data are in {root}")
-    raise typer.Exit(0 if passed else 1)
+        if root is not None:
+            if keep is None and status != 1:
+                shutil.rmtree(root, ignore_errors=True)
+            else:
+                say(f"logs and data are in {root}")
+    raise typer.Exit(status)
 
 
 def main() -> None:
     """The command line."""
-    typer.run(demo)
+    program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    program.command()(demo)
+    program(prog_name="./scripts/demo")
 
 
 if __name__ == "__main__":

@@ -72,6 +72,8 @@ class Rehearsal:
         self.units = units
         self.statuses: dict[str, dict[str, Any]] = {}
         self.site: Mapping[str, Any] = {}
+        self.arrived: Mapping[str, int] = {}
+        """Samples at each destination, as drain() saw them last."""
 
     async def __aenter__(self) -> Rehearsal:
         try:
@@ -157,7 +159,8 @@ class Rehearsal:
         while True:
             latest = await asyncio.to_thread(self._counts)
             if latest != counts:
-                counts, grown = latest, time.monotonic()
+                self.arrived = counts = latest
+                grown = time.monotonic()
             if counts and min(counts.values()) >= produced:
                 return Drained(True, produced, counts)
             if time.monotonic() - grown > patience:

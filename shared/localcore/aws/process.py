@@ -46,7 +46,8 @@ class AwsProcess:
             endpoint_url=self.endpoint(service),
             aws_access_key_id="local",
             aws_secret_access_key="local",  # noqa: S106 - nobody checks it
-            config=Config(inject_host_prefix=False, max_pool_connections=1),
+            # No proxies: those of the environment are for the internet, and these endpoints are on this machine.
+            config=Config(inject_host_prefix=False, max_pool_connections=1, proxies={}),
         )
 
     def create_kinesis_stream(self, name: str, shards: int = 1) -> None:

@@ -23,6 +23,7 @@ def make_client(service: str, region: str, endpoint: str) -> Any:
         inject_host_prefix=False,
         parameter_validation=False,
         request_checksum_calculation="when_required",
+        proxies={},  # those of the environment are for the internet, and the endpoints are on this machine
     )
     return session.create_client(service, region_name=region, endpoint_url=endpoint, config=config)
 
