@@ -44,7 +44,7 @@ _QUIET = 0.5  # seconds without a further event before a changed configuration i
 _LONGEST_BURST = 5.0
 _RECHECK = 60.0
 _STOP = 3.0  # seconds for the component's own stop; the nucleus kills 5 s after SIGTERM
-_EXIT = 3.9
+_EXIT = 3.6  # the end whatever hangs: 4 s, less what a busy machine takes to bring the signal and to reap the process
 _MAX_PROBLEMS = 1_000
 _MAX_LOGGED = 50
 

@@ -91,7 +91,7 @@ async def connected(
 @BOTH
 async def test_five_thousand_pipelined_messages_arrive_in_order(tmp_path: Path, profile: Profile) -> None:
     async with connected(tmp_path, profile) as (_, ipc):
-        ipc.timeout = 30.0
+        ipc.timeout = 120.0
         got: list[int] = []
         await ipc.subscribe("sluice/data/#", lambda topic, payload: got.append(int(payload)))
         await asyncio.gather(*(ipc.publish("sluice/data/a/b", str(number).encode()) for number in range(5_000)))

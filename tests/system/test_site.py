@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -33,7 +34,8 @@ async def test_the_example_delivers_what_the_collector_published(tmp_path: Path)
             "--json",
             report,
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}  # where the demo puts what it keeps
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
         counters = await plant.counters()
     assert done.returncode == 0, done.stderr
     told = json.loads(report.read_text())
@@ -46,6 +48,7 @@ def test_a_wrong_site_document_is_refused_in_words(tmp_path: Path) -> None:
     site = tmp_path / "site.yaml"
     site.write_text("component: {}\n")
     command: list[str | Path] = [REPOSITORY / "scripts" / "demo", "--config", site, "--seconds", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert done.returncode == 1
     assert "site.yaml: no `components` mapping" in done.stderr.replace("\n", "")
