@@ -218,6 +218,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BuildError as error:
         print(f"build: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a full disk, a folder of somebody else's
+        print(f"build: {error}: make room, or give a folder that can be written with --output", file=sys.stderr)
+        return 1
     for path in zips:
         print(f"{path.stat().st_size / 1e6:7.1f} MB  {path}")
     return 0

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import logging
+import os
 import secrets as tokens
 import shutil
 import tempfile
@@ -72,7 +73,10 @@ class IpcServer:
     async def start(self) -> None:
         """Open the socket."""
         if len(str(self._socket).encode()) > _MAX_SOCKET_PATH and self._short is None:
-            self._short = Path(tempfile.mkdtemp(prefix="localcore-"))
+            # TMPDIR may itself be what makes the path too long.
+            room = _MAX_SOCKET_PATH - len("/localcore-12345678/ipc.socket")
+            folder = "/tmp" if len(os.fsencode(tempfile.gettempdir())) > room else None  # noqa: S108 - mkdtemp is safe
+            self._short = Path(tempfile.mkdtemp(prefix="localcore-", dir=folder))
             self.address = str(self._short / "ipc.socket")
             self._socket.unlink(missing_ok=True)
             self._socket.symlink_to(self.address)

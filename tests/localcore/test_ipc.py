@@ -74,9 +74,13 @@ async def test_garbage_costs_its_own_connection_only(device: Device) -> None:
     await client.publish("t", b"x")
 
 
-async def test_a_socket_path_too_long_for_a_socket_gets_a_link(tmp_path: Any, make_device: MakeDevice) -> None:
+@pytest.mark.parametrize("temporary", ["short", "long as well"])
+async def test_a_socket_path_too_long_for_a_socket_gets_a_link(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, temporary: str
+) -> None:
     folder = tmp_path / ("long" * 30)
     folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder) if temporary == "long as well" else None)
     server = IpcServer(folder / "ipc.socket")
     await server.start()
     try:
