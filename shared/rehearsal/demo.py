@@ -233,14 +233,20 @@ async def with_site(rehearsal: Rehearsal, seconds: float | None, stage: Stage) -
     ):
         usage = rehearsal.components()
         published = await rehearsal.stop_collecting()
+        await rehearsal.drain(published, patience=3.0)  # all but the files that are still open
+        filtered = await rehearsal.stop_exporting()
         drained = await rehearsal.drain(published)
+    destinations = {}
+    for name, count in drained.counts.items():
+        left_out = sum(filtered.get(name, {}).values())
+        missing = published - left_out - count
+        destinations[name] = {"delivered": count, "filtered": left_out, "lost": max(0, missing)}
+        destinations[name]["duplicated"] = max(0, -missing)
     return {
         "produced": published,
-        "excluded": 0,
-        "destinations": {
-            name: {"delivered": count, "lost": max(0, published - count), "duplicated": max(0, count - published)}
-            for name, count in drained.counts.items()
-        },
+        "excluded": max((counts["filtered"] for counts in destinations.values()), default=0),
+        "exclusions": {name: reasons for name, reasons in filtered.items() if reasons},
+        "destinations": destinations,
         "components": usage,
         "status": rehearsal.statuses,
     }
@@ -251,7 +257,7 @@ def show(report: dict[str, Any], judge: str) -> None:
     table = Table(
         title=f"What arrived, judged by {judge}", title_justify="left", box=SIMPLE, pad_edge=False, padding=(0, 1)
     )
-    columns = ("delivered", "lost", "duplicated", "raw_repeats", "wrong", "unexpected")
+    columns = ("delivered", "filtered", "lost", "duplicated", "raw_repeats", "wrong", "unexpected")
     shown = [name for name in columns if all(name in counts for counts in report["destinations"].values())]
     table.add_column("destination", no_wrap=True)
     for name in shown:
@@ -260,6 +266,8 @@ def show(report: dict[str, Any], judge: str) -> None:
         table.add_row(name, *(f"{counts[column]:,}" for column in shown))
     console.print(table)
     say(f"produced {report['produced']:,}, excluded {report['excluded']}")
+    for name, why in report.get("exclusions", {}).items():
+        say(f"{name}: left out: {json.dumps(why)}")
     latency = report.get("latency_ms", {})
     if latency.get("p50") is not None:
         say(f"source to accepted append: p50 {latency['p50']:.0f} ms, p99 {latency['p99']:.0f} ms")

@@ -192,6 +192,15 @@ class Rehearsal:
             if "published" in counts and not stream.endswith("/events")
         )
 
+    async def stop_exporting(self, *, timeout: float = 15.0) -> dict[str, dict[str, int]]:
+        """Stop the exporter, which sends the files that it had open, and return what each sink filtered, by reason."""
+        await self.core.component(EXPORTER).stop()
+        last = self.statuses.get
+        await self.wait_for(
+            lambda: last("stream-exporter", {}).get("state") == "stopping", "last status of the exporter", timeout
+        )
+        return {name: counts["filtered_by"] for name, counts in self.statuses["stream-exporter"]["ledger"].items()}
+
     def _stopping(self) -> int:
         return sum(status.get("state") == "stopping" for status in self.statuses.values())
 
