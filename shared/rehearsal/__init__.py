@@ -4,7 +4,7 @@
 them: from their zips and recipes, in processes of their own. Nothing here looks inside them.
 """
 
-from rehearsal.rehearsal import Drained, Rehearsal, RehearsalError
+from rehearsal.rehearsal import Rehearsal, RehearsalError
 from rehearsal.site import SiteError, load_site
 
-__all__ = ["Drained", "Rehearsal", "RehearsalError", "SiteError", "load_site"]
+__all__ = ["Rehearsal", "RehearsalError", "SiteError", "load_site"]

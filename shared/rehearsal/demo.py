@@ -233,11 +233,11 @@ async def with_site(rehearsal: Rehearsal, seconds: float | None, stage: Stage) -
     ):
         usage = rehearsal.components()
         published = await rehearsal.stop_collecting()
-        await rehearsal.drain(published, patience=3.0)  # all but the files that are still open
+        await rehearsal.drain(published, patience=3.0, settle=0.0)  # all but the files that are still open
         filtered = await rehearsal.stop_exporting()
-        drained = await rehearsal.drain(published)
+        counted = await rehearsal.drain(published)
     destinations = {}
-    for name, count in drained.counts.items():
+    for name, count in counted.items():
         left_out = sum(filtered.get(name, {}).values())
         missing = published - left_out - count
         destinations[name] = {"delivered": count, "filtered": left_out, "lost": max(0, missing)}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -25,15 +24,6 @@ from rehearsal.site import EXPORTER, demo_site, sinks
 
 class RehearsalError(RuntimeError):
     """The rehearsal could not be brought up; the text says which part, in what state, and where its log is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """How draining ended: `complete` when every destination holds as many samples as the plant produced."""
-
-    complete: bool
-    produced: int
-    counts: Mapping[str, int]
 
 
 class Rehearsal:
@@ -152,19 +142,23 @@ class Rehearsal:
                 raise RehearsalError(f"no {what} within {timeout:.0f} s; statuses: {known}; logs: {self.core.logs}")
             await asyncio.sleep(0.05)
 
-    async def drain(self, produced: int, *, patience: float = 15.0) -> Drained:
-        """Wait until every destination holds `produced` samples, or none has grown for `patience` seconds."""
-        counts: dict[str, int] = {}
+    async def drain(self, produced: int, *, patience: float = 15.0, settle: float = 6.0) -> Mapping[str, int]:
+        """Wait until no destination grows any more, and return the samples at each, repeats included.
+
+        They have grown for the last time when nothing came for `settle` seconds although every destination holds
+        `produced` samples or more, or for `patience` seconds otherwise. Settling is what lets a late repeat be seen: it
+        is longer than the demonstration keeps a file open.
+        """
+        counts: Mapping[str, int] = {}
         grown = time.monotonic()
         while True:
             latest = await asyncio.to_thread(self._counts)
             if latest != counts:
                 self.arrived = counts = latest
                 grown = time.monotonic()
-            if counts and min(counts.values()) >= produced:
-                return Drained(True, produced, counts)
-            if time.monotonic() - grown > patience:
-                return Drained(False, produced, counts)
+            complete = bool(counts) and min(counts.values()) >= produced
+            if time.monotonic() - grown >= (settle if complete else patience):
+                return counts
             await asyncio.sleep(0.5)
 
     def deliveries(self) -> dict[str, Callable[[], Iterable[Delivered]]]:
