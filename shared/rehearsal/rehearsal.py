@@ -67,9 +67,11 @@ class Rehearsal:
 
     async def __aenter__(self) -> Rehearsal:
         try:
-            await self.core.start()
-            if self.plant is not None:
-                await self.plant.start()
+            starts = [self.core.start()] if self.plant is None else [self.core.start(), self.plant.start()]
+            # Both to their end, whatever becomes of the other: close() then finds nothing half started.
+            for failure in await asyncio.gather(*starts, return_exceptions=True):
+                if isinstance(failure, BaseException):
+                    raise failure
             self.core.ipc.observe("sluice/status/+", self._on_status)
         except BaseException:
             await self.close()
