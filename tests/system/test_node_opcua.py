@@ -160,7 +160,6 @@ async def judge(rehearsal: Rehearsal, server: NodeOpcua) -> None:
     logged = server.logged()
     assert len(logged) == produced
     samples = list(rehearsal.deliveries()["kinesis"]())
-    ids = Counter(sample.id for sample in samples)
     once = {sample.id: sample for sample in samples}.values()
     got = Counter((sample.tag, sample.time_ns) for sample in once if sample.value != -1)
     values = {(sample.tag, sample.time_ns): sample.value for sample in once if sample.value != -1}
@@ -170,7 +169,6 @@ async def judge(rehearsal: Rehearsal, server: NodeOpcua) -> None:
     assert not lost, f"{len(lost)} of {produced} lost, the first {lost[:3]}, the last {lost[-1]}; {told}"
     assert not doubled, f"{len(doubled)} doubled, the first {doubled[:3]}; {told}"
     assert values == logged, told
-    assert ids
 
 
 async def test_a_cut_line_costs_nothing_because_the_session_goes_on(build: Path, tmp_path: Path) -> None:
@@ -193,22 +191,6 @@ async def test_a_killed_collector_resumes_where_it_was(build: Path, tmp_path: Pa
         for kills in (1, 2):
             collector.kill()
             await rehearsal.wait_for(partial(restarted, collector, kills), "restart", LIMIT)
-            await asyncio.sleep(1.5)  # it works for a while
-        await judge(rehearsal, server)
-        after = await server.ask("counters", "counters")
-        assert (before, after["cumulated_subscriptions"]) == (1, 1), after
-        assert after["cumulated_sessions"] == 1, after
-
-
-async def test_a_killed_collector_resumes_where_it_was(build: Path, tmp_path: Path) -> None:
-    async with flowing(build, tmp_path, history=False) as (rehearsal, server, _):
-        for _ in range(2):
-            started = rehearsal.core.component(COLLECTOR).restarts
-            rehearsal.core.component(COLLECTOR).kill()
-            await rehearsal.wait_for(
-                lambda started=started: rehearsal.core.component(COLLECTOR).restarts > started, "restart", LIMIT
-            )
-            await rehearsal.core.wait_state(COLLECTOR, "RUNNING", LIMIT)
             await asyncio.sleep(1.5)  # it works for a while
         await judge(rehearsal, server)
         after = await server.ask("counters", "counters")
