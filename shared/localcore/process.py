@@ -146,6 +146,8 @@ class Component:
     state: str = "NEW"
     restarts: int = 0
     """How often it was started again after an error."""
+    ended: int | None = None
+    """The status with which its run script ended last, negative for a signal; None before its first end."""
     _process: asyncio.subprocess.Process | None = None
     _task: asyncio.Task[None] | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -248,7 +250,7 @@ class Component:
                 if self.lifecycle.run is None:
                     self._set("FINISHED")
                     return
-                code = await self._run(self.lifecycle.run, output)
+                code = self.ended = await self._run(self.lifecycle.run, output)
                 if self.state == "STOPPING":
                     return
                 if not self._errored and (code == 0 or -code in self.profile.clean_signals):
