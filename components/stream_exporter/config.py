@@ -98,6 +98,10 @@ class KinesisSink(SinkSettings):
     message_size: Annotated[
         Size, Field(ge=1000, le=MAX_RECORD_BYTES, description="bytes of lines that become one record")
     ] = 256_000
+    compression: Annotated[
+        Literal["none", "gzip"],
+        Field(description="gzip: each record is a gzip member, which its consumers must unpack"),
+    ] = "none"
     stream: StreamName = "SluiceKinesis"
     pack_interval: Annotated[Duration, Field(ge=0.01, le=60.0)] = 0.25
 

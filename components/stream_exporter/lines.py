@@ -7,10 +7,14 @@
 `asset`, `unit`, `batch` and what else travels with a series are left out when empty, `status` (the source's native
 status: a number, or a word) when there is none. `value` is null where the source had none. `id` is
 `<epoch>.<number of the batch>.<index in the batch>`: a reader drops repeats by it.
+
+Lines may travel as gzip members (RFC 1952), each of whole lines. Members may follow one another: what reads gzip files
+reads them as one. A reader of both forms tells them apart by the first two bytes, 1f 8b; a line begins with `{`.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,6 +30,14 @@ RESERVED = frozenset({"tag", "asset", "unit", "batch", "time", "time_ns", "value
 
 #: Series whose prefix is kept; more distinct ones than this are rendered again.
 CACHED_SERIES = 50_000
+
+#: Lines of 200 bytes become 14, at a cost below that of making them. Higher levels cost twice as much for a tenth less.
+GZIP_LEVEL = 3
+
+#: What a member may be larger than lines that cannot be made smaller (zlib's deflateBound: 18 bytes, and 5 per 16 KB).
+GZIP_OVERHEAD = 1024
+
+_GZIP_FORMAT = 31  # zlib's name for a gzip header and trailer, with the largest window; no name and no time in it
 
 _TEN_DIGIT_SECONDS = 1_000_000_000  # from 2001-09-09 on, seconds since 1970 have ten digits
 _TIME_TEMPLATE = '"time":"%s.000000000Z","time_ns":%d000000000,"value":'
@@ -85,6 +97,12 @@ def cut_lines(lines: bytes, target: int, limit: int) -> tuple[list[Message], int
         messages.append(Message(lines[start:end], lines.count(b"\n", start, end)))
         start = end
     return messages, too_large
+
+
+def gzip_member(lines: bytes) -> bytes:
+    """The lines as one gzip member; the same lines always become the same bytes."""
+    compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, _GZIP_FORMAT)
+    return compressor.compress(lines) + compressor.flush()
 
 
 def _series_prefix(series: Series) -> bytes:

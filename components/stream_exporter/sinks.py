@@ -51,7 +51,7 @@ def make_sink(name: str, settings: AnySink, client: StreamClient, folder: Path) 
         return AppendingSink(
             name,
             client,
-            kinesis.KinesisEncoder(settings.message_size),
+            kinesis.KinesisEncoder(settings.message_size, compress=settings.compression == "gzip"),
             _plan(settings, export),
             remedies.kinesis(settings.kinesis_stream),
             kinesis.REMEDIES,

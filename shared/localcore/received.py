@@ -3,13 +3,14 @@
 A delivery is (tag, time_ns, value, quality, id, at_ns): the source time in ns, quality as `GOOD`, `UNCERTAIN` or `BAD`,
 the sample's id if it carries one, and the time of acceptance in ns if the destination told it. For SiteWise the tag is
 the property alias, and every accepted put counts, not what overwriting left. Kinesis records and S3 objects hold JSON
-lines, one sample per line, with `tag`, `time_ns`, `value`, `quality` and `id`; a quality left out is GOOD, a value left
-out is null.
+lines, plain or as gzip, one sample per line, with `tag`, `time_ns`, `value`, `quality` and `id`; a quality left out is
+GOOD, a value left out is null.
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from localcore.witness import appends_path, puts_path
 Delivery = tuple[str, int, float | int | bool | str | None, str, str | None, int | None]
 
 _NS = 1_000_000_000
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 def sitewise(root: Path) -> Iterator[Delivery]:
@@ -77,6 +79,8 @@ def appends(root: Path, stream: str) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _lines(data: bytes, at_ns: int) -> Iterator[Delivery]:
+    if data.startswith(_GZIP_MAGIC):
+        data = gzip.decompress(data)
     for line in data.splitlines():
         sample = orjson.loads(line)
         yield (

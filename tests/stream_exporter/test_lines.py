@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import random
 from datetime import datetime, timezone
 from typing import Any
 
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from sluice.batch import Header, Quality, Sample, SampleBatch, from_samples, sanitize
 from stream_exporter.kinesis import MAX_RECORD_BYTES, KinesisEncoder
-from stream_exporter.lines import LineEncoder, cut_lines
+from stream_exporter.lines import GZIP_OVERHEAD, LineEncoder, cut_lines, gzip_member
 
 EPOCH = "9f2c51aa07be"
 SECOND = 1_000_000_000
@@ -141,6 +143,36 @@ def test_the_same_range_gives_the_same_records(parts: list[SampleBatch]) -> None
     used.encode(parts[::-1], 1)
 
     assert used.encode(parts, 2) == KinesisEncoder(500).encode(parts, 3)
+
+
+@settings(max_examples=40)
+@given(st.lists(batches(), min_size=1, max_size=5), st.integers(1, 3000))
+def test_compressed_records_hold_the_lines_of_plain_ones(parts: list[SampleBatch], target: int) -> None:
+    plain = KinesisEncoder(target).encode(parts, 0)
+    compressed = KinesisEncoder(target, compress=True).encode(parts, 0)
+
+    assert [gzip.decompress(message.payload) for message in compressed.messages] == [
+        message.payload for message in plain.messages
+    ]
+    assert [message.samples for message in compressed.messages] == [message.samples for message in plain.messages]
+    assert KinesisEncoder(target, compress=True).encode(parts, 7) == compressed, "else what is missing cannot be found"
+
+
+@given(st.lists(st.binary(max_size=300), max_size=5))
+def test_members_one_after_the_other_are_one_gzip_file(parts: list[bytes]) -> None:
+    assert gzip.decompress(b"".join(map(gzip_member, parts))) == b"".join(parts)
+
+
+def test_a_record_holds_its_limit_also_when_nothing_can_be_compressed() -> None:
+    noise = random.Random(1).randbytes(MAX_RECORD_BYTES - GZIP_OVERHEAD)
+    assert MAX_RECORD_BYTES - GZIP_OVERHEAD < len(gzip_member(noise)) <= MAX_RECORD_BYTES
+
+    text = "".join(random.Random(2).choices([chr(code) for code in range(0x4E00, 0x9FFF)], k=345_000))
+    (columns,) = from_samples([Sample("T", SECOND * n, text[: 345_000 - n]) for n in range(3)])
+    batch = SampleBatch(Header("p/s", EPOCH, 1), columns)
+    encoded = KinesisEncoder(MAX_RECORD_BYTES, compress=True).encode([batch], 0)
+    assert encoded.samples == 3
+    assert all(len(message.payload) <= MAX_RECORD_BYTES for message in encoded.messages)
 
 
 def test_records_fill_up_to_their_target() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ EXPECTED = [
 def test_samples_are_read_from_all_shards_of_a_kinesis_stream(aws: AwsProcess) -> None:
     aws.create_kinesis_stream("shards", shards=3)
     kinesis = aws.client("kinesis")
-    kinesis.put_record(StreamName="shards", Data=lines(FIRST, SECOND), PartitionKey="a")
+    kinesis.put_record(StreamName="shards", Data=gzip.compress(lines(FIRST, SECOND)), PartitionKey="a")
     for index in range(20):
         kinesis.put_record(StreamName="shards", Data=lines(THIRD), PartitionKey=str(index))
     found = list(received.kinesis(aws, "shards"))
@@ -44,8 +45,10 @@ def test_samples_are_read_from_all_shards_of_a_kinesis_stream(aws: AwsProcess) -
 def test_samples_are_read_from_the_objects_below_a_prefix(aws: AwsProcess) -> None:
     aws.create_bucket("objects")
     s3 = aws.client("s3")
-    s3.put_object(Bucket="objects", Key="sluice/1", Body=lines(FIRST, SECOND))
-    s3.put_object(Bucket="objects", Key="sluice/2", Body=lines(THIRD))
+    s3.put_object(
+        Bucket="objects", Key="sluice/1.jsonl.gz", Body=gzip.compress(lines(FIRST)) + gzip.compress(lines(SECOND))
+    )
+    s3.put_object(Bucket="objects", Key="sluice/2.jsonl", Body=lines(THIRD))
     s3.put_object(Bucket="objects", Key="other/3", Body=b"not ours")
     assert [delivery[:5] for delivery in received.s3(aws, "objects", "sluice/")] == EXPECTED
 
