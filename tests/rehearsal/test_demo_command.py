@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal.demo import flows
+from rehearsal.command import flows
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
