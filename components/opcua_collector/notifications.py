@@ -178,6 +178,13 @@ class _Notes:
 
     received: int
     handles: int
+    subscription: int = 0
+    sequence: int = 0
+    published: int = 0
+    more: bool = False
+    available: tuple[int, ...] = ()
+    results: tuple[int, ...] = ()
+    parts: int = -1
     pieces: dict[int, list[Block]] = field(default_factory=dict)
     items: int = 0
     events: int = 0
@@ -187,6 +194,25 @@ class _Notes:
     untimed: int = 0
     damage: list[str] = field(default_factory=list)
 
+    def publication(self) -> Publication:
+        """All of it."""
+        return Publication(
+            subscription=self.subscription,
+            sequence=self.sequence,
+            published=self.published,
+            keep_alive=self.parts == 0,
+            more=self.more,
+            available=self.available,
+            results=self.results,
+            blocks=tuple(_merged(family, pieces) for family, pieces in self.pieces.items()),
+            events=self.events,
+            status_changes=tuple(self.status_changes),
+            quarantined=tuple(self.quarantined),
+            lost=self.lost,
+            untimed=self.untimed,
+            damage="; ".join(self.damage),
+        )
+
 
 def decode(data: bytes, start: int = 0, *, received: int, handles: int) -> Publication:
     """The PublishResponse whose type id begins at `start`.
@@ -195,43 +221,39 @@ def decode(data: bytes, start: int = 0, *, received: int, handles: int) -> Publi
     Never raises: what cannot be read is in `quarantined`, `lost` and `damage` of the answer.
     """
     notes = _Notes(received, handles)
-    subscription = sequence = published = 0
-    more = False
-    available: tuple[int, ...] = ()
-    results: tuple[int, ...] = ()
-    parts = -1
     try:
         _, position = read_response_header(data, start)
-        subscription = _U4.unpack_from(data, position)[0]
-        available, position = _u4_array(data, position + 4)
-        more = data[position] != 0
-        sequence, publish_time, count = _MESSAGE.unpack_from(data, position + 1)
-        published = _ns(publish_time)
-        position += 1 + _MESSAGE.size
-        parts = 0 if count == 0xFFFFFFFF else count
-        for _ in range(parts):
-            type_id, body, position = read_extension_object(data, position)
-            _part(type_id, body, notes)
-        results, position = _u4_array(data, position)
+        notes.subscription = _U4.unpack_from(data, position)[0]
+        notes.available, position = _u4_array(data, position + 4)
+        notes.more = data[position] != 0
+        position = _message(data, position + 1, notes)
+        notes.results, position = _u4_array(data, position)
     except _DAMAGE as error:
         notes.damage.append(f"PublishResponse of {len(data) - start} bytes: {error}")
-    blocks = tuple(_merged(family, pieces) for family, pieces in notes.pieces.items())
-    return Publication(
-        subscription=subscription,
-        sequence=sequence,
-        published=published,
-        keep_alive=parts == 0,
-        more=more,
-        available=available,
-        results=results,
-        blocks=blocks,
-        events=notes.events,
-        status_changes=tuple(notes.status_changes),
-        quarantined=tuple(notes.quarantined),
-        lost=notes.lost,
-        untimed=notes.untimed,
-        damage="; ".join(notes.damage),
-    )
+    return notes.publication()
+
+
+def decode_republished(data: bytes, start: int, subscription: int, *, received: int, handles: int) -> Publication:
+    """The same for a RepublishResponse, which does not say whose message it brings."""
+    notes = _Notes(received, handles, subscription)
+    try:
+        _, position = read_response_header(data, start)
+        _message(data, position, notes)
+    except _DAMAGE as error:
+        notes.damage.append(f"RepublishResponse of {len(data) - start} bytes: {error}")
+    return notes.publication()
+
+
+def _message(data: bytes, position: int, notes: _Notes) -> int:
+    """The NotificationMessage at `position`, into `notes`; the position behind it."""
+    notes.sequence, publish_time, count = _MESSAGE.unpack_from(data, position)
+    notes.published = _ns(publish_time)
+    position += _MESSAGE.size
+    notes.parts = 0 if count == 0xFFFFFFFF else count
+    for _ in range(notes.parts):
+        type_id, body, position = read_extension_object(data, position)
+        _part(type_id, body, notes)
+    return position
 
 
 def _u4_array(data: bytes, position: int) -> tuple[tuple[int, ...], int]:
