@@ -27,7 +27,8 @@ class Subscriber:
     others_only: bool
     deliver: Deliver
     dead: bool = False
-    """Still counted and still open, but it never gets anything again (lite, after a message it could not decode)."""
+    """Still counted and still open, but it never gets anything again (lite, after a message it could not decode, or
+    after its pub/sub daemon was started again)."""
 
 
 class Bus:
@@ -49,6 +50,11 @@ class Bus:
                 self._subscribers.remove(subscriber)
 
         return cancel
+
+    def silence(self) -> None:
+        """Make the present subscriptions of all components dead."""
+        for subscriber in self._subscribers:
+            subscriber.dead = bool(subscriber.owner)
 
     def matching(self, topic: str, sender: str) -> list[Subscriber]:
         """Who gets a message of `sender` on `topic`: each overlapping subscription once."""

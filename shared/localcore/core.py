@@ -6,11 +6,13 @@ import asyncio
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from localcore import powercut
 from localcore.aws import AwsProcess
 from localcore.configuration import Configuration
 from localcore.deployment import (
@@ -26,7 +28,7 @@ from localcore.ipc import IpcServer
 from localcore.process import Component, clean_environment
 from localcore.profile import PROFILES, Profile
 from localcore.recipe import Folders, Lifecycle, Recipe, RecipeError, Step, expand
-from localcore.stream_manager import StreamManagerProcess
+from localcore.stream_manager import StreamManagerProcess, discard_unflushed
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,8 @@ class Core:
         self._components: dict[str, Component] = {}
         self._recipes: dict[str, Recipe] = {}
         self._deploying = asyncio.Lock()
+        self._deployed: tuple[Mapping[str, Any], Path, Path] | None = None
+        self._has_power = True
         self._with_aws = aws
         self._with_stream_manager = aws and stream_manager
         self._aws = AwsProcess(self.root, region=region)
@@ -161,6 +165,8 @@ class Core:
         wait_state() for the rest. `artifact_dir` holds `<name>/<version>/<file>`. Raises DeploymentError.
         """
         async with self._deploying:
+            if not self._has_power:
+                raise DeploymentError("the device has no power: boot() it first")
             wanted = {item.name: item for item in parse_document(document)}
             recipes = await asyncio.to_thread(resolve, list(wanted.values()), recipe_dir, self.profile)
             for name in [name for name in self._components if name not in recipes]:
@@ -173,9 +179,66 @@ class Core:
                     self.ipc.configuration(name).merge((), item.merge, time.time())
             for name, recipe in recipes.items():
                 await self._deploy_one(recipe, wanted.get(name), artifact_dir, versions)
+            self._deployed = document, recipe_dir, artifact_dir
             deployment = Deployment(str(uuid.uuid4()), {name: recipe.version for name, recipe in recipes.items()})
             log.info("deployment %s: %s", deployment.id, dict(deployment.components))
             return deployment
+
+    async def redeploy(self) -> Deployment:
+        """The last deployment again, as an operator would: what is BROKEN of its components is installed and run.
+
+        Raises CoreError when there was none, and DeploymentError.
+        """
+        if self._deployed is None:
+            raise CoreError("nothing was deployed yet that could be deployed again: deploy() first")
+        return await self.deploy(*self._deployed)
+
+    async def power_cut(self) -> dict[str, Any]:
+        """Cut the device's power: components, stream manager and IPC die at the same moment, and what had not reached
+        the medium is gone (`powercut.py`). The AWS endpoints, which are the cloud, live on. boot() brings it back.
+
+        Returns `{"stream_manager": {"files", "bytes"}, "components": {name: {"files", "bytes"}}, "component_files"}`:
+        how much was lost, and "cut", or "not cut: why" where this machine does not tell what of the components' files
+        was flushed; they are then as a kill leaves them.
+        """
+        async with self._deploying:
+            why_not = await asyncio.to_thread(powercut.why_not, self.root)
+            stream_manager = self._stream_manager
+            # One moment for all: what is stopped first sees nothing of the end of the others.
+            for component in self._components.values():
+                component.stall()
+            if stream_manager is not None and stream_manager.running:
+                stream_manager.stall()
+            self.ipc.cut()
+            self._has_power = False
+            await asyncio.gather(
+                *(component.lose_power() for component in self._components.values()),
+                *([] if stream_manager is None else [stream_manager.kill()]),
+                self.ipc.lose_power(),
+            )
+            return await asyncio.to_thread(self._discard_unflushed, why_not)
+
+    def _discard_unflushed(self, why_not: str) -> dict[str, Any]:
+        work = {name: self.folders.work(name) for name in self._components}
+        found = {} if why_not else {name: powercut.look(folder) for name, folder in work.items()}
+        return {
+            "stream_manager": discard_unflushed(self.root).to_dict(),
+            "components": {name: powercut.discard(found.get(name, {})).to_dict() for name in work},
+            "component_files": f"not cut: {why_not}" if why_not else "cut",
+        }
+
+    async def boot(self) -> None:
+        """Bring the device back after power_cut(): IPC with new tokens, the stream manager on its port, and every
+        component, also one that was BROKEN; what was installed is not installed again, and errors count from none."""
+        async with self._deploying:
+            if self._has_power:
+                raise CoreError("the device has power: power_cut() comes before boot()")
+            await self.ipc.start()
+            if self._stream_manager is not None:
+                await self._stream_manager.start()
+            self._has_power = True
+            for component in self._components.values():
+                component.start(install=not component.installed)
 
     async def _deploy_one(
         self, recipe: Recipe, wanted: Wanted | None, artifact_dir: Path, versions: Mapping[str, str]
@@ -215,6 +278,7 @@ class Core:
             profile=self.profile,
             ready=lambda: self._dependencies_ready(recipe),
             clock=self._clock,
+            io_before=Counter() if old is None else Counter(old.io()),
         )
         self._components[recipe.name] = component
         component.start(install=install)

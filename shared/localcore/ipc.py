@@ -98,6 +98,11 @@ class IpcServer:
             self._tokens.clear()
         await self.start()
 
+    async def lose_power(self) -> None:
+        """Go away as in a power cut, until start(): every token is another one afterwards."""
+        await self._close()
+        self._tokens.clear()
+
     async def _close(self) -> None:
         if self._server is not None:
             self._server.close()
@@ -132,6 +137,10 @@ class IpcServer:
         for session in list(self._sessions):
             if component in (None, session.component):
                 session.cut()
+
+    def silence(self) -> None:
+        """Let every present local subscription die without a word, as when lite's pub/sub daemon is started again."""
+        self.services.local.silence()
 
     async def publish(self, topic: str, payload: bytes) -> None:
         """Publish a binary message as nobody in particular, past every policy."""

@@ -23,11 +23,12 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 import signal
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,10 +95,8 @@ class Usage:
     cpu_s: float = 0.0
 
 
-def usage(group: int) -> Usage:
-    """The sum over the processes of a process group, from /proc."""
-    ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
-    rss = cpu = 0.0
+def members(group: int) -> Iterator[tuple[int, list[str]]]:
+    """The processes of a process group: their ids, and the fields of /proc/<id>/stat from the state on."""
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
@@ -106,9 +105,29 @@ def usage(group: int) -> Usage:
         except OSError:  # it ended meanwhile
             continue
         if int(fields[2]) == group:
-            cpu += (int(fields[11]) + int(fields[12])) / ticks
-            rss += int(fields[21]) * page / 1e6
+            yield int(entry.name), fields
+
+
+def usage(group: int) -> Usage:
+    """The sum over the processes of a process group, from /proc."""
+    ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    rss = cpu = 0.0
+    for _, fields in members(group):
+        cpu += (int(fields[11]) + int(fields[12])) / ticks
+        rss += int(fields[21]) * page / 1e6
     return Usage(rss, cpu)
+
+
+def transferred(group: int) -> Counter[str]:
+    """What the processes of a process group, and those of their children that have ended, read and wrote: the sum of
+    /proc/<id>/io."""
+    total: Counter[str] = Counter()
+    for pid, _ in members(group):
+        with contextlib.suppress(OSError):  # it ended meanwhile, or belongs to somebody else
+            for line in Path(f"/proc/{pid}/io").read_text(encoding="ascii").splitlines():
+                name, _, value = line.partition(": ")
+                total[name] += int(value)
+    return total
 
 
 def clean_environment(home: Path) -> dict[str, str]:
@@ -143,9 +162,15 @@ class Component:
     profile: Profile
     ready: Callable[[], Awaitable[None]]
     clock: Callable[[], float] = time.monotonic
+    io_before: Counter[str] = field(default_factory=Counter)
+    """What former runs read and wrote."""
     state: str = "NEW"
     restarts: int = 0
     """How often it was started again after an error."""
+    crash_at: str = ""
+    """SLUICE_CRASH for the next start of the run script, which uses it up: where the component is to crash."""
+    installed: bool = False
+    """Whether its install script has ended well."""
     ended: int | None = None
     """The status with which its run script ended last, negative for a signal; None before its first end."""
     _process: asyncio.subprocess.Process | None = None
@@ -153,6 +178,7 @@ class Component:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _errored: bool = False
     _last_usage: Usage = field(default_factory=Usage)
+    _last_io: Counter[str] = field(default_factory=Counter)
     _ending: asyncio.Task[None] | None = None
 
     @property
@@ -175,8 +201,16 @@ class Component:
             self._last_usage = usage(self.pid)
         return self._last_usage
 
+    def io(self) -> dict[str, int]:
+        """What the run script's processes read and wrote, over all runs: /proc/<pid>/io, so `write_bytes` is what they
+        made the kernel write. Of a run that ended by itself it is what was last seen: here, or at a fault before."""
+        if self._process is not None and self.installed:
+            self._last_io = transferred(self._process.pid) or self._last_io
+        return dict(self.io_before + self._last_io)
+
     def start(self, *, install: bool) -> None:
         """Begin its life."""
+        self.installed = not install
         self._set("NEW" if install else "INSTALLED")
         self._task = asyncio.create_task(self._live(), name=f"component {self.name}")
 
@@ -186,22 +220,62 @@ class Component:
             return
         running = self.state == "RUNNING"
         self._set("STOPPING")
+        self.resume()
         if running and self.lifecycle.shutdown is not None:
             output = LogFile(self.log_path)
             await self._run(self.lifecycle.shutdown, output, main=False)
             output.close()
         if self._process is not None:
             await self._end(self._process)
-            await asyncio.wait({self._task}, timeout=_LAST_OUTPUT)
-        self._task.cancel()
-        await asyncio.wait({self._task})
+        await self._finish(self._task)
+
+    async def _finish(self, task: asyncio.Task[None]) -> None:
+        if self._process is not None:
+            await asyncio.wait({task}, timeout=_LAST_OUTPUT)
+        task.cancel()
+        await asyncio.wait({task})
         self._task = None
         self._set("INSTALLED")
 
     def kill(self) -> None:
         """SIGKILL to all its processes: the fault that a crash is."""
+        self.io()
+        self._signal(signal.SIGKILL)
+
+    def stall(self) -> None:
+        """SIGSTOP to all its processes: they hold what they hold and do nothing, until resume(), kill() or stop()."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT to all its processes."""
+        self._signal(signal.SIGCONT)
+
+    async def lose_power(self) -> None:
+        """SIGKILL to all its processes, and for good: it runs again when it is started."""
+        if self._task is None:
+            return
+        self._set("STOPPING")
+        group = self._process.pid if self._process is not None else None
+        self.kill()
+        await self._finish(self._task)
+        while group is not None and any(fields[0] != "Z" for _, fields in members(group)):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+    def limit_file_size(self, limit: int | None) -> None:
+        """Let no file of its running processes, and of those they start, grow beyond so many bytes; None lifts that.
+
+        It is the fault of a full disk: what would go beyond fails (EFBIG). A limit of 0 lets no file be written at all.
+        """
+        if self._process is None:
+            return
+        for pid, _ in members(self._process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard if limit is None else limit, hard))
+
+    def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:
-            _signal(self._process, signal.SIGKILL)
+            _signal(self._process, number)
 
     def report(self, state: str) -> None:
         """What the component says of itself (UpdateState). ERRORED ends it, as an error."""
@@ -238,6 +312,7 @@ class Component:
                 if self.state == "STOPPING":
                     return
                 if code == 0:
+                    self.installed = True
                     self._set("INSTALLED")
                 elif errors.record("NEW", self.clock()):
                     self._set("BROKEN")
@@ -275,12 +350,15 @@ class Component:
 
         `main` is False for the shutdown script, which runs beside the run script.
         """
+        environment = {**self.environment(), **step.setenv}
+        if step is self.lifecycle.run and self.crash_at:
+            environment["SLUICE_CRASH"], self.crash_at = self.crash_at, ""
         process = await asyncio.create_subprocess_exec(
             "/bin/sh",
             "-c",
             step.script,
             cwd=self.work_dir,
-            env={**self.environment(), **step.setenv},
+            env=environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -289,6 +367,8 @@ class Component:
         )
         if main:
             self._process = process
+            self.io_before += self._last_io
+            self._last_io = Counter()
             if self.state == "STARTING":
                 self._set("RUNNING")
         assert process.stdout is not None
@@ -313,7 +393,9 @@ class Component:
         return code
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
-        """SIGTERM, the grace, SIGKILL."""
+        """SIGTERM, the grace, SIGKILL. One that is stalled goes on first, or it could not answer."""
+        self.io()
+        _signal(process, signal.SIGCONT)
         _signal(process, signal.SIGTERM)
         try:
             await asyncio.wait_for(process.wait(), self.profile.stop_grace)

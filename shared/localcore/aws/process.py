@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from localcore.child import ChildProcess
 _SERVED_BY = {"s3": "moto", "kinesis": "moto", "secretsmanager": "moto", "iotsitewise": "sitewise"}
 
 
-class AwsProcess:
+class AwsProcess(ChildProcess):
     """Runs `python -m localcore.aws`.
 
     root: the core's folder. What SiteWise accepted lives in `witness/` below it and outlives the process; what moto
@@ -24,15 +25,14 @@ class AwsProcess:
         self._root = root
         self._region = region
         self._ports = {"moto": 0, "sitewise": 0}
-        self._child: ChildProcess | None = None
+        super().__init__("localcore.aws", {}, root / "logs" / "aws.log")
 
-    @property
-    def pid(self) -> int:
-        return self._running().pid
+    def _arguments(self) -> list[str]:
+        ports = ["--moto-port", str(self._ports["moto"]), "--sitewise-port", str(self._ports["sitewise"])]
+        return ["--root", str(self._root), "--region", self._region, *ports]
 
-    @property
-    def running(self) -> bool:
-        return self._child is not None and self._child.running
+    def _on_ready(self, line: Mapping[str, Any]) -> None:
+        self._ports = line["ports"]
 
     def endpoint(self, service: str) -> str:
         """The URL of `s3`, `kinesis`, `secretsmanager` or `iotsitewise`. Raises KeyError for others."""
@@ -62,29 +62,6 @@ class AwsProcess:
         options = {"CreateBucketConfiguration": elsewhere} if elsewhere else {}
         self.client("s3").create_bucket(Bucket=name, **options)
 
-    async def start(self) -> None:
-        """Starts it and waits until all endpoints listen; when started again it keeps its ports."""
-        arguments = ["--root", str(self._root), "--region", self._region]
-        arguments += ["--moto-port", str(self._ports["moto"]), "--sitewise-port", str(self._ports["sitewise"])]
-        self._child = ChildProcess("localcore.aws", arguments, {}, self._root / "logs" / "aws.log")
-        ready = await self._child.start()
-        self._ports = ready["ports"]
-
-    async def stop(self) -> None:
-        """Ends it cleanly."""
-        if self._child is not None:
-            await self._child.stop()
-
-    async def kill(self) -> None:
-        """Ends it as SIGKILL does."""
-        if self._child is not None:
-            await self._child.kill()
-
     async def fault(self, service: str, kind: str, count: int = 1) -> None:
         """Makes the next `count` requests to a service fail; see `faults.py` for the kinds."""
-        await self._running().command("fault", service=service, kind=kind, count=count)
-
-    def _running(self) -> ChildProcess:
-        if self._child is None:
-            raise RuntimeError("the AWS endpoints were not started")
-        return self._child
+        await self.command("fault", service=service, kind=kind, count=count)

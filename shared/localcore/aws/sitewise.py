@@ -93,9 +93,12 @@ class SiteWise:
             for line in lines:
                 self._index(orjson.loads(line)["entry"], len(line))
 
-    def put(self, request: Any, now_ns: int, *, throttled: bool = False) -> dict[str, Any]:
+    def put(
+        self, request: Any, now_ns: int, witnessed_ns: int | None = None, *, throttled: bool = False
+    ) -> dict[str, Any]:
         """BatchPutAssetPropertyValue: accepts what is right and reports the rest by entry. Raises ServiceError.
 
+        witnessed_ns: the time for the witness, when the endpoint's own clock was stepped.
         throttled: every entry is refused with ThrottlingException, as happens under load.
         """
         self._fits("BatchPutAssetPropertyValue", request)
@@ -120,7 +123,10 @@ class SiteWise:
                     continue
                 values = [v for i, v in enumerate(entry["propertyValues"]) if i not in problems.bad]
                 entry = {**entry, "propertyValues": values}
-            line = b'{"at_ns":%d,"entry":%b}\n' % (now_ns, orjson.dumps(entry))
+            line = b'{"at_ns":%d,"entry":%b}\n' % (
+                now_ns if witnessed_ns is None else witnessed_ns,
+                orjson.dumps(entry),
+            )
             self._index(entry, len(line))
             accepted.append(line)
         if accepted:

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from localcore import clock
 from localcore.aws.faults import Faults
 from localcore.aws.sitewise import HTTP_STATUS, INVALID, ServiceError, SiteWise
 
@@ -21,7 +22,7 @@ def make_app(sitewise: SiteWise, faults: Faults) -> web.Application:
     async def put(request: web.Request) -> web.Response:
         body = await request.read()
         throttled = faults.take("iotsitewise", "throttle_entries")
-        return _respond(faults, lambda: sitewise.put(_json(body), time.time_ns(), throttled=throttled))
+        return _respond(faults, lambda: sitewise.put(_json(body), clock.now_ns(), time.time_ns(), throttled=throttled))
 
     async def batch_history(request: web.Request) -> web.Response:
         body = await request.read()

@@ -6,5 +6,6 @@ message may cost the batch it travels in.
 """
 
 from localcore.stream_manager.process import StreamManagerProcess
+from localcore.stream_manager.streams import discard_unflushed
 
-__all__ = ["StreamManagerProcess"]
+__all__ = ["StreamManagerProcess", "discard_unflushed"]

@@ -6,11 +6,11 @@ import argparse
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from localcore import clock
 from localcore.child import serve_commands, tell
 from localcore.stream_manager.definition import ExportConfig, RefusedError
 from localcore.stream_manager.exports.exporter import Destination, Exports
@@ -79,7 +79,7 @@ async def _tick(server: Server) -> None:
     while True:
         await asyncio.sleep(1)
         for stream in server.streams:
-            stream.tick(time.time_ns() // 1_000_000)
+            stream.tick(clock.now_ms())
 
 
 if __name__ == "__main__":

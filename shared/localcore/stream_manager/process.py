@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ ENDPOINT_VARIABLES = {
 TOKEN_VARIABLE = "STREAM_MANAGER_AUTH_TOKEN"  # noqa: S105 - the name of a variable
 
 
-class StreamManagerProcess:
+class StreamManagerProcess(ChildProcess):
     """Runs `python -m localcore.stream_manager`.
 
     root: the core's folder; streams live in `stream_manager/` below it and outlive the process.
@@ -44,45 +45,24 @@ class StreamManagerProcess:
         environment = {ENDPOINT_VARIABLES[service]: url for service, url in endpoints.items()}
         if auth_token is not None:
             environment[TOKEN_VARIABLE] = auth_token
-        self._environment = environment
-        self._child: ChildProcess | None = None
+        super().__init__("localcore.stream_manager", environment, root / "logs" / "stream_manager.log")
 
-    @property
-    def pid(self) -> int:
-        return self._running().pid
-
-    @property
-    def running(self) -> bool:
-        return self._child is not None and self._child.running
-
-    async def start(self) -> None:
-        """Starts it and waits until it listens."""
+    def _arguments(self) -> list[str]:
         arguments = ["--root", str(self._root), "--region", self._region, "--port", str(self.port)]
-        arguments += ["--time-scale", str(self._time_scale)]
-        log = self._root / "logs" / "stream_manager.log"
-        self._child = ChildProcess("localcore.stream_manager", arguments, self._environment, log)
-        ready = await self._child.start()
-        self.port = ready["port"]
+        return [*arguments, "--time-scale", str(self._time_scale)]
 
-    async def stop(self) -> None:
-        """Ends it cleanly: everything is flushed."""
-        if self._child is not None:
-            await self._child.stop()
-
-    async def kill(self) -> None:
-        """Ends it as SIGKILL does."""
-        if self._child is not None:
-            await self._child.kill()
+    def _on_ready(self, line: Mapping[str, Any]) -> None:
+        self.port = line["port"]
 
     async def fault(self, kind: str, **arguments: Any) -> None:
         """Orders a fault for coming requests; see `server.Fault` for kinds and arguments."""
-        await self._running().command("fault", kind=kind, **arguments)
+        await self.command("fault", kind=kind, **arguments)
 
     async def cut(self, kind: str = "rst") -> None:
         """Ends all present connections with `rst` or `fin`."""
-        await self._running().command("cut", kind=kind)
+        await self.command("cut", kind=kind)
 
-    def _running(self) -> ChildProcess:
-        if self._child is None:
-            raise RuntimeError("the stream manager was not started")
-        return self._child
+    def fill_disk(self, full: bool = True) -> None:
+        """Makes the disk full as the process sees it, or frees it again: while it is full no append succeeds."""
+        _, hard = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (0 if full else hard, hard))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from localcore import clock
 from localcore.stream_manager.definition import RefusedError
 from localcore.stream_manager.protocol import (
     CONNECT_VERSION,
@@ -37,10 +38,6 @@ SERVER_VERSION = "2.3.1"
 FAULT_KINDS = ("rst", "fin", "split", "delay", "lose_reply", "refuse")
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, no time
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(slots=True)
@@ -103,7 +100,7 @@ class Server:
 
     def append(self, stream: Stream, payload: object) -> int:
         """Stores a message and witnesses it. Raises RefusedError."""
-        sequence = stream.append(payload, _now_ms())
+        sequence = stream.append(payload, clock.now_ms())
         assert isinstance(payload, bytes)
         name = stream.definition.name
         witness = self._witnesses.get(name)
@@ -156,7 +153,7 @@ class Server:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_ms / 1000
         while True:
-            messages = stream.read(start, least, most, _now_ms())
+            messages = stream.read(start, least, most, clock.now_ms())
             if messages:
                 return [
                     {

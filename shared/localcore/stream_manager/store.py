@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from localcore.powercut import Lost
+
 _HEADER = struct.Struct(">IIq")
 _TIME = struct.Struct(">q")
 _DURABLE = struct.Struct(">qq")
@@ -141,6 +143,27 @@ class FileSegment:
             self.newest_ms, self.size = parsed
         if self.size < len(data):
             os.ftruncate(self._file, self.size)
+
+
+def discard_unflushed_tail(folder: Path) -> Lost:
+    """Takes from a log that nobody has open what a power cut takes: all behind its durable point.
+
+    The name of a segment file stays when nothing older is left, and with it the number that comes next.
+    """
+    point = (folder / "durable").read_bytes()
+    first, size = _DURABLE.unpack(point) if point else (0, 0)
+    lost = Lost()
+    older = False
+    for path in sorted(folder.glob("*.segment")):
+        begin, length = int(path.stem), path.stat().st_size
+        keep = length if begin < first else min(size, length) if begin == first else 0
+        if begin > first and older:
+            path.unlink()
+        elif keep < length:
+            os.truncate(path, keep)
+        older = True
+        lost += Lost(int(keep < length), length - keep)
+    return lost
 
 
 def _parse(data: bytes, start: int) -> tuple[int, int] | None:

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from localcore.powercut import Lost
 from localcore.stream_manager.definition import (
     Persistence,
     RefusedError,
@@ -28,7 +29,7 @@ from localcore.stream_manager.definition import (
     parse_definition,
 )
 from localcore.stream_manager.protocol import Status
-from localcore.stream_manager.store import RECORD_OVERHEAD, Log, Message, StoreError
+from localcore.stream_manager.store import RECORD_OVERHEAD, Log, Message, StoreError, discard_unflushed_tail
 
 logger = logging.getLogger(__name__)
 
@@ -324,6 +325,14 @@ class Streams:
                     Status.INVALID_REQUEST,
                     f"export {export.identifier}: the status stream {name!r} does not exist; create it first",
                 )
+
+
+def discard_unflushed(root: Path) -> Lost:
+    """Takes what a power cut takes from the streams of a core whose stream manager does not run."""
+    lost = Lost()
+    for durable in (root / "stream_manager").glob("*/durable"):
+        lost += discard_unflushed_tail(durable.parent)
+    return lost
 
 
 def folder_name(stream: str) -> str:

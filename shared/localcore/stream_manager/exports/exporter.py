@@ -12,13 +12,13 @@ import asyncio
 import heapq
 import itertools
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from localcore import clock
 from localcore.stream_manager.definition import ExportConfig
 from localcore.stream_manager.store import Message
 from localcore.stream_manager.streams import Stream, Streams
@@ -131,7 +131,7 @@ class Exporter:
                 position = self._stream.positions.get(self.config.identifier)
                 if position is None:  # an update left this export out
                     return
-                position.last_time_ms = time.time_ns() // 1_000_000
+                position.last_time_ms = clock.now_ms()
                 position.error = outcome.error
                 skipped += sum(len(message.payload) for message in outcome.skipped)
                 if len(outcome.again) < len(pending):
@@ -167,7 +167,7 @@ class Exporter:
                         lingered = True
                         await asyncio.sleep(LINGER_S)
                         continue
-                    age_ms = time.time_ns() // 1_000_000 - messages[0].ingest_ms
+                    age_ms = clock.now_ms() - messages[0].ingest_ms
                     wait_s = (config.batch_interval_ms * self._scale - age_ms) / 1000
                     if wait_s <= 0 or messages[-1].sequence < stream.newest:
                         return messages

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -20,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from localcore import clock
 from localcore.stream_manager.definition import ExportConfig
 from localcore.stream_manager.exports.client import error_code, make_client
 from localcore.stream_manager.exports.exporter import Outcome
@@ -154,14 +154,14 @@ class S3Destination:
             "status": int(status),
             "statusContext": context,
             "message": text,
-            "timestampEpochMs": time.time_ns() // 1_000_000,
+            "timestampEpochMs": clock.now_ms(),
         }
         self._report(self._status_stream, json.dumps(report).encode())
 
     def _upload(self, task: Task) -> None:
         if self._client is None:
             self._client = make_client("s3", *self._where)
-        key = resolve_key(task.key, datetime.now(timezone.utc))
+        key = resolve_key(task.key, datetime.fromtimestamp(clock.now_ms() / 1000, timezone.utc))
         target = {"Bucket": task.bucket, "Key": key}
         try:
             with task.path.open("rb") as file:
