@@ -104,6 +104,7 @@ class _Kept:
     ledger: Mapping[str, Any] = field(default_factory=dict)
     cursors: dict[Key, int] = field(default_factory=dict)
     units: dict[int, Unit] = field(default_factory=dict)
+    committed: set[int] = field(default_factory=set)  # of these units: the cursor was moved behind them
     durable: dict[Key, int] = field(default_factory=dict)
     held: dict[Key, dict[int, int]] = field(default_factory=dict)
     generation: int = 0  # rises when something is taken back: what was under way then says nothing any more
@@ -112,6 +113,10 @@ class _Kept:
         self.units[unit.number] = unit
         self.held.setdefault(unit.key, {})[unit.number] = unit.first
         self.next = max(self.next, unit.number + 1)
+
+    def take(self, unit: Unit) -> None:
+        self.units.pop(unit.number, None)
+        self.committed.discard(unit.number)
 
     def release(self, unit: Unit) -> None:
         held = self.held.get(unit.key)
@@ -228,38 +233,26 @@ class UnitStore:
         return self._submit(units[0].sink, lambda connection: _many(connection, _PUT_UNIT, rows))
 
     def commit(self, unit: Unit, newest: int | None, *, ledger: Mapping[str, Any]) -> asyncio.Future[None]:
-        """The unit is in its target: its cursor moves behind it. `newest` None: it carries nothing, and leaves no row.
+        """The unit is in its target, or in a sealed file: its cursor stands behind it now. `newest`: see Unit.
 
-        Committing a unit again only changes its row: a cursor never goes back here.
+        Committing a unit again only changes its row.
         """
         kept = self._of(unit.sink)
+        unit = replace(unit, newest=newest)
+        kept.put(unit)
         kept.ledger = ledger
-        kept.next = max(kept.next, unit.number + 1)
-        next_number = self._advance(kept, unit.key, unit.last + 1)
-        statements: list[tuple[str, tuple[Any, ...]]] = [
-            (_PUT_CURSOR, (unit.sink, *unit.key, next_number)),
-            *self._pruned(unit.sink, kept, unit.stream),
-        ]
-        if newest is None:
-            kept.units.pop(unit.number, None)
-            kept.release(unit)
-            statements.append(("DELETE FROM units WHERE sink = ? AND number = ?", (unit.sink, unit.number)))
-        else:
-            unit = replace(unit, newest=newest)
-            kept.put(unit)
-            statements.append((_PUT_UNIT, astuple(unit)))
-        return self._submit(
-            unit.sink,
-            _all(self._put_sink(unit.sink), _statements(statements)),
-            lambda: _raise(kept.durable, unit.key, next_number),
-        )
+        work = _all(_statements([(_PUT_UNIT, astuple(unit))]), self._put_sink(unit.sink))
+        if unit.number in kept.committed:
+            return self._submit(unit.sink, work)
+        kept.committed.add(unit.number)
+        return self._moved(unit.sink, unit.key, unit.last + 1, work)
 
     def exported(self, units: Sequence[Unit], *, ledger: Mapping[str, Any] | None = None) -> asyncio.Future[None]:
         """The units are where they were to go: nothing needs to be known of them any more."""
         sink = units[0].sink
         kept = self._of(sink)
         for unit in units:
-            kept.units.pop(unit.number, None)
+            kept.take(unit)
         work = _statements([("DELETE FROM units WHERE sink = ? AND number = ?", (sink, unit.number)) for unit in units])
         if ledger is not None:
             kept.ledger = ledger
@@ -282,7 +275,7 @@ class UnitStore:
         for key, next_number in cursors.items():
             kept.durable[key] = min(kept.durable.get(key, next_number), next_number)
         for unit in units:
-            kept.units.pop(unit.number, None)
+            kept.take(unit)
             kept.release(unit)
         statements = [
             *(("DELETE FROM units WHERE sink = ? AND number = ?", (sink, unit.number)) for unit in units),
@@ -296,15 +289,12 @@ class UnitStore:
     def move(
         self, sink: str, stream: str, epoch: str, next_number: int, *, ledger: Mapping[str, Any] | None = None
     ) -> asyncio.Future[None]:
-        """Nothing of what comes before `next_number` is wanted: events, and gaps."""
+        """Nothing is to be done about what comes before `next_number`: events, gaps, ranges without a message."""
         kept = self._of(sink)
-        key = (stream, epoch)
-        moved = self._advance(kept, key, next_number)
-        work = _statements([(_PUT_CURSOR, (sink, *key, moved)), *self._pruned(sink, kept, stream)])
-        if ledger is not None:
-            kept.ledger = ledger
-            work = _all(work, self._put_sink(sink))
-        return self._submit(sink, work, lambda: _raise(kept.durable, key, moved))
+        if ledger is None:
+            return self._moved(sink, (stream, epoch), next_number, _statements(()))
+        kept.ledger = ledger
+        return self._moved(sink, (stream, epoch), next_number, self._put_sink(sink))
 
     def forget(self, sink: str) -> asyncio.Future[None]:
         """The sink is gone: a later one of the same name begins at what the producers keep."""
@@ -331,9 +321,16 @@ class UnitStore:
     def _of(self, sink: str) -> _Kept:
         return self._sinks.setdefault(sink, _Kept())
 
-    def _advance(self, kept: _Kept, key: Key, next_number: int) -> int:
-        kept.cursors[key] = max(kept.cursors.get(key, 0), next_number)
-        return kept.cursors[key]
+    def _moved(self, sink: str, key: Key, next_number: int, work: Work) -> asyncio.Future[None]:
+        """Set a cursor in one transaction with `work`. It goes back when a producer has lost numbers it had given."""
+        kept = self._of(sink)
+        kept.cursors[key] = next_number
+        statements = [(_PUT_CURSOR, (sink, *key, next_number)), *self._pruned(sink, kept, key[0])]
+
+        def durable() -> None:
+            kept.durable[key] = next_number
+
+        return self._submit(sink, _all(work, _statements(statements)), durable)
 
     def _pruned(self, sink: str, kept: _Kept, stream: str) -> list[tuple[str, tuple[Any, ...]]]:
         """Statements that forget the oldest epochs of a stream that has too many, unless units of theirs wait."""
@@ -417,11 +414,10 @@ class UnitStore:
             kept.cursors[stream, epoch] = kept.durable[stream, epoch] = next_number
         for row in units:
             unit = Unit(*row)
-            self._of(unit.sink).put(replace(unit, parked=bool(unit.parked)))
-
-
-def _raise(durable: dict[Key, int], key: Key, next_number: int) -> None:
-    durable[key] = max(durable.get(key, 0), next_number)
+            kept = self._of(unit.sink)
+            kept.put(replace(unit, parked=bool(unit.parked)))
+            if unit.newest is not None or kept.cursors.get(unit.key, 0) > unit.last:
+                kept.committed.add(unit.number)
 
 
 def _many(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
