@@ -1,21 +1,30 @@
-"""An IPC server in the test's own event loop, and the unmodified AWS SDK as its client."""
+"""An IPC server in the test's own event loop and the unmodified AWS SDK as its client; whole cores; the endpoints."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import awsiot.greengrasscoreipc as sdk
 import pytest
+import yaml
 from awsiot.greengrasscoreipc import model
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
+from localcore import Core
+from localcore.aws import AwsProcess
 from localcore.ipc import IpcServer
+from localcore.process import Component
 from localcore.profile import PROFILES, Profile
+
+BOTH = pytest.mark.parametrize("profile", ["classic", "lite"])
+IDLE = "exec sleep 1000"
 
 EVERYTHING = {
     service: {"operations": ["*"], "resources": ["*"]}
@@ -39,6 +48,14 @@ async def until(condition: Callable[[], Any], what: Callable[[], Any], limit: fl
         if time.monotonic() > deadline:
             pytest.fail(f"not within {limit} s; instead: {what()!r}")
         await asyncio.sleep(0.005)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; one whose parent has not asked yet has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 class Client:
@@ -124,3 +141,101 @@ async def make_device(tmp_path: Path) -> AsyncIterator[MakeDevice]:
 async def device(request: pytest.FixtureRequest, make_device: MakeDevice) -> Device:
     """A device of each profile in turn."""
     return await make_device(request.param)
+
+
+# --- a whole core
+
+
+class Site:
+    """A core, and the recipes and artifacts that are deployed to it."""
+
+    def __init__(self, folder: Path, core: Core) -> None:
+        self.core = core
+        self.recipes, self.artifacts = folder / "recipes", folder / "artifacts"
+        self.recipes.mkdir(parents=True)
+        self.artifacts.mkdir()
+
+    def recipe(
+        self,
+        name: str,
+        lifecycle: Mapping[str, Any],
+        *,
+        version: str = "1.0.0",
+        config: Mapping[str, Any] | None = None,
+        dependencies: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a component's recipe, in place of the one it has."""
+        for old in self.recipes.glob(f"{name}-*.yaml"):
+            old.unlink()
+        document = {
+            "RecipeFormatVersion": "2020-01-25",
+            "ComponentName": name,
+            "ComponentVersion": version,
+            "ComponentConfiguration": {"DefaultConfiguration": {**access_control(name), **(config or {})}},
+            "ComponentDependencies": dict(dependencies or {}),
+            "Manifests": [{"Platform": {"os": "linux", "runtime": "*"}, "Lifecycle": dict(lifecycle)}],
+        }
+        (self.recipes / f"{name}-{version}.yaml").write_text(yaml.safe_dump(document))
+
+    async def deploy(self, **merges: Mapping[str, Any] | None) -> None:
+        components = {name: {"configurationUpdate": {"merge": merge or {}}} for name, merge in merges.items()}
+        await self.core.deploy({"components": components}, self.recipes, self.artifacts)
+
+    async def state(self, name: str, state: str) -> Component:
+        await self.core.wait_state(name, state, 30.0)
+        return self.core.component(name)
+
+    def file(self, name: str, file: str) -> str:
+        """What a component wrote into its working folder."""
+        path = self.core.folders.work(name) / file
+        return path.read_text() if path.exists() else ""
+
+
+MakeSite = Callable[..., Awaitable[Site]]
+
+
+@pytest.fixture
+async def make_site(tmp_path: Path) -> AsyncIterator[MakeSite]:
+    """Makes sites without AWS: `await make_site("lite", clock=...)`. Delays are shortened, rules are not."""
+    cores: list[Core] = []
+
+    async def make(profile: str | Profile, **options: Any) -> Site:
+        chosen = PROFILES[profile] if isinstance(profile, str) else profile
+        chosen = replace(chosen, restart_delay=0.01)
+        folder = tmp_path / f"site{len(cores)}"
+        core = Core(folder / "core", profile=chosen, aws=False, **options)
+        cores.append(core)
+        await core.start()
+        return Site(folder, core)
+
+    yield make
+    for core in cores:
+        await core.stop()
+
+
+# --- helper processes
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
+    """Runs a coroutine in an event loop of another thread, because the SDKs block, and returns its result."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    yield lambda coroutine: asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(5)
+    loop.close()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("core")
+
+
+@pytest.fixture(scope="module")
+def aws(root: Path, run: Callable[..., Any]) -> Iterator[AwsProcess]:
+    process = AwsProcess(root, region="us-east-1")
+    run(process.start())
+    yield process
+    run(process.stop())

@@ -7,89 +7,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from localcore import Core, CoreError, DeploymentError
-from localcore.process import Component
-from localcore.profile import PROFILES, Profile
+from localcore.profile import PROFILES
 
-from .conftest import access_control, until
-
-BOTH = pytest.mark.parametrize("profile", ["classic", "lite"])
-IDLE = "exec sleep 1000"
-
-
-class Site:
-    """A core, and the recipes and artifacts that are deployed to it."""
-
-    def __init__(self, folder: Path, core: Core) -> None:
-        self.core = core
-        self.recipes, self.artifacts = folder / "recipes", folder / "artifacts"
-        self.recipes.mkdir(parents=True)
-        self.artifacts.mkdir()
-
-    def recipe(
-        self,
-        name: str,
-        lifecycle: Mapping[str, Any],
-        *,
-        version: str = "1.0.0",
-        config: Mapping[str, Any] | None = None,
-        dependencies: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Write a component's recipe, in place of the one it has."""
-        for old in self.recipes.glob(f"{name}-*.yaml"):
-            old.unlink()
-        document = {
-            "RecipeFormatVersion": "2020-01-25",
-            "ComponentName": name,
-            "ComponentVersion": version,
-            "ComponentConfiguration": {"DefaultConfiguration": {**access_control(name), **(config or {})}},
-            "ComponentDependencies": dict(dependencies or {}),
-            "Manifests": [{"Platform": {"os": "linux", "runtime": "*"}, "Lifecycle": dict(lifecycle)}],
-        }
-        (self.recipes / f"{name}-{version}.yaml").write_text(yaml.safe_dump(document))
-
-    async def deploy(self, **merges: Mapping[str, Any] | None) -> None:
-        components = {name: {"configurationUpdate": {"merge": merge or {}}} for name, merge in merges.items()}
-        await self.core.deploy({"components": components}, self.recipes, self.artifacts)
-
-    async def state(self, name: str, state: str) -> Component:
-        await self.core.wait_state(name, state, 30.0)
-        return self.core.component(name)
-
-    def file(self, name: str, file: str) -> str:
-        """What a component wrote into its working folder."""
-        path = self.core.folders.work(name) / file
-        return path.read_text() if path.exists() else ""
-
-
-MakeSite = Callable[..., Awaitable[Site]]
-
-
-@pytest.fixture
-async def make_site(tmp_path: Path) -> AsyncIterator[MakeSite]:
-    """Makes sites without AWS: `await make_site("lite", clock=...)`. Delays are shortened, rules are not."""
-    cores: list[Core] = []
-
-    async def make(profile: str | Profile, **options: Any) -> Site:
-        chosen = PROFILES[profile] if isinstance(profile, str) else profile
-        chosen = replace(chosen, restart_delay=0.01)
-        folder = tmp_path / f"site{len(cores)}"
-        core = Core(folder / "core", profile=chosen, aws=False, **options)
-        cores.append(core)
-        await core.start()
-        return Site(folder, core)
-
-    yield make
-    for core in cores:
-        await core.stop()
+from .conftest import BOTH, IDLE, MakeSite, gone, until
 
 
 @BOTH
@@ -228,14 +154,6 @@ async def test_a_killed_component_comes_back_twice(make_site: MakeSite, profile:
         await site.state("a", "RUNNING" if time_killed < 3 else "BROKEN")
     for child in site.file("a", "children").split():
         await until(lambda: gone(int(child)), lambda: child)  # noqa: B023
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended; one whose parent has not asked yet has."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 @pytest.mark.parametrize(("profile", "state"), [("classic", "BROKEN"), ("lite", "FINISHED")])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,22 +17,9 @@ from stream_manager import (
     StreamManagerClient,
 )
 
-from localcore.aws import AwsProcess
 from localcore.stream_manager import StreamManagerProcess
 
 T = TypeVar("T")
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
-    """Runs a coroutine in an event loop of another thread, because the SDKs block, and returns its result."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    yield lambda coroutine: asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(5)
-    loop.close()
 
 
 @pytest.fixture
@@ -50,19 +35,6 @@ def eventually() -> Callable[..., Any]:
         return seen
 
     return wait
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("core")
-
-
-@pytest.fixture(scope="module")
-def aws(root: Path, run: Callable[..., Any]) -> Iterator[AwsProcess]:
-    process = AwsProcess(root, region="us-east-1")
-    run(process.start())
-    yield process
-    run(process.stop())
 
 
 @pytest.fixture(scope="module")
