@@ -61,6 +61,7 @@ __all__ = [
     "Loaded",
     "LoadedEntries",
     "Named",
+    "OutboxSettings",
     "Problem",
     "SecretRef",
     "Settings",
@@ -165,6 +166,25 @@ class SecretRef(Settings):
                 "write {secret: <name or ARN>, key: password} or {file: <path of a file of mode 0600>}",
             )
         return self
+
+
+class OutboxSettings(Settings):
+    """How much a component that yields data keeps until its consumers have it, under `outbox:`."""
+
+    max_size: Annotated[Size, Field(ge=8_000_000, le=2_000_000_000_000)] = 1_000_000_000
+    """What may be kept on this device; beyond it the oldest is dropped, counted, with a gap event."""
+    max_age: Annotated[Duration, Field(ge=60.0)] | None = None
+    """Older data is dropped, counted, with a gap event; without it nothing is too old."""
+    min_free_disk: Annotated[Size, Field(ge=0)] = 200_000_000
+    """While the disk has less free space than this, no more is kept than was when that began."""
+    commit_interval: Annotated[Duration, Field(ge=0.01, le=0.25)] = 0.1
+    """How long data is gathered before it is committed together; each commit is one wait for the disk."""
+    consumers: Annotated[list[Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]], Field(max_length=16)] = Field(
+        default_factory=list
+    )
+    """Component ids, such as stream-exporter, for whom everything is kept, also before they have ever been seen."""
+    consumer_expiry: Annotated[Duration, Field(ge=60.0)] = 7 * 86_400.0
+    """Silence after which nothing is kept any more for a consumer that is not named above."""
 
 
 class ComponentSettings(Settings):

@@ -6,41 +6,62 @@ A *stream* is one data topic, `sluice/data/<stream>`. Its producer numbers batch
 that is new whenever numbering starts again. The bus keeps the order of one publisher and promises nothing else: it
 loses what nobody listens to, may kill a subscription without a word, and a publish that timed out may have arrived. So
 
-- a batch keeps its number for ever: publishing it again is harmless, the consumer drops the repeat;
-- the producer *announces* the newest number it has settled (published, or given up) at least every 2 s. An announcement
-  follows on the same topic what it announces, so a consumer that has seen less has lost the difference for certain,
-  also at the end of the data; and a stream without announcements for 6 s means a dead producer or a dead subscription;
-- the consumer keeps one cursor per stream *and epoch*. Two producers that claim the same stream, or a forged epoch,
-  therefore never disturb the order of another epoch; the cursors not heard of longest are forgotten first.
+- a batch keeps its number for ever. The producer *stores* it, and only then shows it to anybody: what a consumer has
+  seen survives every crash of the producer, and a number never means two different batches;
+- the producer publishes a batch *live* once. Whether it arrived is found out by the *announcement* (epoch, oldest
+  number kept, newest number offered) that follows on the same topic at least every 2 s: who has seen less has missed
+  the difference for certain. A stream without announcements for 6 s means a dead producer or a dead subscription;
+- a *consumer* has a stable name, and inside it one or more *readers*, each with a cursor per stream and epoch: the
+  number it wants next. A reader takes exactly that number and drops all others. Who wants a number that exists *asks*
+  for it; the answer is kept batches on the topic `sluice/replay/<consumer>/<stream>`, ended by an announcement there;
+- the consumer tells its cursors every 2 s on `sluice/ack/<producer>/<consumer>`: up to where all of it may be deleted,
+  and what its furthest reader wants. That registers it, and a batch is kept until every registered consumer is done
+  with it. A consumer can tell cursors only under the name that the topic ends with, which the nucleus guards.
 
-What a consumer does is decided by what arrives and where it stands to the cursor of its epoch:
+What a reader does is decided by what arrives and where it stands to the reader's cursor in its epoch:
 
-    arrives    stands               given on   missing                    cursor      counted
-    batch      NEW_STREAM           yes        nothing: we joined here    behind it   joined
-    batch      NEW_EPOCH            yes        1 … number - 1             behind it   new_epochs
-    batch      NEXT                 yes        nothing                    behind it
-    batch      AHEAD                yes        expected … number - 1      behind it
-    batch      BEHIND               no         nothing                    stays       repeats
-    announce   NEW_STREAM           -          nothing: we joined here    at newest   joined
-    announce   NEW_EPOCH            -          1 … newest                 at newest   new_epochs
-    announce   NEXT                 -          nothing                    stays
-    announce   AHEAD                -          expected … newest          at newest
-    announce   BEHIND               -          nothing                    stays       regressed; rejected
+    arrives            stands                         given   cursor          counted
+    batch              UNKNOWN epoch                  no      -               unannounced
+    batch              NEXT, and there is room        yes     behind it
+    batch              NEXT, and there is no room     no      stays           no_room
+    batch              AHEAD                          no      stays           ahead
+    batch              BEHIND                         no      stays           repeats
+    announce           UNKNOWN stream                 -       at its oldest   joined
+    announce           UNKNOWN epoch                  -       at its oldest   new_epochs
+    announce           LOST: oldest is ahead          -       at its oldest   gaps, missing: a Gap is reported
+    announce           COVERED: oldest … newest + 1   -       stays
+    announce           BELOW: newest + 1 is behind    -       stays           the third in a row: regressed
+    replay's announce  UNKNOWN                        -       -               unannounced
+    replay's announce  LOST, COVERED                  as above
+    replay's announce  BELOW                          -       stays
 
-An announcement is NEXT when its newest is the number before the expected one, the usual case. One that is BEHIND may
-be a late copy from an overlapping subscription; three in a row mean that the cursor is wrong (a forged number moved it,
-or the producer lost its memory), and the cursor goes back to what is announced. What is missing is reported once, as a
-Gap, and never waited for. Everything else that arrives, be it malformed, of another topic, or under another stream's
-name, costs itself: it is counted and the reason is given.
+One BELOW may be a late copy from an overlapping subscription, so copies within a second count once; three in a row mean
+that the cursor is wrong (a forged number moved it, or the producer's disk lost what it had promised to keep), and the
+cursor goes back behind what is announced. An answer to one reader ends BELOW the cursor of another that is further.
+
+What a producer does with the cursors that a consumer tells of a stream:
+
+    cursors                                         effect                                   counted
+    of another epoch                                none; the epoch is announced anew        unknown_epoch
+    acked, or next - 1, beyond the newest stored    none                                     future
+    of one consumer more than MAX_CONSUMERS         none                                     crowded
+    else                                            registered; what all are done with goes
+
+Everything else that arrives, be it malformed, of another topic or under another's name, costs itself: it is counted and
+the reason is given.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import re
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any, Final
+
+import orjson
 
 from sluice.batch import (
     EPOCH_PATTERN,
@@ -54,18 +75,36 @@ from sluice.batch import (
     decode,
     encode_announcement,
 )
+from sluice.columns import shown
 from sluice.cutting import Cutter, cut_events
 
 DATA_PREFIX: Final = "sluice/data/"
+REPLAY_PREFIX: Final = "sluice/replay/"
+ACK_PREFIX: Final = "sluice/ack/"
 ANNOUNCE_EVERY: Final = 2.0
 SILENT_AFTER: Final = 3 * ANNOUNCE_EVERY
+ANSWER_WITHIN: Final = 2.0
+"""Seconds without anything of an answer until it is asked for again."""
+LIVE_WINDOW: Final = 1_000
+"""Batches that the best consumer may be behind before live publishing is a waste of the bus."""
+HEARD_WITHIN: Final = 10.0
+"""Seconds for which a consumer's cursors say where it stands."""
+MAX_WINDOW: Final = 1_000_000
+"""Bytes that one answer may have."""
 MAX_STREAMS: Final = 1_000
 MAX_EPOCHS: Final = 4
 """Epochs of one stream whose order is followed at the same time."""
+MAX_CONSUMERS: Final = 32
 MAX_REGRESSIONS: Final = 3
 """Announcements in a row that say less than was received, until they are believed."""
 FORGET_AFTER: Final = 600.0
-"""Seconds of silence after which a stream may make room for another, when MAX_STREAMS are followed."""
+"""Seconds of silence after which a stream does not count among the MAX_STREAMS that are followed."""
+EXPIRY_UPTIME: Final = 600.0
+"""Seconds for which a consumer must have been silent before our eyes, whatever the clock says, before it expires."""
+MAX_CURSORS_BYTES: Final = 120_000
+_MAX_HELD: Final = 4_096
+_INT64_MAX: Final = 2**63 - 1
+_CONSUMER_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
 def data_topic(stream: str) -> str:
@@ -73,9 +112,168 @@ def data_topic(stream: str) -> str:
     return DATA_PREFIX + stream
 
 
+def replay_topic(consumer: str, stream: str) -> str:
+    """The topic on which a consumer gets what it asked for."""
+    return f"{REPLAY_PREFIX}{consumer}/{stream}"
+
+
+def ack_topic(producer: str, consumer: str) -> str:
+    """The topic on which a consumer tells a producer its cursors."""
+    return f"{ACK_PREFIX}{producer}/{consumer}"
+
+
 def new_epoch() -> str:
     """An id that no other numbering of any stream has: 12 hex characters."""
     return os.urandom(6).hex()
+
+
+class MessageError(ValueError):
+    """A message that is not believed; `counter` is the name under which it is counted."""
+
+    def __init__(self, counter: str, told: str) -> None:
+        self.counter = counter
+        super().__init__(told)
+
+
+# ------------------------------------------------------------------------------------------- what a consumer publishes
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a consumer stands in a stream: it is done with everything up to `acked` and wants `next`."""
+
+    epoch: str
+    acked: int
+    next: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A wish: kept batches from number `first` on, of up to `bytes` in all, at least one."""
+
+    stream: str
+    epoch: str
+    first: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cursors:
+    """The message on `sluice/ack/<producer>/<consumer>`."""
+
+    consumer: str
+    streams: Mapping[str, Cursor]
+    asks: Sequence[Ask]
+
+
+def encode_cursors(
+    consumer: str, streams: Mapping[str, Cursor], asks: Sequence[Ask], *, max_bytes: int
+) -> Iterator[bytes]:
+    """The cursors as JSON, in as many messages of at most max_bytes as it takes; a stream's ask comes last."""
+    head = {"v": 1, "kind": "cursors", "consumer": consumer}
+    room = max_bytes - len(orjson.dumps({**head, "streams": {}, "ask": []}))
+    told: dict[str, Any] = {}
+    asked: list[Any] = []
+    used = 0
+
+    def message() -> bytes:
+        return orjson.dumps({**head, "streams": told, "ask": asked})
+
+    for stream, cursor in streams.items():
+        entry = {"epoch": cursor.epoch, "acked": cursor.acked, "next": cursor.next}
+        size = len(stream) + len(orjson.dumps(entry)) + 4
+        if used + size > room and used:
+            yield message()
+            told, asked, used = {}, [], 0
+        told[stream] = entry
+        used += size
+    for ask in asks:
+        wish = {"stream": ask.stream, "epoch": ask.epoch, "from": ask.first, "bytes": ask.bytes}
+        size = len(orjson.dumps(wish)) + 1
+        if used + size > room and used:
+            yield message()
+            told, asked, used = {}, [], 0
+        asked.append(wish)
+        used += size
+    if used:
+        yield message()
+
+
+def decode_cursors(topic: str, payload: bytes) -> Cursors:
+    """The cursors that arrived on a topic. Raises MessageError for anything that is not exactly that."""
+    producer, _, name = topic.removeprefix(ACK_PREFIX).partition("/")
+    if not topic.startswith(ACK_PREFIX) or not _CONSUMER_PATTERN.fullmatch(name):
+        raise MessageError("foreign", f"message on {topic!r:.200}, which is no topic of cursors")
+    try:
+        cursors = _read_cursors(payload)
+    except BatchError as error:
+        raise MessageError("malformed", f"message on {topic!r:.200}: {error}") from None
+    if cursors.consumer != name:
+        told = f"message on {topic!r:.200} claims to be of consumer {cursors.consumer!r}: it may speak for {name} alone"
+        raise MessageError("forged", told)
+    for stream in (*cursors.streams, *(ask.stream for ask in cursors.asks)):
+        if stream.partition("/")[0] != producer:
+            raise MessageError("forged", f"message on {topic!r:.200} is about stream {stream!r}, not one of {producer}")
+    return cursors
+
+
+def _read_cursors(payload: bytes) -> Cursors:
+    if len(payload) > MAX_CURSORS_BYTES:
+        raise BatchError("payload", f"{len(payload)} bytes, more than {MAX_CURSORS_BYTES}", len(payload))
+    try:
+        body = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise BatchError("payload", f"not JSON: {error}; it starts with {shown(bytes(payload[:20]))}") from error
+    if type(body) is not dict or type(body.get("v")) is not int or body["v"] != 1 or body.get("kind") != "cursors":
+        raise BatchError("kind", f"{shown(body)} is no cursors message of version 1", body)
+    consumer = body.get("consumer")
+    if type(consumer) is not str or not _CONSUMER_PATTERN.fullmatch(consumer):
+        raise BatchError("consumer", f"{shown(consumer)} is not the name of a component", consumer)
+    streams, asks = body.get("streams", {}), body.get("ask", [])
+    if type(streams) is not dict:
+        raise BatchError("streams", f"{shown(streams)} is not an object", streams)
+    if type(asks) is not list:
+        raise BatchError("ask", f"{shown(asks)} is not a list", asks)
+    return Cursors(
+        consumer,
+        {_stream(stream, "streams"): _read_cursor(stream, entry) for stream, entry in streams.items()},
+        tuple(_read_ask(i, entry) for i, entry in enumerate(asks)),
+    )
+
+
+def _read_cursor(stream: str, entry: Any) -> Cursor:
+    place = f"streams.{stream}"
+    epoch = _epoch(entry, place)
+    wanted = _integer(entry, place, "next", 1, _INT64_MAX)
+    return Cursor(epoch, _integer(entry, place, "acked", 0, wanted - 1), wanted)
+
+
+def _read_ask(i: int, entry: Any) -> Ask:
+    place = f"ask[{i}]"
+    epoch = _epoch(entry, place)
+    stream = _stream(entry.get("stream"), f"{place}.stream")
+    first = _integer(entry, place, "from", 1, _INT64_MAX)
+    return Ask(stream, epoch, first, _integer(entry, place, "bytes", 1, _INT64_MAX))
+
+
+def _stream(stream: Any, place: str) -> str:
+    if type(stream) is not str or not STREAM_PATTERN.fullmatch(stream):
+        raise BatchError(place, f"{shown(stream)} is not <producer>/<source>, with /backfill or /events", stream)
+    return stream
+
+
+def _epoch(entry: Any, place: str) -> str:
+    epoch = entry.get("epoch") if type(entry) is dict else None
+    if type(epoch) is not str or not EPOCH_PATTERN.fullmatch(epoch):
+        raise BatchError(f"{place}.epoch", f"{shown(epoch)} is not 12 hex characters", epoch)
+    return epoch
+
+
+def _integer(entry: Mapping[str, Any], place: str, name: str, low: int, high: int) -> int:
+    value = entry.get(name)
+    if type(value) is not int or not low <= value <= high:
+        raise BatchError(f"{place}.{name}", f"{shown(value)} is not an integer from {low} to {high}", value)
+    return value
 
 
 # -------------------------------------------------------------------------------------------------------- the producer
@@ -83,52 +281,56 @@ def new_epoch() -> str:
 
 @dataclass(slots=True)
 class Ledger:
-    """Where the samples (or events) of one stream went: received = filtered + published + dropped + in flight."""
+    """Where the samples (or events) of one stream went: received = filtered + stored + dropped + in flight."""
 
     received: int = 0
     filtered: int = 0
     """Left out on purpose: what the configuration, or the protocol's rules, do not want."""
-    published: int = 0
+    stored: int = 0
+    """In the outbox, or acknowledged by every consumer and deleted."""
     dropped: int = 0
+    """Could not be read or encoded, or had to make room when the outbox was full."""
     too_large: int = 0
-    """Published without their value, because they alone exceed a frame."""
+    """Stored without their value, because they alone exceed a frame."""
     batches: int = 0
     bytes: int = 0
-    newest: int = 0
-
-    def filter(self, count: int) -> None:
-        """Note samples that were received and left out on purpose."""
-        self.received += count
-        self.filtered += count
-
-    def drop(self, count: int) -> None:
-        """Note samples that were received and could not be read."""
-        self.received += count
-        self.dropped += count
 
     @property
     def in_flight(self) -> int:
-        """Received and not settled yet."""
-        return self.received - self.filtered - self.published - self.dropped
+        """Received, and not committed yet."""
+        return self.received - self.filtered - self.stored - self.dropped
 
-    def as_dict(self) -> dict[str, int]:
-        """For the status."""
-        return {**asdict(self), "in_flight": self.in_flight}
+    def settled(self) -> dict[str, int]:
+        """The ledger as it is once everything in flight is committed: what is written along with it."""
+        return {**asdict(self), "stored": self.stored + self.in_flight}
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One encoded batch: the bytes that are published, unchanged, as often as it takes."""
+    """One encoded batch: the bytes that are stored and published, unchanged, as often as it takes."""
 
     seq: int
     samples: int
     payload: bytes
 
 
-class Producer:
-    """The sending end of one stream: numbers, encodes, announces, and keeps the ledger.
+@dataclass(slots=True)
+class Registration:
+    """What a producer knows of one consumer of a stream."""
 
-    Every frame that add or add_events gives is settled by the caller in order: `sent`, or `lost` when it gave up.
+    acked: int
+    heard: float
+    """Seconds since 1970, of the last cursors."""
+    next: int = 1
+    seen: float | None = None
+    """The same by the steady clock; None: not in this run."""
+
+
+class Producer:
+    """The sending end of one stream: numbers, encodes, announces, retains, and keeps the ledger.
+
+    Frames that add or add_events gives are stored by the caller in that order and settled by `stored`; then they are
+    published as far as `live` allows, and `offered` is told what was.
     """
 
     def __init__(
@@ -138,8 +340,15 @@ class Producer:
         *,
         max_bytes: int,
         compress: bool = True,
-        announce_every: float = ANNOUNCE_EVERY,
+        number: int = 1,
+        ledger: Mapping[str, int] | None = None,
+        consumers: Mapping[str, Registration] | None = None,
+        named: Collection[str] = (),
+        expiry: float = 7 * 86_400.0,
+        now: float = 0.0,
     ) -> None:
+        """number: the next one; ledger and consumers: as an earlier run left them; named: consumers that never expire;
+        now: the steady clock."""
         if not STREAM_PATTERN.fullmatch(stream):
             raise ValueError(f"stream {stream!r} is not <producer>/<source>, with /backfill or /events")
         if not EPOCH_PATTERN.fullmatch(epoch):
@@ -147,20 +356,40 @@ class Producer:
         self.stream = stream
         self.epoch = epoch
         self.topic = data_topic(stream)
-        self.announce_every = announce_every
-        self.ledger = Ledger()
-        self._max_bytes = max_bytes
-        self._compress = compress
-        self._cutter = Cutter(max_bytes, compress=compress)
-        self._next = 1
-        self._settled = 0
-        self._announced: float | None = None
+        known = {name: count for name, count in (ledger or {}).items() if name in Ledger.__slots__}
+        self.ledger = Ledger(**known)
+        self.counters: dict[str, int] = dict.fromkeys(("unknown_epoch", "future", "crowded", "expired"), 0)
+        self.consumers: dict[str, Registration] = dict(consumers or {})
+        self.named = frozenset(named)
+        self.expiry = expiry
+        self.keep_after: int | None = None
+        """Batches above this number are kept although everybody is done with them."""
+        self.newest = number - 1
+        """The newest number assigned."""
+        self.durable = number - 1
+        """The newest number stored."""
+        self._shown = number - 1
+        self._started = now
+        self._held: deque[tuple[int, int]] = deque(maxlen=_MAX_HELD)
+        self.resize(max_bytes, compress=compress)
 
     def resize(self, max_bytes: int, *, compress: bool) -> None:
         """Cut and encode what comes from now on in another way; numbering goes on."""
         self._max_bytes = max_bytes
         self._compress = compress
         self._cutter = Cutter(max_bytes, compress=compress)
+
+    # --- what comes in ---
+
+    def filter(self, count: int) -> None:
+        """Note samples that were received and left out on purpose."""
+        self.ledger.received += count
+        self.ledger.filtered += count
+
+    def drop(self, count: int) -> None:
+        """Note samples that were received and could not be read."""
+        self.ledger.received += count
+        self.ledger.dropped += count
 
     def add(self, columns: Columns) -> list[Frame]:
         """Number and encode samples, cut to the frame size. Raises BatchError for columns that cannot be encoded;
@@ -191,82 +420,210 @@ class Producer:
             raise
         return self._numbered([Frame(first.seq + i, count, payload) for i, (count, payload) in enumerate(payloads)])
 
-    def sent(self, frame: Frame) -> None:
-        """The bus took the frame."""
-        self.ledger.published += frame.samples
-        self.ledger.batches += 1
-        self.ledger.bytes += len(frame.payload)
-        self._settled = frame.seq
+    def stored(self, frames: Sequence[Frame]) -> None:
+        """The frames are committed: from now on they may be shown."""
+        for frame in frames:
+            self.ledger.stored += frame.samples
+            self._held.append((frame.seq, frame.samples))
+            self.durable = frame.seq
 
-    def lost(self, frame: Frame) -> None:
-        """The frame was given up: its consumers will report the gap, and the ledger does."""
-        self.ledger.dropped += frame.samples
-        self._settled = frame.seq
+    def lost(self, frames: Sequence[Frame]) -> None:
+        """The frames could not be stored for a reason that waiting does not mend: their numbers stay empty."""
+        for frame in frames:
+            self.ledger.dropped += frame.samples
+            self.durable = frame.seq
 
-    def due_in(self, now: float) -> float:
-        """Seconds until the next announcement."""
-        return 0.0 if self._announced is None else max(0.0, self._announced + self.announce_every - now)
-
-    def announcement(self, now: float) -> bytes | None:
-        """The announcement to publish now, or None while the last one is fresh."""
-        if self.due_in(now) > 0.0:
+    def evicted(self, first: int, last: int, samples: int) -> tuple[int, int, int] | None:
+        """The outbox deleted these to make room. What of it was lost: what not every consumer was done with."""
+        done = self.release()
+        if last <= done:
             return None
-        self._announced = now
-        # Nothing is kept for a replay: the oldest batch to be had is the one not made yet.
-        return encode_announcement(Announcement(self.stream, self.epoch, self._settled + 1, self._settled))
+        samples -= sum(count for seq, count in self._held if first <= seq <= done)
+        self._forget(last)
+        self.ledger.stored -= samples
+        self.ledger.dropped += samples
+        return max(first, done + 1), last, samples
+
+    # --- what goes out ---
+
+    def live(self, now: float) -> bool:
+        """Whether to publish what is stored just now: unless all consumers are so far behind that they must ask."""
+        heard = [of.next for of in self.consumers.values() if of.seen is not None and now - of.seen <= HEARD_WITHIN]
+        return not heard or max(heard) >= self.durable + 1 - LIVE_WINDOW
+
+    def offered(self, number: int) -> None:
+        """Everything up to number was published, or is left to replays."""
+        self._shown = max(self._shown, number)
+
+    def announcement(self, oldest: int, newest: int | None = None) -> bytes:
+        """The announcement to publish now; on a replay topic newest is the last batch of the answer."""
+        if newest is None:
+            newest = self._shown
+        return encode_announcement(Announcement(self.stream, self.epoch, oldest, max(newest, oldest - 1)))
+
+    def instead(self, number: int, reason: str) -> bytes:
+        """An events batch in the place of one that cannot be had any more, so that nobody waits for it for ever."""
+        event = {"kind": "gap", "reason": reason, "stream": self.stream, "first": number, "last": number}
+        header = Header(self.stream, self.epoch, number)
+        ((_, payload),) = cut_events([event], self._max_bytes, header, compress=False)
+        return payload
+
+    # --- who is done with what ---
+
+    def take(self, consumer: str, cursor: Cursor, now: float, wall: float) -> str | None:
+        """Register what a consumer told. Why it is refused, or None. now: steady clock; wall: seconds since 1970."""
+        if cursor.epoch != self.epoch:
+            self.counters["unknown_epoch"] += 1
+            return f"epoch {cursor.epoch} of stream {self.stream!r} is not known: the present one is {self.epoch}"
+        if max(cursor.acked, cursor.next - 1) > self.durable:
+            self.counters["future"] += 1
+            beyond = max(cursor.acked, cursor.next - 1)
+            return f"number {beyond} of stream {self.stream!r} does not exist yet: the newest is {self.durable}"
+        if consumer not in self.consumers and len(self.consumers) >= MAX_CONSUMERS:
+            self.counters["crowded"] += 1
+            return f"stream {self.stream!r} has {MAX_CONSUMERS} consumers already"
+        self.consumers[consumer] = Registration(cursor.acked, wall, cursor.next, now)
+        return None
+
+    def expire(self, now: float, wall: float) -> list[str]:
+        """Forget consumers that were not heard of for too long; their names.
+
+        A clock that jumps expires nobody: a consumer must also have been silent for a while since we run.
+        """
+        gone = [
+            name
+            for name, of in self.consumers.items()
+            if name not in self.named
+            and wall - of.heard > self.expiry
+            and now - (self._started if of.seen is None else of.seen) > min(EXPIRY_UPTIME, self.expiry)
+        ]
+        for name in gone:
+            del self.consumers[name]
+            self.counters["expired"] += 1
+        return gone
+
+    def release(self) -> int:
+        """Everybody who must have it is done with everything up to this number."""
+        if self.named - self.consumers.keys():
+            return 0  # one that was never heard of, and never expires
+        return min((of.acked for of in self.consumers.values()), default=0)
+
+    def delete_to(self) -> int:
+        """Everything up to this number may be deleted."""
+        number = self.release()
+        if self.keep_after is not None:
+            number = min(number, self.keep_after)
+        self._forget(number)
+        return number
+
+    def told(self, kept: int) -> dict[str, int]:
+        """The ledger for the status. kept: samples in the outbox, also those that are there for `keep_after` alone."""
+        done = self.release()
+        kept -= sum(samples for seq, samples in self._held if seq <= done)
+        return {
+            **asdict(self.ledger),
+            "in_flight": self.ledger.in_flight,
+            "acknowledged": self.ledger.stored - kept,
+            "kept": kept,
+            "unconsumed": 0 if self.consumers else kept,
+            "newest": self.newest,
+        }
+
+    def _forget(self, number: int) -> None:
+        while self._held and self._held[0][0] <= number:
+            self._held.popleft()
 
     def _header(self) -> Header:
-        return Header(self.stream, self.epoch, self._next)
+        return Header(self.stream, self.epoch, self.newest + 1)
 
     def _numbered(self, frames: list[Frame]) -> list[Frame]:
-        self._next += len(frames)
-        self.ledger.newest = self._next - 1
+        self.newest += len(frames)
+        self.ledger.batches += len(frames)
+        self.ledger.bytes += sum(len(frame.payload) for frame in frames)
         return frames
 
 
 # -------------------------------------------------------------------------------------------------------- the consumer
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What came on a data topic, or (`replayed`) on the consumer's own replay topic."""
+
+    body: SampleBatch | EventBatch | Announcement
+    replayed: bool = False
+
+    @property
+    def stream(self) -> str:
+        """The stream that it is of."""
+        return self.of.stream
+
+    @property
+    def of(self) -> Header | Announcement:
+        """Its stream and epoch."""
+        return self.body if isinstance(self.body, Announcement) else self.body.header
+
+
+def parse(topic: str, payload: bytes, consumer: str) -> Message:
+    """The message that arrived on a topic. Raises MessageError for anything that a consumer does not believe."""
+    replays = f"{REPLAY_PREFIX}{consumer}/"
+    replayed = topic.startswith(replays)
+    if not replayed and not topic.startswith(DATA_PREFIX):
+        raise MessageError("foreign", f"message on {topic!r:.200}, which is no data topic")
+    try:
+        message = Message(decode(payload), replayed)
+    except BatchError as error:
+        raise MessageError("malformed", f"message on {topic!r:.200}: {error}") from None
+    if topic != (replays if replayed else DATA_PREFIX) + message.stream:
+        raise MessageError("forged", f"message on {topic!r:.200} claims to be of stream {message.stream!r}")
+    return message
+
+
 class _Kind(Enum):
     BATCH = "batch"
     ANNOUNCE = "announce"
+    REPLAY_END = "replay's announce"
 
 
 class _Stands(Enum):
-    NEW_STREAM = "new stream"
-    NEW_EPOCH = "new epoch"
+    UNKNOWN = "unknown"
     NEXT = "next"
+    NO_ROOM = "next, and there is no room"
     AHEAD = "ahead"
     BEHIND = "behind"
+    LOST = "oldest is ahead"
+    COVERED = "oldest to newest + 1"
+    BELOW = "newest + 1 is behind"
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    gives: bool
-    """The batch is given on."""
-    moves: bool
-    """The cursor moves behind what arrived."""
-    counts: str = ""
-    rejects: bool = False
+class _Does(Enum):
+    NOTHING = "nothing"
+    GIVE = "give, and go behind it"
+    JOIN = "follow it from its oldest on"
+    SKIP = "report a gap, and go to its oldest"
+    DOUBT = "go back if it insists"
 
 
-_RULES: Final[Mapping[tuple[_Kind, _Stands], _Rule]] = {
-    (_Kind.BATCH, _Stands.NEW_STREAM): _Rule(gives=True, moves=True, counts="joined"),
-    (_Kind.BATCH, _Stands.NEW_EPOCH): _Rule(gives=True, moves=True, counts="new_epochs"),
-    (_Kind.BATCH, _Stands.NEXT): _Rule(gives=True, moves=True),
-    (_Kind.BATCH, _Stands.AHEAD): _Rule(gives=True, moves=True),
-    (_Kind.BATCH, _Stands.BEHIND): _Rule(gives=False, moves=False, counts="repeats"),
-    (_Kind.ANNOUNCE, _Stands.NEW_STREAM): _Rule(gives=False, moves=True, counts="joined"),
-    (_Kind.ANNOUNCE, _Stands.NEW_EPOCH): _Rule(gives=False, moves=True, counts="new_epochs"),
-    (_Kind.ANNOUNCE, _Stands.NEXT): _Rule(gives=False, moves=False),
-    (_Kind.ANNOUNCE, _Stands.AHEAD): _Rule(gives=False, moves=True),
-    (_Kind.ANNOUNCE, _Stands.BEHIND): _Rule(gives=False, moves=False, counts="regressed", rejects=True),
+_RULES: Final[Mapping[tuple[_Kind, _Stands], tuple[_Does, str]]] = {
+    (_Kind.BATCH, _Stands.UNKNOWN): (_Does.NOTHING, "unannounced"),
+    (_Kind.BATCH, _Stands.NEXT): (_Does.GIVE, ""),
+    (_Kind.BATCH, _Stands.NO_ROOM): (_Does.NOTHING, "no_room"),
+    (_Kind.BATCH, _Stands.AHEAD): (_Does.NOTHING, "ahead"),
+    (_Kind.BATCH, _Stands.BEHIND): (_Does.NOTHING, "repeats"),
+    (_Kind.ANNOUNCE, _Stands.UNKNOWN): (_Does.JOIN, ""),
+    (_Kind.ANNOUNCE, _Stands.LOST): (_Does.SKIP, "gaps"),
+    (_Kind.ANNOUNCE, _Stands.COVERED): (_Does.NOTHING, ""),
+    (_Kind.ANNOUNCE, _Stands.BELOW): (_Does.DOUBT, ""),
+    (_Kind.REPLAY_END, _Stands.UNKNOWN): (_Does.NOTHING, "unannounced"),
+    (_Kind.REPLAY_END, _Stands.LOST): (_Does.SKIP, "gaps"),
+    (_Kind.REPLAY_END, _Stands.COVERED): (_Does.NOTHING, ""),
+    (_Kind.REPLAY_END, _Stands.BELOW): (_Does.NOTHING, ""),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Batches first to last of a stream's epoch that never arrived."""
+    """Batches first to last of a stream's epoch that the producer does not have any more."""
 
     stream: str
     epoch: str
@@ -279,24 +636,30 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What came of one message."""
+    """What came of one message, for one reader."""
 
-    batches: tuple[SampleBatch | EventBatch, ...] = ()
-    """To be worked on, in order."""
-    gaps: tuple[Gap, ...] = ()
-    new_epoch: str | None = None
-    """The stream's numbering started again: its producer was replaced."""
-    rejected: str | None = None
-    """Why the message was not believed: for people, one line."""
+    batch: SampleBatch | EventBatch | None = None
+    """To be worked on."""
+    gap: Gap | None = None
+    told: str | None = None
+    """What people should know of it: for the log, one line."""
+
+
+_NOTHING: Final = Received()
 
 
 @dataclass(slots=True)
-class _Followed:
-    """One stream as the consumer knows it: per epoch the number it expects next, the epoch heard of last at the end."""
+class _Place:
+    """Where a reader stands in one epoch of a stream: the number it wants, and the newest that is known to exist."""
 
-    heard: float
-    expected: dict[str, int] = field(default_factory=dict)
+    next: int
+    newest: int
+    heard: float | None = None
+    """None: not in this run; the cursor comes from an earlier one."""
+    given: bool = False
+    """The cursor stands for work that was done: it must not be forgotten."""
     regressions: int = 0
+    doubted: float = 0.0
 
 
 _COUNTERS: Final = (
@@ -308,134 +671,282 @@ _COUNTERS: Final = (
     "new_epochs",
     "gaps",
     "missing",
+    "ahead",
+    "no_room",
     "repeats",
+    "unannounced",
     "regressed",
-    "malformed",
-    "foreign",
-    "forged",
     "refused",
 )
 
 
 class Consumer:
-    """The receiving end of all streams that one consumer follows: order, repeats, gaps.
+    """One reader's side of all streams that it follows: its cursors, order, repeats, gaps.
 
-    counters: `missing` are batches inside gaps; `malformed` payloads are no batch, `foreign` ones come on no data
-    topic, `forged` ones name another stream than their topic, `refused` ones belong to a stream beyond max_streams.
+    cursors: (stream, epoch) -> the number wanted next, as they were committed with the work.
+    counters: `missing` are batches inside gaps; `refused` announcements are of a stream or epoch beyond the limits.
     """
 
-    def __init__(self, *, max_streams: int = MAX_STREAMS) -> None:
+    def __init__(self, cursors: Mapping[tuple[str, str], int] | None = None, *, max_streams: int = MAX_STREAMS) -> None:
         self.counters: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
         self._max_streams = max_streams
-        self._streams: dict[str, _Followed] = {}
+        self._streams: dict[str, dict[str, _Place]] = {}
+        for (stream, epoch), number in (cursors or {}).items():
+            self.move(stream, epoch, number)
 
-    def receive(self, topic: str, payload: bytes, now: float) -> Received:
-        """Take one message from the bus. Never raises for what the message holds."""
-        if not topic.startswith(DATA_PREFIX):
-            return self._rejected("foreign", f"message on {topic!r:.200}, which is no data topic")
-        try:
-            message = decode(payload)
-        except BatchError as error:
-            return self._rejected("malformed", f"message on {topic!r:.200}: {error}")
-        of = message if isinstance(message, Announcement) else message.header
-        if data_topic(of.stream) != topic:
-            return self._rejected("forged", f"message on {topic!r:.200} claims to be of stream {of.stream!r}")
-        known = of.stream in self._streams
-        followed = self._follow(of.stream, now)
-        if followed is None:
-            return self._rejected("refused", f"stream {of.stream!r} is beyond the {self._max_streams} followed")
-        return self._advance(followed, known, message)
-
-    def silent(self, now: float) -> list[str]:
-        """Streams of which nothing was heard for SILENT_AFTER seconds: no producer, or no subscription any more."""
-        return sorted(stream for stream, followed in self._streams.items() if now - followed.heard > SILENT_AFTER)
-
-    def forget(self, unwanted: Callable[[str], bool]) -> None:
-        """Forget the streams of unwanted data topics: when they come again, what was missed meanwhile is no gap."""
-        for stream in [stream for stream in self._streams if unwanted(data_topic(stream))]:
-            del self._streams[stream]
-
-    def cursors(self) -> dict[str, dict[str, Any]]:
-        """Per stream the epoch heard of last and the newest number seen in it, for the status."""
-        return {
-            stream: {"epoch": epoch, "newest": followed.expected[epoch] - 1}
-            for stream, followed in self._streams.items()
-            for epoch in [next(reversed(followed.expected))]
-        }
-
-    def _follow(self, stream: str, now: float) -> _Followed | None:
-        followed = self._streams.get(stream)
-        if followed is None:
-            if len(self._streams) >= self._max_streams:
-                quietest = min(self._streams, key=lambda name: self._streams[name].heard, default=None)
-                if quietest is None or now - self._streams[quietest].heard <= FORGET_AFTER:
-                    return None
-                del self._streams[quietest]
-            followed = self._streams[stream] = _Followed(now)
-        followed.heard = now
-        return followed
-
-    def _advance(self, followed: _Followed, known: bool, message: SampleBatch | EventBatch | Announcement) -> Received:
-        """Apply the rules: move the cursor, say what is missing, give on what is new."""
-        of: Header | Announcement
-        if isinstance(message, Announcement):
-            kind, of, number = _Kind.ANNOUNCE, message, message.newest + 1
-            behind = number
-        else:
-            kind, of, number = _Kind.BATCH, message.header, message.header.seq
-            behind = number + 1
-        expected = followed.expected.pop(of.epoch, None)
-        stands = _stands(known, expected, number)
-        rule = _RULES[kind, stands]
-        if rule.counts:
-            self.counters[rule.counts] += 1
-        if expected is None:
-            expected = 1 if known else number
-        followed.expected[of.epoch] = behind if rule.moves else expected
-        if len(followed.expected) > MAX_EPOCHS:
-            del followed.expected[next(iter(followed.expected))]
-        if rule.rejects:
-            return self._regressed(followed, of, expected, number)
-        if stands is not _Stands.BEHIND:
-            followed.regressions = 0
-        gap = Gap(of.stream, of.epoch, expected, number - 1) if expected < number else None
-        if gap is not None:
-            self.counters["gaps"] += 1
-            self.counters["missing"] += len(gap)
-        given: tuple[SampleBatch | EventBatch, ...] = ()
-        if isinstance(message, Announcement):
+    def offer(self, message: Message, now: float, room: bool = True) -> Received:
+        """Apply the rules to one message. room: whether the reader can take a batch just now."""
+        body = message.body
+        if isinstance(body, Announcement):
             self.counters["announcements"] += 1
-        elif rule.gives:
-            given = (message,)
-            self._count(message)
-        return Received(given, () if gap is None else (gap,), of.epoch if stands is _Stands.NEW_EPOCH else None)
+            place = self._place(body.stream, body.epoch)
+            kind = _Kind.REPLAY_END if message.replayed else _Kind.ANNOUNCE
+            stands = _announced(place, body)
+        else:
+            place = self._place(body.header.stream, body.header.epoch)
+            kind = _Kind.BATCH
+            stands = _arrived(place, body.header.seq, room)
+        does, counts = _RULES[kind, stands]
+        if counts:
+            self.counters[counts] += 1
+        if place is None:
+            return self._join(body, now) if does is _Does.JOIN and isinstance(body, Announcement) else _NOTHING
+        place.heard = now
+        if not isinstance(body, Announcement):
+            place.newest = max(place.newest, body.header.seq)
+            return self._give(place, body) if does is _Does.GIVE else _NOTHING
+        # What is announced on the data topic is all there is; the end of an answer says only how far that went.
+        place.newest = max(place.newest, body.newest) if message.replayed else body.newest
+        if does is _Does.SKIP:
+            return self._skip(place, body)
+        return self._doubt(place, body, now) if does is _Does.DOUBT else self._trusted(place)
 
-    def _regressed(self, followed: _Followed, of: Header | Announcement, expected: int, number: int) -> Received:
-        followed.regressions += 1
-        if followed.regressions >= MAX_REGRESSIONS:
-            followed.regressions = 0
-            followed.expected[of.epoch] = number
-        told = f"stream {of.stream!r} announces {number - 1} as its newest batch, but {expected - 1} was received"
-        return Received(rejected=told)
+    def next(self, stream: str, epoch: str) -> int | None:
+        """The number wanted next; None when the epoch is not followed."""
+        place = self._place(stream, epoch)
+        return None if place is None else place.next
 
-    def _count(self, batch: SampleBatch | EventBatch) -> None:
+    def wants(self, stream: str, epoch: str) -> int | None:
+        """The number wanted next if it is known to exist: what to ask for."""
+        place = self._place(stream, epoch)
+        return place.next if place is not None and place.next <= place.newest else None
+
+    def move(self, stream: str, epoch: str, number: int) -> None:
+        """Set the cursor: the reader goes back to what it has to do again, or passes over what it does not want."""
+        place = self._place(stream, epoch)
+        if place is None:
+            self._streams.setdefault(stream, {})[epoch] = _Place(number, number - 1, given=True)
+        else:
+            place.newest = max(place.newest, place.next - 1)
+            place.next, place.given = number, True
+
+    def cursors(self) -> dict[tuple[str, str], int]:
+        """(stream, epoch) -> the number wanted next."""
+        return {(stream, epoch): at.next for stream, epochs in self._streams.items() for epoch, at in epochs.items()}
+
+    def _place(self, stream: str, epoch: str) -> _Place | None:
+        epochs = self._streams.get(stream)
+        return None if epochs is None else epochs.get(epoch)
+
+    def _give(self, place: _Place, batch: SampleBatch | EventBatch) -> Received:
+        place.next = batch.header.seq + 1
+        place.given = True
+        place.regressions = 0
         self.counters["batches"] += 1
         if isinstance(batch, SampleBatch):
             self.counters["samples"] += len(batch.columns)
         else:
             self.counters["events"] += len(batch.events)
+        return Received(batch)
 
-    def _rejected(self, counter: str, told: str) -> Received:
-        self.counters[counter] += 1
-        return Received(rejected=told)
+    def _skip(self, place: _Place, of: Announcement) -> Received:
+        gap = Gap(of.stream, of.epoch, place.next, of.oldest - 1)
+        place.next = of.oldest
+        place.regressions = 0
+        self.counters["missing"] += len(gap)
+        told = f"batches {gap.first} to {gap.last} of stream {of.stream!r} are lost: the producer had to give them up"
+        return Received(gap=gap, told=told)
+
+    def _trusted(self, place: _Place) -> Received:
+        place.regressions = 0
+        return _NOTHING
+
+    def _doubt(self, place: _Place, of: Announcement, now: float) -> Received:
+        if place.regressions and now - place.doubted < ANNOUNCE_EVERY / 2:
+            return _NOTHING  # a copy of the same announcement
+        place.regressions += 1
+        place.doubted = now
+        if place.regressions < MAX_REGRESSIONS:
+            return _NOTHING
+        told = (
+            f"stream {of.stream!r} announces {of.newest} as its newest batch, but {place.next - 1} was received: its "
+            "producer has lost its memory; batches with numbers that came before are taken for new"
+        )
+        place.next = of.newest + 1
+        place.regressions = 0
+        self.counters["regressed"] += 1
+        return Received(told=told)
+
+    def _join(self, of: Announcement, now: float) -> Received:
+        """Follow an epoch that is new to us, if there is a place for it."""
+        epochs = self._streams.get(of.stream)
+        new = epochs is None
+        if epochs is None:
+            if not self._room_for_stream(now):
+                self.counters["refused"] += 1
+                return Received(told=f"stream {of.stream!r} is beyond the {self._max_streams} that are followed")
+            epochs = self._streams[of.stream] = {}
+        elif not _room_for_epoch(epochs, now):
+            self.counters["refused"] += 1
+            return Received(told=f"stream {of.stream!r} has {MAX_EPOCHS} epochs already: who else publishes it?")
+        told = None
+        if not new:
+            behind = [f"{at.next} to {at.newest} of {epoch}" for epoch, at in epochs.items() if at.next <= at.newest]
+            told = f"stream {of.stream!r} is numbered anew, in epoch {of.epoch}"
+            told += f"; never received: {', '.join(behind)}" if behind else ""
+        epochs[of.epoch] = _Place(of.oldest, of.newest, now)
+        self.counters["joined" if new else "new_epochs"] += 1
+        return Received(told=told)
+
+    def _room_for_stream(self, now: float) -> bool:
+        """Whether one more may be followed. Streams silent for long do not count, for they cost nothing; those whose
+        cursor stands for work are remembered all the same, up to ten times as many as may be followed."""
+        if len(self._streams) < self._max_streams:
+            return True
+        silent = [
+            stream for stream, epochs in self._streams.items() if all(_is_silent(at, now) for at in epochs.values())
+        ]
+        if len(self._streams) - len(silent) >= self._max_streams:
+            return False
+        for stream in silent:
+            if not any(at.given for at in self._streams[stream].values()):
+                del self._streams[stream]
+        return len(self._streams) < 10 * self._max_streams
 
 
-def _stands(known: bool, expected: int | None, number: int) -> _Stands:
-    """Where a message stands with this number: its own, or the one that an announcement says comes next."""
-    if not known:
-        return _Stands.NEW_STREAM
-    if expected is None:
-        return _Stands.NEW_EPOCH
-    if number == expected:
-        return _Stands.NEXT
-    return _Stands.AHEAD if number > expected else _Stands.BEHIND
+def _is_silent(place: _Place, now: float) -> bool:
+    return place.heard is None or now - place.heard > FORGET_AFTER
+
+
+def _room_for_epoch(epochs: dict[str, _Place], now: float) -> bool:
+    """Make room for one more epoch: one that gave nothing goes first, then one that is silent for long."""
+    if len(epochs) < MAX_EPOCHS:
+        return True
+    goes = min(
+        (epoch for epoch, at in epochs.items() if not at.given or _is_silent(at, now)),
+        key=lambda epoch: (epochs[epoch].given, epochs[epoch].heard or 0.0),
+        default=None,
+    )
+    if goes is not None:
+        del epochs[goes]
+    return goes is not None
+
+
+def _announced(place: _Place | None, of: Announcement) -> _Stands:
+    if place is None:
+        return _Stands.UNKNOWN
+    if of.oldest > place.next:
+        return _Stands.LOST
+    return _Stands.COVERED if place.next <= of.newest + 1 else _Stands.BELOW
+
+
+def _arrived(place: _Place | None, number: int, room: bool) -> _Stands:
+    if place is None:
+        return _Stands.UNKNOWN
+    if number == place.next:
+        return _Stands.NEXT if room else _Stands.NO_ROOM
+    return _Stands.AHEAD if number > place.next else _Stands.BEHIND
+
+
+# ---------------------------------------------------------------------------------------------------------------- asks
+
+
+@dataclass(slots=True)
+class _Asked:
+    """The latest ask of one stream."""
+
+    reader: str
+    epoch: str
+    first: int
+    at: float
+    heard: float
+    """When something of the answer came, or it was asked."""
+    unheard: float
+    """Since when nothing came, however often it was asked."""
+    open: bool = True
+
+
+class Demand:
+    """When a consumer asks for what: one ask at a time per stream, again after 2 s without an answer, readers in turn.
+
+    window: bytes of one answer; most: asks that may be open at a time, so that their answers fit a queue.
+    """
+
+    def __init__(self, window: int = MAX_WINDOW, *, most: int = 8) -> None:
+        self.window = window
+        self.counters: dict[str, int] = dict.fromkeys(("asks", "unanswered"), 0)
+        self._most = most
+        self._asked: dict[str, _Asked] = {}
+
+    def arrived(self, message: Message, now: float) -> None:
+        """Note a message of a replay topic: a part of an answer, or its end."""
+        asked = self._asked.get(message.stream)
+        if asked is None or not message.replayed or message.of.epoch != asked.epoch:
+            return
+        asked.heard = asked.unheard = now
+        if isinstance(message.body, Announcement) and message.body.newest >= asked.first - 1:
+            asked.open = False
+
+    def may_ask(self, stream: str, now: float) -> bool:
+        """Whether an ask of this stream would go out now: none is open."""
+        asked = self._asked.get(stream)
+        return asked is None or not asked.open or now - asked.heard >= ANSWER_WITHIN
+
+    def ask(self, stream: str, epoch: str, places: Mapping[str, int], now: float) -> Ask | None:
+        """What to ask of a stream whose readers (by name) want these numbers, which exist; None: nothing at present."""
+        if not places:
+            self._asked.pop(stream, None)
+            return None
+        asked = self._asked.get(stream)
+        unheard = now
+        if asked is not None and asked.epoch == epoch:
+            if asked.open and now - asked.heard < ANSWER_WITHIN:
+                return None
+            turn = _next_turn(places, asked.reader)
+            if not asked.open and places[turn] == asked.first and now - asked.at < ANSWER_WITHIN:
+                return None  # the answer brought nothing: not again at once
+            if asked.open:
+                self.counters["unanswered"] += 1
+                unheard = asked.unheard
+        else:
+            turn = min(places)
+        if sum(of.open and now - of.heard < ANSWER_WITHIN for of in self._asked.values()) >= self._most:
+            return None
+        self._asked[stream] = _Asked(turn, epoch, places[turn], now, now, unheard)
+        self.counters["asks"] += 1
+        return Ask(stream, epoch, places[turn], self.window)
+
+    def waits_since(self, now: float) -> float:
+        """Seconds for which the ask that waits longest has had no answer; 0: none is open."""
+        return max((now - of.unheard for of in self._asked.values() if of.open), default=0.0)
+
+    def asked_at(self, stream: str) -> float:
+        """When the stream was asked for last, so that those that waited longest come first."""
+        asked = self._asked.get(stream)
+        return 0.0 if asked is None else asked.at
+
+    def due_in(self, now: float) -> float | None:
+        """Seconds until an ask is to be repeated; None: none is open."""
+        dues = [of.heard + ANSWER_WITHIN - now for of in self._asked.values() if of.open]
+        return max(0.0, min(dues)) if dues else None
+
+    def forget(self, unwanted: Callable[[str], bool]) -> None:
+        """Ask no more for streams that are not wanted any more."""
+        for stream in [stream for stream in self._asked if unwanted(stream)]:
+            del self._asked[stream]
+
+
+def _next_turn(places: Mapping[str, int], last: str) -> str:
+    """The reader whose turn it is after `last`, in the order of their names."""
+    later = [name for name in places if name > last]
+    return min(later) if later else min(places)
