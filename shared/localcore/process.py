@@ -386,6 +386,7 @@ class Component:
             _signal(process, signal.SIGKILL)
             if guard is not None:
                 guard.kill()
+                await guard.wait()
             await asyncio.wait({copying}, timeout=_LAST_OUTPUT)
             copying.cancel()
             if main:

@@ -613,6 +613,24 @@ async def test_after_a_restart_classic_knows_its_tokens_and_lite_does_not(make_d
         assert device.server.configuration("a").read(("rate",)) == 5
 
 
+async def test_subscriptions_can_die_in_silence_and_new_ones_live(device: Device) -> None:
+    """So it is on lite when the daemon of publish/subscribe is started again."""
+    publisher, client = await device.client("a"), await device.client("b")
+    dead = await client.subscribe("t")
+    observed: list[bytes] = []
+    device.server.observe("t", lambda topic, payload: observed.append(payload))
+    await publisher.publish("t", b"heard")
+    await until(lambda: dead, lambda: dead)
+    device.server.silence()
+    alive = await client.subscribe("t")
+    await publisher.publish("t", b"not heard by the first")
+    await until(lambda: alive, lambda: alive)
+    assert dead == [("t", b"heard")]
+    assert alive == [("t", b"not heard by the first")]
+    assert observed == [b"heard", b"not heard by the first"]
+    assert device.server.connected("b") == 1
+
+
 async def test_replies_can_be_delayed_after_the_operation_was_carried_out(device: Device) -> None:
     client = await device.client("a")
     seen: list[bytes] = []

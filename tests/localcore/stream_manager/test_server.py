@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -132,10 +131,11 @@ def test_a_full_disk_refuses_appends_and_recovers(
     client = connect(process)
     client.create_message_stream(wanted := definition())
     client.append_message(wanted.name, bytes(1000))
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))
-    with pytest.raises(StreamManagerException, match=r"File too large|bytes could be written"):
-        client.append_message(wanted.name, bytes(1000))
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    process.fill_disk()
+    for _ in range(3):
+        with pytest.raises(StreamManagerException, match=r"File too large|bytes could be written"):
+            client.append_message(wanted.name, bytes(1000))
+    process.fill_disk(False)
     assert client.append_message(wanted.name, b"again") == 1
     assert [m.payload for m in client.read_messages(wanted.name)] == [bytes(1000)]
     run(process.stop())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localcore.stream_manager.store import RECORD_OVERHEAD, Log, StoreError
+from localcore.stream_manager.store import RECORD_OVERHEAD, Log, StoreError, discard_unflushed_tail
 
 
 def payloads(log: Log) -> list[bytes]:
@@ -104,3 +104,35 @@ def test_expiry_looks_at_whole_segments(tmp_path: Path) -> None:
     assert not log.expired(200)
     assert log.expired(201)
     log.close()
+
+
+@settings(max_examples=60)
+@given(st.lists(st.one_of(st.binary(min_size=1, max_size=80), st.sampled_from(["free", "flush"])), max_size=40))
+def test_a_power_cut_leaves_what_was_flushed_and_the_numbers_go_on_from_there(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[bytes | str]
+) -> None:
+    folder = tmp_path_factory.mktemp("log")
+    log = Log(folder, 200)
+    written: list[bytes] = []
+    flushed = 0
+    for step in steps:
+        if step == "free":
+            log.free_segment()
+        elif step == "flush":
+            log.flush()
+            flushed = log.next
+        elif isinstance(step, bytes):
+            written.append(step)
+            log.append(1, step)
+        if (folder / "durable").stat().st_size:
+            flushed = max(flushed, durable(folder)[0])
+    before = log.total_bytes
+    lost = discard_unflushed_tail(folder)
+    log = Log(folder, 200)
+    assert flushed <= log.next <= len(written)
+    assert payloads(log) == written[log.oldest : log.next]
+    assert lost.bytes == before - log.total_bytes
+    number = log.next
+    assert log.append(2, b"next") == number
+    log.close()
+    assert discard_unflushed_tail(folder).bytes == 0, "what was closed was flushed"
