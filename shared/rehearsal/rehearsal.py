@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -38,6 +39,7 @@ class Rehearsal:
         rate: values per second that the plant produces.
         units: copies of the 52 Tennessee Eastman variables.
         secrets: what Secret Manager holds, by secret id.
+        clock: seconds, for the rule that makes a component BROKEN.
     """
 
     def __init__(
@@ -51,11 +53,12 @@ class Rehearsal:
         secrets: Mapping[str, str] | None = None,
         with_plant: bool = True,
         plant_options: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.root = root
         self.recipes = build / "recipes"
         self.artifacts = build / "artifacts"
-        self.core = Core(root / "core", profile=profile, secrets=dict(secrets or {}))
+        self.core = Core(root / "core", profile=profile, secrets=dict(secrets or {}), clock=clock)
         self.plant: PlantProcess | None = None
         if with_plant:
             self.plant = PlantProcess(root / "plant", rate=rate, units=units, **dict(plant_options or {}))
@@ -97,13 +100,18 @@ class Rehearsal:
         except orjson.JSONDecodeError as error:
             self.statuses[topic.removeprefix("sluice/status/")] = {"unreadable": str(error)}
 
-    def collector_config(self) -> dict[str, Any]:
-        """The merge for the collector that reads the whole plant, its tags in a CSV file."""
+    def collector_config(self, *, port: int | None = None) -> dict[str, Any]:
+        """The merge for the collector that reads the whole plant, its tags in a CSV file.
+
+        port: where the plant is reached, when that is not its own port.
+        """
         if self.plant is None:
             raise RehearsalError("this rehearsal has no plant of its own")
         tags = self.root / "tags.csv"
         write_tags_csv(tags, self.units)
-        return example_config(self.plant.endpoint, tags)
+        own = urlsplit(self.plant.endpoint)
+        endpoint = own if port is None else own._replace(netloc=f"{own.hostname}:{port}")
+        return example_config(endpoint.geturl(), tags)
 
     def demo_site(self) -> dict[str, Any]:
         """The demonstration's site document: the plant into SiteWise, Kinesis and S3."""
@@ -144,8 +152,10 @@ class Rehearsal:
                 raise RehearsalError(f"no {what} within {timeout:.0f} s; statuses: {known}; logs: {self.core.logs}")
             await asyncio.sleep(0.05)
 
-    async def drain(self, produced: int, *, patience: float = 15.0, settle: float = 6.0) -> Mapping[str, int]:
-        """Wait until no destination grows any more, and return the samples at each, repeats included.
+    async def drain(
+        self, produced: int, *, patience: float = 15.0, settle: float = 6.0, repeats: bool = True
+    ) -> Mapping[str, int]:
+        """Wait until no destination grows any more, and return the samples at each, repeats included or not.
 
         They have grown for the last time when nothing came for `settle` seconds although every destination holds
         `produced` samples or more, or for `patience` seconds otherwise. Settling is what lets a late repeat be seen: it
@@ -154,14 +164,16 @@ class Rehearsal:
         counts: Mapping[str, int] = {}
         grown = time.monotonic()
         while True:
-            latest = await asyncio.to_thread(self._counts)
+            begun = time.monotonic()
+            latest = await asyncio.to_thread(self._counts if repeats else self._distinct_counts)
             if latest != counts:
                 self.arrived = counts = latest
                 grown = time.monotonic()
             complete = bool(counts) and min(counts.values()) >= produced
             if time.monotonic() - grown >= (settle if complete else patience):
                 return counts
-            await asyncio.sleep(0.5)
+            # Counting reads everything: it shall not take more of the machine than what it waits for.
+            await asyncio.sleep(max(0.5, time.monotonic() - begun))
 
     def deliveries(self) -> dict[str, Callable[[], Iterable[Delivered]]]:
         """Readers of what each destination received, by the name of its sink."""
@@ -203,14 +215,29 @@ class Rehearsal:
     def _counts(self) -> dict[str, int]:
         return {name: sum(1 for _ in read()) for name, read in self.deliveries().items()}
 
-    def reconcile(self) -> Report:
-        """Compare the plant's log with what the destinations received."""
+    def _distinct_counts(self) -> dict[str, int]:
+        return {
+            name: len({(sample.tag, sample.time_ns) for sample in read()}) for name, read in self.deliveries().items()
+        }
+
+    def reconcile(self, *, overwritten: bool = False) -> Report:
+        """Compare the plant's log with what the destinations received.
+
+        overwritten: a value that SiteWise is sent again with the same property, time and quality overwrites itself, as
+            it does in SiteWise; otherwise it counts as doubled. A stream manager that dies sends some again.
+        """
         if self.plant is None:
             raise RehearsalError("this rehearsal has no plant of its own")
+        dropped = self._sinks_of("kinesis")
+        deliveries = {name: read() for name, read in self.deliveries().items()}
+        if overwritten:
+            for name in self._sinks_of("sitewise"):
+                deliveries[name] = map(_identified, deliveries[name])
+                dropped.append(name)
         return reconcile(
             self.plant.log,
-            {name: read() for name, read in self.deliveries().items()},
-            repeats_dropped_by_id=self._sinks_of("kinesis"),
+            deliveries,
+            repeats_dropped_by_id=dropped,
             appends=self._live_appends(),
             files=self._sinks_of("s3"),
         )
@@ -235,3 +262,8 @@ class Rehearsal:
 
 def _delivered(read: Callable[[], Iterable[tuple[Any, ...]]]) -> Iterator[Delivered]:
     return (Delivered(*row) for row in read())
+
+
+def _identified(sample: Delivered) -> Delivered:
+    """With what SiteWise tells values apart by as its id, and the value: another one for the same time is no repeat."""
+    return sample._replace(id=f"{sample.time_ns} {sample.quality} {sample.value!r} {sample.tag}")

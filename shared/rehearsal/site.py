@@ -62,15 +62,18 @@ def sinks(site: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: dict(sink) for name, sink in merge.get("sinks", {}).items() if isinstance(sink, Mapping)}
 
 
-def demo_site(collector: Mapping[str, Any]) -> dict[str, Any]:
-    """The demonstration's site: the plant's connection (`collector`), and one sink of each kind."""
+def demo_site(collector: Mapping[str, Any], *, rotate: str = "5s") -> dict[str, Any]:
+    """The demonstration's site: the plant's connection (`collector`), and one sink of each kind.
+
+    rotate: how long a file stays open.
+    """
     exporter = {
         "sinks": {
             # Null values, which a plant has whenever a sensor fails, as SiteWise nullValue.
             "sitewise": {"type": "sitewise", "nulls": "send"},
             "kinesis": {"type": "kinesis", "kinesisStream": "plant-data"},
             # Files are sealed often here so that the demonstration ends soon; a plant leaves this at its default.
-            "s3": {"type": "s3", "bucket": "plant-archive", "rotateInterval": "5s"},
+            "s3": {"type": "s3", "bucket": "plant-archive", "rotateInterval": rotate},
         }
     }
     return {
