@@ -5,12 +5,16 @@ type becomes null, BAD, `type-mismatch`, and is counted. An unsigned 64-bit valu
 BAD, `out-of-range`.
 
 Two kinds of first notification of a new monitored item are no samples and are filtered, counted: the promise of a value
-to come (BadWaitingForInitialData), and the repetition of what was already handed on before the item was made again.
+to come (BadWaitingForInitialData), and the repetition of what was already handed on before the item was made again. So
+is what history has brought before it came live. What was handed on last is known over the component's end (`restore`);
+of that, time and status tell a repetition.
+
+The assembler tells `gaps` what comes: where samples are missing before one, and where a hole ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -18,8 +22,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from opcua_collector.gaps import Gaps
+from opcua_collector.marks import ANY_STATUS, Mark, Marks
 from opcua_collector.notifications import BOOLEAN, INTEGERS, NULL, REALS, UINT64, Block, Publication
-from opcua_collector.quality import WAITING_FOR_INITIAL_DATA, overflows, quality_of
+from opcua_collector.quality import OVERFLOW, WAITING_FOR_INITIAL_DATA, overflows, quality_of
 from sluice.batch import Columns, Quality, Series, ValueType, sanitize
 
 TYPE_MISMATCH: Final = "type-mismatch"
@@ -59,6 +65,7 @@ _NOTHING: Final[dict[ValueType, Any]] = {  # what stands in the value column whe
     ValueType.STRING: None,
 }
 _UNKNOWN: Final = -1
+_NEVER: Final = -(2**63)
 _BAD: Final = 0x80000000
 _LARGEST: Final = np.uint64(np.iinfo(np.int64).max)
 
@@ -107,14 +114,20 @@ class _Part:
 class Assembler:
     """Knows what each client handle stands for; turns publications into columns."""
 
-    def __init__(self) -> None:
+    def __init__(self, gaps: Gaps | None = None) -> None:
         self.counts = Counts()
+        self.gaps = Gaps() if gaps is None else gaps
+        self.gaps.mark_of = self._mark_of
+        self.gaps.all_marks = self._all_marks
+        self.parked: dict[str, Mark] = {}
+        """Marks of an earlier run of tags that have no handle yet."""
         self._series: list[Series | None] = []
         self._rule: NDArray[np.int8] = np.empty(0, np.int8)
         self._fresh: NDArray[np.bool_] = np.empty(0, bool)
         self._latest: NDArray[np.int64] = np.empty(0, np.int64)  # time of the last sample handed on,
         self._latest_status: NDArray[np.int64] = np.empty(0, np.int64)  # its status,
         self._latest_mark: NDArray[np.int64] = np.empty(0, np.int64)  # and 64 bits that tell its value from others
+        self._restored: NDArray[np.bool_] = np.empty(0, bool)  # handed on by an earlier run: these are not known
         self._any_fresh = False
         self._seen: dict[ValueType, tuple[bytes, tuple[Series, ...]]] = {}
 
@@ -123,18 +136,48 @@ class Assembler:
         """Client handles are below this."""
         return len(self._series)
 
-    def add(self, series: Series) -> int:
-        """A new tag, whose type is not known yet; returns its client handle."""
-        handle = len(self._series)
-        self._series.append(series)
+    def restore(self, marks: Marks, tags: Container[str]) -> None:
+        """Go on from what an earlier run has handed on of these tags. Before the first `add`."""
+        self.parked = {tag: mark for tag, mark in marks.of.items() if tag in tags}
+        self.gaps.keep(tags)
+
+    def add(self, series: Series, handle: int | None = None) -> int:
+        """A new tag, whose type is not known yet; returns its client handle: the next one, or the given, a free one."""
+        if handle is None:
+            handle = len(self._series)
+        self._series += [None] * (handle + 1 - len(self._series))
+        self._series[handle] = series
         if handle >= len(self._rule):
             room = max(64, 2 * handle)
             self._rule = _grown(self._rule, room, _UNKNOWN)
             self._fresh = _grown(self._fresh, room, False)
-            self._latest = _grown(self._latest, room, np.iinfo(np.int64).min)
+            self._latest = _grown(self._latest, room, _NEVER)
             self._latest_status = _grown(self._latest_status, room, 0)
             self._latest_mark = _grown(self._latest_mark, room, 0)
+            self._restored = _grown(self._restored, room, False)
+        mark = self.parked.pop(series.tag, None)
+        if mark is not None:
+            self._latest[handle], self._latest_status[handle] = mark.time, mark.status
+            # Whether the first notification of the present item came before the end is not known.
+            self._restored[handle] = self._fresh[handle] = self._any_fresh = True
+        self.gaps.add(handle, series.tag)
         return handle
+
+    def marks(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Handle, time and status of the last sample handed on, of each tag that has one."""
+        handles = np.flatnonzero(self._latest[: len(self._series)] != _NEVER)
+        return handles, self._latest[handles], self._latest_status[handles]
+
+    def _mark_of(self, handle: int) -> int | None:
+        time = int(self._latest[handle])
+        return None if time == _NEVER else time
+
+    def _all_marks(self) -> Iterator[tuple[str, int]]:
+        for handle, series in enumerate(self._series):
+            mark = self._mark_of(handle)
+            if series is not None and mark is not None:
+                yield series.tag, mark
+        yield from ((tag, mark.time) for tag, mark in self.parked.items())
 
     def series(self, handle: int) -> Series | None:
         """What the handle stands for."""
@@ -152,8 +195,10 @@ class Assembler:
 
     def remove(self, handle: int) -> None:
         """The tag is gone: what still arrives for it is filtered."""
+        self.gaps.remove(handle)
         self._series[handle] = None
         self._rule[handle] = _UNKNOWN
+        self._latest[handle] = _NEVER
         self._seen.clear()
 
     def subscribed(self, handle: int) -> None:
@@ -166,18 +211,29 @@ class Assembler:
         self.counts.undecodable += len(publication.quarantined)
         self.counts.lost += publication.lost
         self.counts.untimed += publication.untimed
-        parts: dict[ValueType, list[_Part]] = {}
+        overflowed = 0
         for block in publication.blocks:
             self.counts.received += len(block)
-            self.counts.overflows += overflows(block.status)
-            for type_, part in self._parts(block):
-                parts.setdefault(type_, []).append(part)
+            overflowed += overflows(block.status)
+        self.counts.overflows += overflowed
         found = []
-        for type_, some in parts.items():
-            part = self._without_repeats(_joined(some))
+        for type_, some in self._typed(publication.blocks):
+            part = self._new(some, bool(overflowed))
             if len(part.index):
                 found.append(sanitize(self._columns(type_, part)))
         return found
+
+    def brought(self, blocks: Iterable[Block]) -> list[Columns]:
+        """The same for samples from history, which are neither live nor the last of their tags."""
+        return [sanitize(self._columns(type_, part)) for type_, part in self._typed(blocks) if len(part.index)]
+
+    def _typed(self, blocks: Iterable[Block]) -> list[tuple[ValueType, _Part]]:
+        parts: dict[ValueType, list[_Part]] = {}
+        for block in blocks:
+            if len(block):
+                for type_, part in self._parts(block):
+                    parts.setdefault(type_, []).append(part)
+        return [(type_, _joined(some)) for type_, some in parts.items()]
 
     def _parts(self, block: Block) -> Iterator[tuple[ValueType, _Part]]:
         handle = block.handle
@@ -207,14 +263,49 @@ class Assembler:
                     part.status[beyond] = _RANGE
             yield type_, part
 
-    def _without_repeats(self, part: _Part) -> _Part:
+    def _new(self, part: _Part, overflowed: bool) -> _Part:
+        """What is no repetition; from now on it has been handed on."""
+        part = self._without_brought(part)
         marks = _marks(part.value)
         if self._any_fresh:
             part, marks = self._first_checked(part, marks)
+        if overflowed:
+            self._tell_lost(part)
+        else:
+            self.gaps.passed(part.handle, part.time)
         self._latest[part.handle] = part.time
         self._latest_status[part.handle] = part.status
         self._latest_mark[part.handle] = marks
+        self._restored[part.handle] = False
         return part
+
+    def _without_brought(self, part: _Part) -> _Part:
+        """Without what history has brought before."""
+        repeats = self.gaps.repeats(part.handle, part.time)
+        if repeats is None:
+            return part
+        for row in np.flatnonzero(repeats).tolist():
+            handle, time = int(part.handle[row]), int(part.time[row])
+            if self._fresh[handle]:
+                self._fresh[handle] = False
+                if self.gaps.is_last(handle, time):
+                    self.gaps.unchanged(handle)
+        self.counts.filtered += int(np.count_nonzero(repeats))
+        return part.rows(~repeats)
+
+    def _tell_lost(self, part: _Part) -> None:
+        """Tells where the server dropped samples before one; a tag's rows in their order."""
+        flagged = (part.status >= 0) & ((part.status & OVERFLOW) == OVERFLOW)
+        concerned = np.isin(part.handle, part.handle[flagged])
+        before: dict[int, int | None] = {}
+        for row in np.flatnonzero(concerned).tolist():
+            handle, time = int(part.handle[row]), int(part.time[row])
+            if flagged[row]:
+                self.gaps.lost(handle, before[handle] if handle in before else self._mark_of(handle), time)
+            else:
+                self.gaps.passed(part.handle[row : row + 1], part.time[row : row + 1])
+            before[handle] = time
+        self.gaps.passed(part.handle[~concerned], part.time[~concerned])
 
     def _first_checked(self, part: _Part, marks: NDArray[np.int64]) -> tuple[_Part, NDArray[np.int64]]:
         fresh = np.flatnonzero(self._fresh[part.handle])
@@ -225,7 +316,12 @@ class Assembler:
             waiting &= part.status[rows] >= 0
             # A server may change a value or its quality and leave the time: only what is the same in all is a repeat.
             known = part.time[rows] == self._latest[handles]
-            known &= (part.status[rows] == self._latest_status[handles]) & (marks[rows] == self._latest_mark[handles])
+            latest = self._latest_status[handles]
+            # Overflow belongs to the queue in which the value waited, not to the value.
+            known &= (part.status[rows] & ~OVERFLOW == latest & ~OVERFLOW) | (latest == ANY_STATUS)
+            known &= (marks[rows] == self._latest_mark[handles]) | self._restored[handles]
+            for handle in handles[known].tolist():
+                self.gaps.unchanged(handle)
             drop = rows[waiting | known]
             self._fresh[handles] = False
             self._any_fresh = bool(self._fresh.any())
