@@ -9,6 +9,7 @@ Every child answers the command `clock`, which steps the wall clock that it sees
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import signal
@@ -23,6 +24,8 @@ from localcore import clock
 _START_LIMIT = 60.0  # imports alone take seconds on a loaded machine
 _STOP_LIMIT = 10.0
 _LINE_LIMIT = 1 << 20
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 _SHARED = str(Path(__file__).resolve().parents[1])
 
 
@@ -82,6 +85,7 @@ class ChildProcess(ABC):
                 limit=_LINE_LIMIT,
                 # Ctrl-C in a terminal goes to every process of its group: it is the starter's to decide what it ends.
                 start_new_session=True,
+                preexec_fn=die_with_parent,
             )
         try:
             ready = await asyncio.wait_for(self._line(), _START_LIMIT)
@@ -152,6 +156,11 @@ class ChildProcess(ABC):
         if self._process is None:
             raise ChildError(f"{self._module} does not run: start() it first")
         return self._process
+
+
+def die_with_parent() -> None:
+    """Runs in a child: the kernel kills it when this process dies, also when it is stalled and would not notice."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def tell(line: Mapping[str, Any]) -> None:

@@ -234,7 +234,7 @@ class Core:
             if self._has_power:
                 raise CoreError("the device has power: power_cut() comes before boot()")
             await self.ipc.start()
-            if self._stream_manager is not None:
+            if self._stream_manager is not None and not self._stream_manager.running:
                 await self._stream_manager.start()
             self._has_power = True
             for component in self._components.values():

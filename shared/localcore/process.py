@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import resource
@@ -32,6 +31,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from localcore.child import die_with_parent
 from localcore.profile import Profile
 from localcore.recipe import Lifecycle, Step
 
@@ -40,9 +40,6 @@ log = logging.getLogger(__name__)
 _MAX_LOG = 10 * 1024 * 1024
 _LAST_OUTPUT = 2.0
 """Seconds that what a component wrote at its end may take to reach its log."""
-
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
 
 
 class Errors:
@@ -211,6 +208,7 @@ class Component:
     def start(self, *, install: bool) -> None:
         """Begin its life."""
         self.installed = not install
+        self._errored = False
         self._set("NEW" if install else "INSTALLED")
         self._task = asyncio.create_task(self._live(), name=f"component {self.name}")
 
@@ -426,11 +424,6 @@ async def _guard(group: int) -> asyncio.subprocess.Process:
         stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,
     )
-
-
-def die_with_parent() -> None:
-    """Runs in the child: the kernel kills it when the core is killed, so that nothing is left behind."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

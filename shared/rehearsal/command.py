@@ -25,8 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from localcore import CoreError, DeploymentError
-from localcore.child import ChildError
-from localcore.process import die_with_parent
+from localcore.child import ChildError, die_with_parent
 from plant import PlantError
 from rehearsal.rehearsal import Rehearsal, RehearsalError
 from rehearsal.site import SiteError

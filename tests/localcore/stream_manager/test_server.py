@@ -100,7 +100,10 @@ def test_it_listens_on_loopback_only(server: StreamManagerProcess) -> None:
 
 
 @pytest.mark.parametrize("process", ["localcore.stream_manager.StreamManagerProcess", "localcore.aws.AwsProcess"])
-def test_it_ends_with_whoever_started_it(tmp_path: Path, eventually: Callable[..., Any], process: str) -> None:
+@pytest.mark.parametrize("fault", ["", "process.stall()"])
+def test_it_ends_with_whoever_started_it(
+    tmp_path: Path, eventually: Callable[..., Any], process: str, fault: str
+) -> None:
     module, name = process.rsplit(".", 1)
     options = "region='us-east-1'" + (", endpoints={}" if name == "StreamManagerProcess" else "")
     script = f"""
@@ -109,6 +112,7 @@ from {module} import {name}
 async def main():
     process = {name}(pathlib.Path({str(tmp_path)!r}), {options})
     await process.start()
+    {fault}
     print(process.pid, flush=True)
     await asyncio.sleep(60)
 asyncio.run(main())
