@@ -6,6 +6,7 @@
       sitewise: {type: sitewise, alias: "{asset}/{tag}", stream: SluiceSiteWise}
       kinesis: {type: kinesis, kinesisStream: plant-data, stream: SluiceKinesis}
       s3: {type: s3, bucket: plant-archive, prefix: sluice/, stream: SluiceS3, statusStream: SluiceS3Status}
+      trial: {type: kinesis, kinesisStream: trial, stream: SluiceTrial, required: false, maxLag: 1h}
 
 Each sink is a scope of its own: one that is wrong is reported and left out, the others run.
 """
@@ -15,9 +16,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo
 
 from sluice.config import ComponentSettings, Duration, Named, Settings, Size, refuse
+from sluice.units import format_size
 from stream_exporter.kinesis import MAX_RECORD_BYTES
 from stream_exporter.sitewise import ALIAS_FIELDS, Integers, alias_fields
 
@@ -44,6 +46,16 @@ def _alias(value: str) -> str:
     return value
 
 
+def _stream_size(value: int, info: ValidationInfo) -> int:
+    segment = info.data.get("segment_size")
+    if segment is not None and value < 3 * segment:
+        refuse(
+            f"holds fewer than three segments of {format_size(segment)}, and two are always left free",
+            f"use {format_size(3 * segment)} or more, or a smaller segmentSize",
+        )
+    return value
+
+
 Source = Annotated[str, AfterValidator(_source)]
 StreamName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,255}$", examples=["SluiceKinesis"])]
 
@@ -63,13 +75,31 @@ class SinkSettings(Settings):
         Duration, Field(ge=0.01, le=60.0, description="how long samples are gathered before they are packed")
     ]
     max_waiting: Annotated[
-        int, Field(ge=1000, le=10_000_000, description="samples that may wait in memory; newer ones are dropped")
+        int, Field(ge=1000, le=10_000_000, description="samples that may wait in memory; newer ones wait in outboxes")
     ] = 500_000
+    required: Annotated[
+        bool, Field(description="whether producers keep their data until this sink has exported it, however long")
+    ] = True
+    max_lag: Annotated[
+        Duration,
+        Field(ge=60.0, le=366 * 86_400.0, description="what a sink that is not required may be behind, until it skips"),
+    ] = 86_400.0
+    ack_on: Annotated[
+        Literal["exported", "appended"],
+        Field(
+            description="when producers may delete: appended is sooner, and loses samples when a power cut takes what "
+            "stream manager had not flushed"
+        ),
+    ] = "exported"
     stream: StreamName
-    stream_size: Annotated[Size, Field(ge=1 << 20, description="the most that the stream holds")] = 256 << 20
     segment_size: Annotated[
         Size, Field(ge=1 << 20, le=(1 << 31) - 1, description="space in the stream is freed in pieces of this size")
     ] = 16 << 20
+    stream_size: Annotated[
+        Size,
+        AfterValidator(_stream_size),
+        Field(validate_default=True, description="the most that the stream holds, three segments or more"),
+    ] = 256 << 20
     priority: Annotated[int, Field(ge=1, le=10, description="order of exports, 1 first")] = 5
 
 
@@ -117,8 +147,11 @@ class S3Sink(SinkSettings):
         16_000_000
     )
     spool_size: Annotated[
-        Size, Field(ge=1 << 20, description="bytes of files on this device; when they are used up, samples are dropped")
+        Size, Field(ge=1 << 20, description="bytes of files on this device; when they are used up, new data waits")
     ] = 512 << 20
+    compression: Annotated[
+        Literal["gzip", "none"], Field(description="gzip: keys end with .jsonl.gz and most files shrink to a tenth")
+    ] = "gzip"
     stream: StreamName = "SluiceS3"
     status_stream: StreamName = "SluiceS3Status"
     pack_interval: Annotated[Duration, Field(ge=0.01, le=60.0)] = 1.0

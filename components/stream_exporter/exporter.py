@@ -1,4 +1,10 @@
-"""The component: from the local bus to the sinks."""
+"""The component: from the local bus to the sinks.
+
+Each sink is a reader of the inlet, with cursors of its own. A sink that is changed stops, and its successor goes on
+from what is stored (`exporter.db`): cursors, ledger and units stay, and what the predecessor had only in memory comes
+again by replays. A unit that it left incomplete is completed as it was begun. A sink that is removed from the
+configuration is forgotten: it holds nobody, and a later one of its name begins at what the producers keep.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sluice.batch import EventBatch, SampleBatch
+from sluice.batch import LITE_MAX_MESSAGE_BYTES
 from sluice.component import Component, Context
 from sluice.config import Changes
 from sluice.ipc import IpcError
@@ -18,14 +24,22 @@ from stream_exporter.config import AnySink, ExporterSettings, streams_of, topic_
 from stream_exporter.sink import Sink
 from stream_exporter.sinks import make_sink
 from stream_exporter.stream_client import DEFAULT_PORT, StreamClient
+from stream_exporter.units import UnitStore
 
 logger = logging.getLogger(__name__)
 
 STREAM_MANAGER = "aws.greengrass.StreamManager"
 PORT_KEY = "STREAM_MANAGER_SERVER_PORT"
 
-#: Seconds that the sinks have for their last messages when the component stops.
-STOP_LIMIT = 2.3
+STORE = "exporter.db"
+
+#: Seconds that the sinks have for their last messages when the component stops, and then the store for its commits.
+STOP_LIMIT = 1.8
+CLOSE_LIMIT = 0.6
+
+#: Bytes that one answer of a producer may have. Nucleus lite carries small messages, about a thousand a second.
+WINDOW = 1_000_000
+LITE_WINDOW = 256_000
 
 
 class StreamExporter(Component[ExporterSettings]):
@@ -38,10 +52,12 @@ class StreamExporter(Component[ExporterSettings]):
         super().__init__(context)
         self._sinks: dict[str, Sink] = {}
         self._inlet: Inlet | None = None
-        self._events_passed_over = 0
+        self._store: UnitStore | None = None
 
     async def start(self, config: ExporterSettings) -> None:
-        """Start the sinks, then listen."""
+        """Start the sinks, then listen. Raises DatabaseError."""
+        self._store = await UnitStore.open(Path(self.context.work_dir) / STORE)
+        self._forget_removed(config)
         await self._replace_sinks(set(), config)
         await self._listen(config)
 
@@ -50,6 +66,7 @@ class StreamExporter(Component[ExporterSettings]):
         sinks = changes.entries("sinks")
         everything = changes.under("streamManager")
         await self._replace_sinks(set(self._sinks) if everything else {*sinks.removed, *sinks.changed}, config)
+        self._forget_removed(config)
         if ("sources",) in changes.changed:
             await self._listen(config)
 
@@ -58,47 +75,63 @@ class StreamExporter(Component[ExporterSettings]):
         if self._inlet is not None:
             await self._inlet.close()
         await asyncio.gather(*(sink.stop(STOP_LIMIT) for sink in self._sinks.values()))
+        if self._store is not None:
+            await self._store.close(CLOSE_LIMIT)
 
     def status(self) -> Mapping[str, Any]:
         """Sinks as connections, their ledgers, and what came in."""
         return {
-            "connections": {name: sink.status() for name, sink in self._sinks.items()},
+            "connections": {**self._store_status(), **{name: sink.status() for name, sink in self._sinks.items()}},
             "ledger": {name: sink.ledger.status() for name, sink in self._sinks.items()},
-            "counters": {"event_batches_passed_over": self._events_passed_over},
             "inlet": self._inlet.status() if self._inlet is not None else {},
         }
 
-    async def receive(self, batch: SampleBatch | EventBatch) -> None:
-        """Offer a batch to every sink. Events have no route yet: they are counted."""
-        if isinstance(batch, EventBatch):
-            self._events_passed_over += 1
-            return
-        for sink in self._sinks.values():
-            sink.offer(batch)
+    def _store_status(self) -> dict[str, Any]:
+        """The store, when there is something to tell of it."""
+        store = self._store
+        if store is None or not (store.trouble or store.aside):
+            return {}
+        told: dict[str, Any] = {"state": "failed" if store.trouble else "running"}
+        if store.trouble:
+            told.update(why=store.trouble, remedy=store.remedy)
+        if store.aside is not None:
+            told["may_repeat"] = (
+                f"{STORE} was damaged and is kept as {store.aside.name}: what was not acknowledged then"
+            )
+        return {STORE: told}
 
     async def _listen(self, config: ExporterSettings) -> None:
         filters = topic_filters(config.sources)
         if self._inlet is not None:
             await self._inlet.follow(filters)
             return
-        self._inlet = Inlet(self.context.ipc, filters)
-        await self._inlet.start(self.receive)
+        lite = self.context.max_message_bytes <= LITE_MAX_MESSAGE_BYTES
+        inlet = Inlet(self.context.ipc, self.id, filters, window=LITE_WINDOW if lite else WINDOW)
+        await inlet.start(self._sinks)
+        self._inlet = inlet
+        for sink in self._sinks.values():
+            sink.moved = inlet.moved
 
     async def _replace_sinks(self, names: set[str], config: ExporterSettings) -> None:
-        """Stop the sinks called `names`, and start every sink of the configuration that does not run.
-
-        A sink that goes on under its name takes batches from the moment on in which its predecessor takes no more, and
-        takes over what that could not deliver; it begins to work when the other has ended, for both use the same files.
-        """
+        """Stop the sinks called `names`, and start every sink of the configuration that does not run."""
         for name in names:
             self.context.problems.clear(f"sinks.{name}")
         ended = {name: self._sinks.pop(name) for name in names if name in self._sinks}
-        begun = self._make_sinks(config)
         await asyncio.gather(*(sink.stop(STOP_LIMIT) for sink in ended.values()))
+        begun = self._make_sinks(config)
+        if self._inlet is not None:
+            for name in begun:
+                self._sinks[name].moved = self._inlet.moved
+            self._inlet.replace(self._sinks)
         for name in begun:
-            if name in ended:
-                self._sinks[name].take_over(ended[name])
             self._sinks[name].start()
+
+    def _forget_removed(self, config: ExporterSettings) -> None:
+        assert self._store is not None
+        for name in self._store.sinks():
+            if name not in config.sinks:
+                logger.info("sinks.%s is not configured any more: what is known of it is forgotten", name)
+                self._store.forget(name)
 
     def _make_sinks(self, config: ExporterSettings) -> list[str]:
         """Make every sink of the configuration that is not there yet; their names."""
@@ -108,7 +141,8 @@ class StreamExporter(Component[ExporterSettings]):
             if name in self._sinks or self._clashes(name, settings, config):
                 continue
             client = StreamClient(name, self.find_port, request_timeout=timeout)
-            sink = make_sink(name, settings, client, Path(self.context.work_dir) / "spool" / name)
+            assert self._store is not None
+            sink = make_sink(name, settings, client, self._store, Path(self.context.work_dir) / "spool" / name)
             self._sinks[name] = sink
             made.append(name)
         return made

@@ -7,9 +7,12 @@ again and completed.
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+import orjson
 
 from sluice.batch import SampleBatch
 
@@ -33,11 +36,17 @@ class Encoded:
     messages: tuple[Message, ...]
     filtered: Mapping[str, int] = field(default_factory=dict)
     examples: Mapping[str, str] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
         """Samples carried by the messages."""
         return sum(message.samples for message in self.messages)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the messages."""
+        return sum(len(message.payload) for message in self.messages)
 
 
 class Encoder(Protocol):
@@ -46,3 +55,12 @@ class Encoder(Protocol):
     def encode(self, batches: Sequence[SampleBatch], now_ns: int) -> Encoded:
         """`now_ns` is the decision time: what counts as too old or too new is decided against it (ns since 1970)."""
         ...
+
+
+def samples_in(payload: bytes) -> int:
+    """How many samples a message of ours carries, told from the message: JSON lines, packed or not, or an entry."""
+    if payload[:2] == b"\x1f\x8b":
+        payload = gzip.decompress(payload)
+    if payload.endswith(b"\n"):
+        return payload.count(b"\n")
+    return len(orjson.loads(payload)["propertyValues"])

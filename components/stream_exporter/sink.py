@@ -1,111 +1,186 @@
-"""What every sink does: take batches as they come, pack them for a while, deliver range by range, keep the ledger.
+"""What every sink does: take batches as they come, pack them for a while, deliver range by range, know how far it is.
 
-Each sink has its own queue, its own client of stream manager on its own thread, and its own task: a sink that is slow,
-broken or waiting for its destination holds no other. Its queue is bounded; what does not fit is dropped and counted.
+Each sink is a reader of its own: with its own cursors, its own bounded queue, its own client of stream manager on its
+own thread, and its own task. One that is slow, broken or waiting for its destination holds no other: it has no room,
+falls behind, and gets what it lacks by replays when it has room again. Nothing is dropped for lack of room.
+
+What a sink has taken and not committed is not its to keep: it may be forgotten at any time (`rewind`), and comes again
+from where the store's cursors stand.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sluice.batch import SampleBatch, ValueType
+from sluice.batch import Announcement, EventBatch, SampleBatch
+from sluice.delivery import Consumer, Gap, Message, Received
+from sluice.status import when
 from sluice.tasks import end, within
 from stream_exporter.conditions import Conditions
 from stream_exporter.ledger import Ledger
 from stream_exporter.messages import Encoded, Encoder
-from stream_exporter.pipe import Pipe, until_set
+from stream_exporter.pipe import Pipe, Stopped, StreamReset, until_set
+from stream_exporter.ranges import (
+    PACK_BYTES,
+    PACK_SAMPLES,
+    SAMPLE_BYTES,
+    Item,
+    Range,
+    bytes_of,
+    count_samples,
+    cut,
+    given_up,
+    key_of,
+    of_unit,
+    samples_of,
+)
 from stream_exporter.stream_client import StreamClient
+from stream_exporter.trail import Trail
+from stream_exporter.units import Key, Unit, UnitStore
 
 logger = logging.getLogger(__name__)
-
-#: Samples that are packed at most, so that one range stays small in memory.
-PACK_SAMPLES = 20_000
 
 #: Seconds between looks at the stream and its export.
 WATCH_INTERVAL = 2.0
 
-#: What waits is bounded in bytes too, roughly: texts may be long, and many small batches cost more than their samples.
-SAMPLE_BYTES = 64
-BATCH_BYTES = 1024
+#: Bytes that may wait however few samples may.
 LEAST_ROOM = 16 << 20
+
+#: Seconds for which an incomplete unit still waits for its range once its stream is numbered anew.
+REPLACED_AFTER = 60.0
+
+#: Entries of the lists in a status that name ranges, and streams whose cursors it shows.
+TOLD = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a sink takes part: how long it packs, how much may wait, and what it may hold back at the producers.
+
+    max_lag: seconds that a sink which is not required may be behind; acknowledge_appended: before it is exported.
+    """
+
+    pack_interval: float
+    max_waiting: int
+    required: bool = True
+    max_lag: float = 86_400.0
+    acknowledge_appended: bool = False
+
+
+class _Watched(Consumer):
+    """Cursors that also remember where the streams stood."""
+
+    def __init__(self, cursors: Mapping[Key, int], trail: Trail) -> None:
+        super().__init__(cursors)
+        self._trail = trail
+
+    def offer(self, message: Message, now: float, room: bool = True) -> Received:
+        """Apply the rules to one message."""
+        body = message.body
+        if isinstance(body, Announcement) and not message.replayed:
+            self._trail.note((body.stream, body.epoch), body.newest, now)
+        return super().offer(message, now, room)
 
 
 class Sink(ABC):
-    """One destination. `run` works until `stop`; `offer` never waits."""
+    """One destination. It is a reader of the inlet (has_room, take, missed, acknowledged); none of those ever waits."""
 
     pipe: Pipe
 
-    def __init__(self, name: str, client: StreamClient, *, pack_interval: float, max_waiting: int) -> None:
+    def __init__(self, name: str, client: StreamClient, store: UnitStore, terms: Terms) -> None:
         self.name = name
-        self.ledger = Ledger()
+        self.store = store
+        self.ledger = Ledger(store.ledger(name))
         self.conditions = Conditions(f"sinks.{name}")
         self.stopping = asyncio.Event()
+        self.moved: Callable[[], None] = lambda: None
+        """Called when there is room again, or more is acknowledged."""
         self._client = client
-        self._pack_interval = pack_interval
-        self._max_waiting = max_waiting
-        self._queue: list[SampleBatch] = []
+        self._terms = terms
+        self._trail = Trail(terms.max_lag)
+        self.consumer: Consumer = _Watched(store.cursors(name), self._trail)
+        self._queue: deque[Item] = deque()
         self._queued = 0  # samples in the queue
-        self._ranges: deque[list[SampleBatch]] = deque()  # taken out of the queue, not in delivery yet
         self._held = 0  # samples in the queue and in delivery
         self._held_bytes = 0
-        self._most_bytes = max(LEAST_ROOM, max_waiting * SAMPLE_BYTES)
+        self._most_bytes = max(LEAST_ROOM, terms.max_waiting * SAMPLE_BYTES)
         self._arrived = asyncio.Event()
         self._enough = asyncio.Event()
+        self._pending: dict[Key, deque[Unit]] = {}  # incomplete units that wait for their ranges, in order
+        self._replaced: dict[Key, float] = {}  # since when (monotonic) the stream of one of these is numbered anew
+        self._oldest: float | None = None  # since when (monotonic) something waits
         self._examples: dict[str, str] = {}  # the last filtered sample of each reason
+        self._missed: deque[str] = deque(maxlen=TOLD)
+        self._repeats: deque[str] = deque(maxlen=TOLD)
         self._tasks: list[asyncio.Task[None]] = []
 
-    def offer(self, batch: SampleBatch) -> None:
-        """Take a batch, or drop it when too much is waiting."""
-        samples = len(batch.columns)
-        self.ledger.receive(samples)
-        size = bytes_of(batch)
-        if self._held + samples > self._max_waiting or self._held_bytes + size > self._most_bytes:
-            self.ledger.drop("queue-full", samples)
-            why = "samples are waiting, as many as `maxWaiting` allows, or as large: newer ones are dropped"
-            self.conditions.report("queue", why, "mend what the sink waits for, or raise `maxWaiting`")
-            return
-        self._queue.append(batch)
+    # --- the reader ---------------------------------------------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        """Whether a batch may come. An incomplete unit always gets its range."""
+        if self._pending and self._held < 2 * PACK_SAMPLES and self._held_bytes < 4 * PACK_BYTES:
+            return True
+        return self._held < self._terms.max_waiting and self._held_bytes < self._most_bytes
+
+    def take(self, batch: SampleBatch | EventBatch) -> None:
+        """Take a batch; batches of one stream come in order and once."""
+        if isinstance(batch, SampleBatch):
+            self.ledger.receive(len(batch.columns))
+        self._append(batch)
+        for key in self._pending:
+            if key[0] == batch.header.stream and key[1] != batch.header.epoch:
+                self._replaced.setdefault(key, time.monotonic())
+
+    def missed(self, gap: Gap) -> None:
+        """Batches will never come: their producer does not keep them any more."""
+        reason = "lag" if gap.last <= self._lagged(gap.stream, gap.epoch) else "gone"
+        # What is missing of a unit that was begun is counted in samples, when the unit is settled.
+        begun = [unit for unit in self._pending.get((gap.stream, gap.epoch), ()) if unit.found]
+        overlap = sum(max(0, min(gap.last, unit.last) - max(gap.first, unit.first) + 1) for unit in begun)
+        self.ledger.miss(reason, len(gap) - overlap)
+        why = "it was further behind than `maxLag`" if reason == "lag" else "the producer does not keep them any more"
+        self._tell_missed(f"batches {gap.first} to {gap.last} of {gap.stream} (epoch {gap.epoch}): {why}")
+        self._append(gap)
+
+    def acknowledged(self, stream: str, epoch: str) -> int | None:
+        """Up to which number the stream is done with, as far as this sink goes."""
+        known = self.store.committed_to if self._terms.acknowledge_appended else self.store.exported_to
+        done = known(self.name, stream, epoch) or 0
+        return done if self._terms.required else max(done, self._lagged(stream, epoch))
+
+    def _lagged(self, stream: str, epoch: str) -> int:
+        if self._terms.required:
+            return 0
+        return self._trail.stood((stream, epoch), asyncio.get_running_loop().time())
+
+    def _append(self, item: Item) -> None:
+        samples = samples_of(item)
+        self._queue.append(item)
         self._queued += samples
         self._held += samples
-        self._held_bytes += size
+        self._held_bytes += bytes_of(item)
+        if self._oldest is None:
+            self._oldest = time.monotonic()
         self._arrived.set()
         if self._queued >= PACK_SAMPLES:
             self._enough.set()
 
-    def undelivered(self) -> list[SampleBatch]:
-        """After `stop`: the batches of which nothing was delivered, in order."""
-        return [batch for part in (*self._ranges, self._queue) for batch in part]
-
-    def lost(self) -> int:
-        """After `stop`: samples that are in doubt or were given up; what `undelivered` gives is not among them."""
-        return self.ledger.waiting - count_samples(self.undelivered())
-
-    def take_over(self, predecessor: Sink) -> None:
-        """Take what a sink that has stopped could not deliver, before what was offered here already."""
-        lost = predecessor.lost()
-        self.ledger.receive(lost)
-        self.ledger.drop("changed", lost)
-        batches = predecessor.undelivered()
-        self.ledger.receive(count_samples(batches))
-        self._queue[:0] = batches
-        self._queued += count_samples(batches)
-        self._held += count_samples(batches)
-        self._held_bytes += sum(map(bytes_of, batches))
-        if batches:
-            self._arrived.set()
+    # --- its life -----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin to work."""
         self._tasks = [asyncio.create_task(self._guarded(job)) for job in self.jobs()]
 
     async def stop(self, limit: float) -> None:
-        """Deliver what was taken, without retries, within `limit` seconds; what is left stays counted as waiting."""
+        """Deliver what was taken, without retries, within `limit` seconds; what is left comes again after a restart."""
         self.stopping.set()
         self._arrived.set()
         self._enough.set()
@@ -113,125 +188,201 @@ class Sink(ABC):
             await asyncio.wait(self._tasks, timeout=limit)
         await end(*self._tasks)
         if self.ledger.waiting:
-            logger.warning("sinks.%s: %d samples were not delivered before the stop", self.name, self.ledger.waiting)
+            logger.info("sinks.%s: %d samples were not delivered and will come again", self.name, self.ledger.waiting)
         try:
             await within(0.5, self._client.close())
         except asyncio.TimeoutError:
             logger.warning("sinks.%s: a call to stream manager is still under way and is abandoned", self.name)
 
     def status(self) -> dict[str, Any]:
-        """Condition and stream numbers, as a status shows a connection."""
-        return {**self.conditions.status(), **self.pipe.status()}
+        """Condition, stream numbers, and how far the sink is."""
+        units = self.store.units(self.name)
+        status: dict[str, Any] = {
+            **self.conditions.status(),
+            **self.pipe.status(),
+            "required": self._terms.required,
+            "unexported_units": len(units),
+            "lag_s": round(self._lag(units), 1),
+            "cursors": {
+                f"{stream} {epoch}": number
+                for (stream, epoch), number in list(self.store.cursors(self.name).items())[-TOLD:]
+            },
+        }
+        if self._terms.acknowledge_appended:
+            status["risk"] = "ackOn: appended: a power cut that takes stream manager's unflushed tail loses samples"
+        if self._pending:
+            status["incomplete_units"] = sum(map(len, self._pending.values()))
+        if self._missed:
+            status["missed"] = list(self._missed)
+        if self._repeats:
+            status["may_repeat"] = list(self._repeats)
+        return status
 
-    async def encoded(self, batches: Sequence[SampleBatch], encoder: Encoder) -> Encoded:
-        """The range as messages, made now, off the event loop; what is filtered is accounted for.
+    def _lag(self, units: Sequence[Unit]) -> float:
+        """Seconds since the oldest came of what is not exported."""
+        waits = 0.0 if self._oldest is None else time.monotonic() - self._oldest
+        decided = min((unit.decided_ns for unit in units), default=None)
+        return waits if decided is None else max(waits, time.time() - decided / 1e9)
 
-        A range that cannot be encoded at all is dropped: it costs itself.
+    def rewind(self) -> None:
+        """Forget what is not committed: it comes again."""
+        self._queue.clear()
+        self._queued = self._held = self._held_bytes = 0
+        self._oldest = None
+        self.ledger.return_waiting()
+        self.consumer = _Watched(self.store.cursors(self.name), self._trail)
+        self.moved()
+
+    def jobs(self) -> list[Callable[[], Awaitable[None]]]:
+        """What runs side by side while the sink works; each ends soon after `stopping` is set."""
+        return [self._run, self._watch]
+
+    # --- what sinks differ in -----------------------------------------------------------------------------------------
+
+    async def prepare(self) -> None:  # noqa: B027 - a sink may have nothing to do here
+        """Resolve what an earlier run left, before anything is delivered. Raises Stopped, StreamReset."""
+
+    @abstractmethod
+    async def deliver(self, ranges: Sequence[Range]) -> None:
+        """Bring ranges on their way, in order, trying until that is done, and commit or move the cursors behind them.
+
+        Raises Stopped when stopping comes first, and StreamReset when `prepare` has to look again; then what is not
+        committed is forgotten, and comes again.
         """
-        now_ns = time.time_ns()
+
+    async def finish(self) -> None:  # noqa: B027
+        """What is to be done after the last range."""
+
+    def lost(self) -> bool:
+        """Whether a stream lost what was appended to it, so that `prepare` has to look again."""
+        return self.pipe.lost_after is not None
+
+    async def looked(self) -> None:  # noqa: B027
+        """The stream and its export were looked at just now."""
+
+    # --- for them -----------------------------------------------------------------------------------------------------
+
+    async def encoded(self, batches: Sequence[SampleBatch], encoder: Encoder, decided_ns: int) -> Encoded:
+        """The range as messages, made off the event loop. A range that cannot be encoded at all costs itself."""
         try:
-            encoded = await self._client.work(lambda: encoder.encode(batches, now_ns))
+            encoded = await self._client.work(lambda: encoder.encode(batches, decided_ns))
         except Exception:
             logger.exception("sinks.%s: a range of %s cannot be encoded", self.name, batches[0].header.stream)
-            self.ledger.drop("internal-error", count_samples(batches))
-            return Encoded(())
-        self.ledger.filter(encoded.filtered)
+            return Encoded((), dropped={"internal-error": count_samples(batches)})
         for reason, example in encoded.examples.items():
             if reason not in self._examples:
                 logger.warning("sinks.%s: filtered (%s): %s", self.name, reason, example)
             self._examples[reason] = example
         return encoded
 
-    def jobs(self) -> list[Callable[[], Awaitable[None]]]:
-        """What runs side by side while the sink works; each ends soon after `stopping` is set."""
-        return [self._run, self._watch]
+    def _tell_missed(self, text: str) -> None:
+        self._missed.append(f"{when(time.time())} {text}")
+        logger.error("sinks.%s: never exported: %s", self.name, text)
 
-    @abstractmethod
-    async def deliver(self, batches: Sequence[SampleBatch]) -> bool:
-        """Bring one contiguous range of one input stream on its way, trying until that is done or stopping is set.
+    def _tell_repeats(self, text: str) -> None:
+        self._repeats.append(f"{when(time.time())} {text}")
+        logger.error("sinks.%s: may be exported twice: %s", self.name, text)
 
-        False when stopping came first and nothing of the range went anywhere.
-        """
-
-    async def finish(self) -> None:  # noqa: B027 - most sinks have nothing to do here
-        """What is to be done after the last range."""
+    # --- work ---------------------------------------------------------------------------------------------------------
 
     async def _guarded(self, job: Callable[[], Awaitable[None]]) -> None:
-        """Run a job until it ends; an error of ours costs what it was about, not the sink."""
+        """Run a job until it ends; an error of ours costs time, not samples: the job begins again."""
         while True:
             try:
                 await job()
                 return
-            except Exception:  # noqa: PERF203 - a job fails seldom
+            except Stopped:  # noqa: PERF203 - a job fails seldom
+                return
+            except Exception:
                 logger.exception("sinks.%s: %s failed and starts again", self.name, job.__name__)
                 if await until_set(self.stopping, 1.0):
                     return
 
     async def _run(self) -> None:
+        while True:
+            self.rewind()
+            try:
+                await self.prepare()
+                await self._work()
+            except StreamReset:
+                continue
+            return
+
+    async def _work(self) -> None:
         while not self.stopping.is_set():
             await self._arrived.wait()
-            await until_set(self._enough, self._pack_interval)
+            await until_set(self._enough, self._terms.pack_interval)
             await self._deliver_queue()
+            if self.lost():
+                raise StreamReset
         await self._deliver_queue()
         await self.finish()
 
     async def _deliver_queue(self) -> None:
-        batches, self._queue, self._queued = self._queue, [], 0
         self._arrived.clear()
         self._enough.clear()
-        self._ranges.extend(ranges(batches))
-        while self._ranges:
-            part = self._ranges.popleft()
-            try:
-                if not await self.deliver(part):
-                    self._ranges.appendleft(part)
-                    return
-            except Exception:
-                logger.exception("sinks.%s: delivering failed", self.name)
-            self._held -= count_samples(part)
-            self._held_bytes -= sum(map(bytes_of, part))
-            if self._held < self._max_waiting // 2:
-                self.conditions.clear("queue")
+        while ranges := self._cut():
+            await self.deliver(ranges)
+            self._held -= sum(part.samples for part in ranges)
+            self._held_bytes -= sum(part.bytes for part in ranges)
+            self._oldest = time.monotonic() if self._queue else None
+            self.moved()
+
+    def _cut(self) -> list[Range]:
+        """Take the next ranges out of the queue, together at most PACK_SAMPLES samples and PACK_BYTES, or one batch.
+
+        Order is kept within a stream. What belongs to an incomplete unit stays until it can be completed.
+        """
+        ranges = self._cut_pending() if self._pending else []
+        samples = size = 0
+        items: list[Item] = []
+        waiting: list[Item] = []
+        while self._queue and samples < PACK_SAMPLES and size < PACK_BYTES:
+            item = self._queue[0]
+            count = samples_of(item)
+            if items and samples + count > PACK_SAMPLES:
+                break
+            self._queue.popleft()
+            if key_of(item) in self._pending:
+                waiting.append(item)
+                continue
+            items.append(item)
+            samples += count
+            size += bytes_of(item)
+        self._queue.extendleft(reversed(waiting))
+        self._queued -= samples
+        return ranges + cut(items)
+
+    def _cut_pending(self) -> list[Range]:
+        """The ranges of incomplete units that have come, or are known never to come."""
+        found: list[Range] = []
+        for key, units in list(self._pending.items()):
+            items = [item for item in self._queue if key_of(item) == key]
+            taken = 0
+            while units:
+                part = of_unit(items[taken:], units[0])
+                if part is None and time.monotonic() - self._replaced.get(key, math.inf) >= REPLACED_AFTER:
+                    part = given_up(items[taken:], units[0])
+                if part is None:
+                    break
+                units.popleft()
+                found.append(part[0])
+                taken += part[1]
+            places = set(map(id, items[:taken]))
+            self._queue = deque(item for item in self._queue if id(item) not in places)
+            self._queued -= sum(map(samples_of, items[:taken]))
+            if not units:
+                del self._pending[key]
+                self._replaced.pop(key, None)
+        return found
 
     async def _watch(self) -> None:
         """Look at the stream from the start on, so that what is wrong is known before there is data."""
-        await self.pipe.watch()
-        while not await until_set(self.stopping, WATCH_INTERVAL):
+        while True:
             await self.pipe.watch()
-
-
-def ranges(batches: Sequence[SampleBatch]) -> list[list[SampleBatch]]:
-    """The batches as contiguous ranges of one input stream each, at most PACK_SAMPLES samples (or one batch) in one.
-
-    Order is kept within a stream.
-    """
-    open_ranges: dict[tuple[str, str], list[SampleBatch]] = {}
-    sizes: dict[tuple[str, str], int] = {}
-    found: list[list[SampleBatch]] = []
-    for batch in batches:
-        key = (batch.header.stream, batch.header.epoch)
-        current = open_ranges.get(key)
-        size = len(batch.columns)
-        follows = current is not None and current[-1].header.seq + 1 == batch.header.seq
-        if current is not None and follows and sizes[key] + size <= PACK_SAMPLES:
-            current.append(batch)
-            sizes[key] += size
-        else:
-            open_ranges[key] = [batch]
-            sizes[key] = size
-            found.append(open_ranges[key])
-    return found
-
-
-def bytes_of(batch: SampleBatch) -> int:
-    """About how much memory a batch takes while it waits."""
-    columns = batch.columns
-    texts = 0
-    if columns.type is ValueType.STRING:
-        texts = sum(map(len, filter(None, columns.value.tolist())))
-    return BATCH_BYTES + SAMPLE_BYTES * len(columns) + texts
-
-
-def count_samples(batches: Sequence[SampleBatch]) -> int:
-    """Samples of a range."""
-    return sum(len(batch.columns) for batch in batches)
+            await self.looked()
+            if self.lost():
+                self._arrived.set()
+                self._enough.set()
+            if await until_set(self.stopping, WATCH_INTERVAL):
+                return
