@@ -54,14 +54,11 @@ the reason is given.
 from __future__ import annotations
 
 import os
-import re
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any, Final
-
-import orjson
 
 from sluice.batch import (
     EPOCH_PATTERN,
@@ -75,22 +72,17 @@ from sluice.batch import (
     decode,
     encode_announcement,
 )
-from sluice.columns import shown
+from sluice.cursors import Cursor, MessageError
 from sluice.cutting import Cutter, cut_events
 
 DATA_PREFIX: Final = "sluice/data/"
 REPLAY_PREFIX: Final = "sluice/replay/"
-ACK_PREFIX: Final = "sluice/ack/"
 ANNOUNCE_EVERY: Final = 2.0
 SILENT_AFTER: Final = 3 * ANNOUNCE_EVERY
-ANSWER_WITHIN: Final = 2.0
-"""Seconds without anything of an answer until it is asked for again."""
 LIVE_WINDOW: Final = 1_000
 """Batches that the best consumer may be behind before live publishing is a waste of the bus."""
 HEARD_WITHIN: Final = 10.0
 """Seconds for which a consumer's cursors say where it stands."""
-MAX_WINDOW: Final = 1_000_000
-"""Bytes that one answer may have."""
 MAX_STREAMS: Final = 1_000
 MAX_EPOCHS: Final = 4
 """Epochs of one stream whose order is followed at the same time."""
@@ -101,10 +93,7 @@ FORGET_AFTER: Final = 600.0
 """Seconds of silence after which a stream does not count among the MAX_STREAMS that are followed."""
 EXPIRY_UPTIME: Final = 600.0
 """Seconds for which a consumer must have been silent before our eyes, whatever the clock says, before it expires."""
-MAX_CURSORS_BYTES: Final = 120_000
 _MAX_HELD: Final = 4_096
-_INT64_MAX: Final = 2**63 - 1
-_CONSUMER_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
 def data_topic(stream: str) -> str:
@@ -117,163 +106,9 @@ def replay_topic(consumer: str, stream: str) -> str:
     return f"{REPLAY_PREFIX}{consumer}/{stream}"
 
 
-def ack_topic(producer: str, consumer: str) -> str:
-    """The topic on which a consumer tells a producer its cursors."""
-    return f"{ACK_PREFIX}{producer}/{consumer}"
-
-
 def new_epoch() -> str:
     """An id that no other numbering of any stream has: 12 hex characters."""
     return os.urandom(6).hex()
-
-
-class MessageError(ValueError):
-    """A message that is not believed; `counter` is the name under which it is counted."""
-
-    def __init__(self, counter: str, told: str) -> None:
-        self.counter = counter
-        super().__init__(told)
-
-
-# ------------------------------------------------------------------------------------------- what a consumer publishes
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """Where a consumer stands in a stream: it is done with everything up to `acked` and wants `next`."""
-
-    epoch: str
-    acked: int
-    next: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A wish: kept batches from number `first` on, of up to `bytes` in all, at least one."""
-
-    stream: str
-    epoch: str
-    first: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cursors:
-    """The message on `sluice/ack/<producer>/<consumer>`."""
-
-    consumer: str
-    streams: Mapping[str, Cursor]
-    asks: Sequence[Ask]
-
-
-def encode_cursors(
-    consumer: str, streams: Mapping[str, Cursor], asks: Sequence[Ask], *, max_bytes: int
-) -> Iterator[bytes]:
-    """The cursors as JSON, in as many messages of at most max_bytes as it takes; a stream's ask comes last."""
-    head = {"v": 1, "kind": "cursors", "consumer": consumer}
-    room = max_bytes - len(orjson.dumps({**head, "streams": {}, "ask": []}))
-    told: dict[str, Any] = {}
-    asked: list[Any] = []
-    used = 0
-
-    def message() -> bytes:
-        return orjson.dumps({**head, "streams": told, "ask": asked})
-
-    for stream, cursor in streams.items():
-        entry = {"epoch": cursor.epoch, "acked": cursor.acked, "next": cursor.next}
-        size = len(stream) + len(orjson.dumps(entry)) + 4
-        if used + size > room and used:
-            yield message()
-            told, asked, used = {}, [], 0
-        told[stream] = entry
-        used += size
-    for ask in asks:
-        wish = {"stream": ask.stream, "epoch": ask.epoch, "from": ask.first, "bytes": ask.bytes}
-        size = len(orjson.dumps(wish)) + 1
-        if used + size > room and used:
-            yield message()
-            told, asked, used = {}, [], 0
-        asked.append(wish)
-        used += size
-    if used:
-        yield message()
-
-
-def decode_cursors(topic: str, payload: bytes) -> Cursors:
-    """The cursors that arrived on a topic. Raises MessageError for anything that is not exactly that."""
-    producer, _, name = topic.removeprefix(ACK_PREFIX).partition("/")
-    if not topic.startswith(ACK_PREFIX) or not _CONSUMER_PATTERN.fullmatch(name):
-        raise MessageError("foreign", f"message on {topic!r:.200}, which is no topic of cursors")
-    try:
-        cursors = _read_cursors(payload)
-    except BatchError as error:
-        raise MessageError("malformed", f"message on {topic!r:.200}: {error}") from None
-    if cursors.consumer != name:
-        told = f"message on {topic!r:.200} claims to be of consumer {cursors.consumer!r}: it may speak for {name} alone"
-        raise MessageError("forged", told)
-    for stream in (*cursors.streams, *(ask.stream for ask in cursors.asks)):
-        if stream.partition("/")[0] != producer:
-            raise MessageError("forged", f"message on {topic!r:.200} is about stream {stream!r}, not one of {producer}")
-    return cursors
-
-
-def _read_cursors(payload: bytes) -> Cursors:
-    if len(payload) > MAX_CURSORS_BYTES:
-        raise BatchError("payload", f"{len(payload)} bytes, more than {MAX_CURSORS_BYTES}", len(payload))
-    try:
-        body = orjson.loads(payload)
-    except orjson.JSONDecodeError as error:
-        raise BatchError("payload", f"not JSON: {error}; it starts with {shown(bytes(payload[:20]))}") from error
-    if type(body) is not dict or type(body.get("v")) is not int or body["v"] != 1 or body.get("kind") != "cursors":
-        raise BatchError("kind", f"{shown(body)} is no cursors message of version 1", body)
-    consumer = body.get("consumer")
-    if type(consumer) is not str or not _CONSUMER_PATTERN.fullmatch(consumer):
-        raise BatchError("consumer", f"{shown(consumer)} is not the name of a component", consumer)
-    streams, asks = body.get("streams", {}), body.get("ask", [])
-    if type(streams) is not dict:
-        raise BatchError("streams", f"{shown(streams)} is not an object", streams)
-    if type(asks) is not list:
-        raise BatchError("ask", f"{shown(asks)} is not a list", asks)
-    return Cursors(
-        consumer,
-        {_stream(stream, "streams"): _read_cursor(stream, entry) for stream, entry in streams.items()},
-        tuple(_read_ask(i, entry) for i, entry in enumerate(asks)),
-    )
-
-
-def _read_cursor(stream: str, entry: Any) -> Cursor:
-    place = f"streams.{stream}"
-    epoch = _epoch(entry, place)
-    wanted = _integer(entry, place, "next", 1, _INT64_MAX)
-    return Cursor(epoch, _integer(entry, place, "acked", 0, wanted - 1), wanted)
-
-
-def _read_ask(i: int, entry: Any) -> Ask:
-    place = f"ask[{i}]"
-    epoch = _epoch(entry, place)
-    stream = _stream(entry.get("stream"), f"{place}.stream")
-    first = _integer(entry, place, "from", 1, _INT64_MAX)
-    return Ask(stream, epoch, first, _integer(entry, place, "bytes", 1, _INT64_MAX))
-
-
-def _stream(stream: Any, place: str) -> str:
-    if type(stream) is not str or not STREAM_PATTERN.fullmatch(stream):
-        raise BatchError(place, f"{shown(stream)} is not <producer>/<source>, with /backfill or /events", stream)
-    return stream
-
-
-def _epoch(entry: Any, place: str) -> str:
-    epoch = entry.get("epoch") if type(entry) is dict else None
-    if type(epoch) is not str or not EPOCH_PATTERN.fullmatch(epoch):
-        raise BatchError(f"{place}.epoch", f"{shown(epoch)} is not 12 hex characters", epoch)
-    return epoch
-
-
-def _integer(entry: Mapping[str, Any], place: str, name: str, low: int, high: int) -> int:
-    value = entry.get(name)
-    if type(value) is not int or not low <= value <= high:
-        raise BatchError(f"{place}.{name}", f"{shown(value)} is not an integer from {low} to {high}", value)
-    return value
 
 
 # -------------------------------------------------------------------------------------------------------- the producer
@@ -856,97 +691,3 @@ def _arrived(place: _Place | None, number: int, room: bool) -> _Stands:
     if number == place.next:
         return _Stands.NEXT if room else _Stands.NO_ROOM
     return _Stands.AHEAD if number > place.next else _Stands.BEHIND
-
-
-# ---------------------------------------------------------------------------------------------------------------- asks
-
-
-@dataclass(slots=True)
-class _Asked:
-    """The latest ask of one stream."""
-
-    reader: str
-    epoch: str
-    first: int
-    at: float
-    heard: float
-    """When something of the answer came, or it was asked."""
-    unheard: float
-    """Since when nothing came, however often it was asked."""
-    open: bool = True
-
-
-class Demand:
-    """When a consumer asks for what: one ask at a time per stream, again after 2 s without an answer, readers in turn.
-
-    window: bytes of one answer; most: asks that may be open at a time, so that their answers fit a queue.
-    """
-
-    def __init__(self, window: int = MAX_WINDOW, *, most: int = 8) -> None:
-        self.window = window
-        self.counters: dict[str, int] = dict.fromkeys(("asks", "unanswered"), 0)
-        self._most = most
-        self._asked: dict[str, _Asked] = {}
-
-    def arrived(self, message: Message, now: float) -> None:
-        """Note a message of a replay topic: a part of an answer, or its end."""
-        asked = self._asked.get(message.stream)
-        if asked is None or not message.replayed or message.of.epoch != asked.epoch:
-            return
-        asked.heard = asked.unheard = now
-        if isinstance(message.body, Announcement) and message.body.newest >= asked.first - 1:
-            asked.open = False
-
-    def may_ask(self, stream: str, now: float) -> bool:
-        """Whether an ask of this stream would go out now: none is open."""
-        asked = self._asked.get(stream)
-        return asked is None or not asked.open or now - asked.heard >= ANSWER_WITHIN
-
-    def ask(self, stream: str, epoch: str, places: Mapping[str, int], now: float) -> Ask | None:
-        """What to ask of a stream whose readers (by name) want these numbers, which exist; None: nothing at present."""
-        if not places:
-            self._asked.pop(stream, None)
-            return None
-        asked = self._asked.get(stream)
-        unheard = now
-        if asked is not None and asked.epoch == epoch:
-            if asked.open and now - asked.heard < ANSWER_WITHIN:
-                return None
-            turn = _next_turn(places, asked.reader)
-            if not asked.open and places[turn] == asked.first and now - asked.at < ANSWER_WITHIN:
-                return None  # the answer brought nothing: not again at once
-            if asked.open:
-                self.counters["unanswered"] += 1
-                unheard = asked.unheard
-        else:
-            turn = min(places)
-        if sum(of.open and now - of.heard < ANSWER_WITHIN for of in self._asked.values()) >= self._most:
-            return None
-        self._asked[stream] = _Asked(turn, epoch, places[turn], now, now, unheard)
-        self.counters["asks"] += 1
-        return Ask(stream, epoch, places[turn], self.window)
-
-    def waits_since(self, now: float) -> float:
-        """Seconds for which the ask that waits longest has had no answer; 0: none is open."""
-        return max((now - of.unheard for of in self._asked.values() if of.open), default=0.0)
-
-    def asked_at(self, stream: str) -> float:
-        """When the stream was asked for last, so that those that waited longest come first."""
-        asked = self._asked.get(stream)
-        return 0.0 if asked is None else asked.at
-
-    def due_in(self, now: float) -> float | None:
-        """Seconds until an ask is to be repeated; None: none is open."""
-        dues = [of.heard + ANSWER_WITHIN - now for of in self._asked.values() if of.open]
-        return max(0.0, min(dues)) if dues else None
-
-    def forget(self, unwanted: Callable[[str], bool]) -> None:
-        """Ask no more for streams that are not wanted any more."""
-        for stream in [stream for stream in self._asked if unwanted(stream)]:
-            del self._asked[stream]
-
-
-def _next_turn(places: Mapping[str, int], last: str) -> str:
-    """The reader whose turn it is after `last`, in the order of their names."""
-    later = [name for name in places if name > last]
-    return min(later) if later else min(places)
