@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import math
 import shutil
 import tempfile
@@ -236,6 +237,7 @@ async def rehearse(root: Path, options: Options) -> dict[str, Any]:
     assert task is not None
     stage = Stage(task, live=options.live)
     begun = time.monotonic()
+    log_to(root / "core" / "logs" / "nucleus.log")
     try:
         async with gateway(root, options, stage) as (rehearsal, line):
             ready = time.monotonic()
@@ -258,6 +260,14 @@ async def rehearse(root: Path, options: Options) -> dict[str, Any]:
         if stage.signal is None:
             raise
         raise Interrupted(stage.signal, stage.phase) from None
+
+
+def log_to(path: Path) -> None:
+    """Let what the core says of its components go to a file of the run, and not between the lines of the display."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    form = "%(asctime)s %(levelname)s %(name)s %(message)s"
+    logging.basicConfig(filename=path, format=form, level=logging.WARNING, force=True)
+    logging.getLogger("localcore").setLevel(logging.INFO)
 
 
 async def judged(rehearsal: Rehearsal, stage: Stage) -> dict[str, Any]:

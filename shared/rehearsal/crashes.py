@@ -69,11 +69,17 @@ class _Life:
 class Crashes:
     """Kills components, arms their crash points, redeploys what is BROKEN, and counts.
 
-    core: whose components. names: which of them. on_death: called with the component's name at each death.
+    core: whose components. names: which of them. on_death: called with the component's name at each death. limit:
+    seconds of running in which a point must be hit.
     """
 
     def __init__(
-        self, core: Core, names: Sequence[str], *, on_death: Callable[[str], None] = lambda name: None
+        self,
+        core: Core,
+        names: Sequence[str],
+        *,
+        on_death: Callable[[str], None] = lambda name: None,
+        limit: float = LIMIT,
     ) -> None:
         self.hits: Counter[str] = Counter()
         self.missed: Counter[str] = Counter()
@@ -88,6 +94,7 @@ class Crashes:
         """Held by whoever starts or stops components."""
         self._core = core
         self._on_death = on_death
+        self._limit = limit
         self._lives = {name: _Life() for name in names}
         self._held = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -184,7 +191,7 @@ class Crashes:
         if component.state == "RUNNING":
             if life.loaded and not component.crash_at:
                 life.armed, life.loaded = life.loaded, ""
-                life.patience = LIMIT
+                life.patience = self._limit
         elif component.state == "INSTALLED":  # no power, or a redeployment: whatever it carried is gone
             life.armed, life.killed = "", False
             if life.wanted:

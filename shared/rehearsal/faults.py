@@ -62,6 +62,11 @@ class Faults:
         """The acts that are not over."""
         return list(self._under_way.values())
 
+    async def over(self) -> None:
+        """Wait until every fault that is under way is over."""
+        while self._under_way:
+            await asyncio.wait(list(self._under_way))
+
     async def heal(self) -> None:
         """End every fault now."""
         tasks = list(self._under_way)

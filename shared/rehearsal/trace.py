@@ -206,8 +206,9 @@ def _units(root: Path, place: Place) -> Iterator[str]:
                 if row["first"] <= place.number <= row["last"]:
                     yield f"  unit        {path} {table}: {told}: {_text(place)} is in it, and it is not exported"
             elif "next" in row:
-                beyond = "beyond it" if row["next"] > place.number else "NOT there yet"
-                yield f"  cursor      {path} {table}: {told}: {beyond} ({_text(place)})"
+                where = "beyond it" if row["next"] > place.number else "not there yet"
+                what = "cursor  " if "sink" in row else "numbered"
+                yield f"  {what}    {path} {table}: {told}: {where} ({_text(place)})"
 
 
 def _batch(payload: bytes) -> dict[str, Any] | None:
