@@ -1,4 +1,4 @@
-"""The component: one connection per configured server, each with its own stream; changes touch only what changed."""
+"""The component: one connection per configured server, each with its own streams; changes touch only what changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from opcua_collector.config import Configuration
 from opcua_collector.config import Connection as ConnectionSettings
@@ -18,20 +18,21 @@ from sluice.component import Component, Context
 from sluice.config import Changes
 from sluice.log import Secret
 from sluice.secrets import SecretError
-from sluice.streams import Outlet
+from sluice.streams import Outlets
 from sluice.tasks import end
 
 logger = logging.getLogger(__name__)
 
-_CERTIFICATES = "pki"
-_SETTLE = 1.0  # seconds at the end for what is just being handed on
+_CERTIFICATES: Final = "pki"
+_OUTBOX: Final = "outbox"
+_LAST_COMMIT: Final = 2.0  # seconds at the end for what is in hand
+_LOOK: Final = 1.0  # seconds between looks at the outbox
 
 
 @dataclass(slots=True)
 class _Running:
     connection: Connection
-    outlet: Outlet
-    tasks: tuple[asyncio.Task[None], ...]
+    task: asyncio.Task[None]
     selection: Selection
 
 
@@ -46,64 +47,82 @@ class OpcUaCollector(Component[Configuration]):
         thing = context.thing_name or "gateway"
         self._identity = Identity(context.work_dir / _CERTIFICATES, f"urn:sluice:{thing}:{self.id}")
         self._running: dict[str, _Running] = {}
-        self._config = Configuration()
+        self._outlets: Outlets | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     async def start(self, config: Configuration) -> None:
-        self._config = config
+        self._outlets = outlets = await Outlets.open(
+            self.context.ipc,
+            self.id,
+            self.context.work_dir / _OUTBOX,
+            config.outbox,
+            max_bytes=self.context.max_message_bytes,
+            compress=config.compress,
+        )
         for name, settings in config.connections.items():
-            await self._open(name, settings)
+            await self._open(outlets, name, settings)
+        await outlets.start()
+        self._looking = asyncio.create_task(self._look(outlets), name="outbox watch")
 
     async def apply(self, config: Configuration, changes: Changes) -> None:
-        self._config = config
-        if changes.keys() & {"maxMessageBytes", "compress"}:
-            for running in self._running.values():
-                running.outlet.resize(self.context.max_message_bytes, compress=config.compress)
+        outlets = self._outlets
+        assert outlets is not None
+        if changes.keys() & {"maxMessageBytes", "compress", "outbox"}:
+            outlets.apply(config.outbox, max_bytes=self.context.max_message_bytes, compress=config.compress)
         entries = changes.entries("connections")
         for name in entries.removed:
-            await self._close(name)
+            await self._close(outlets, name)
         for name in entries.added:
-            await self._open(name, config.connections[name])
+            await self._open(outlets, name, config.connections[name])
         for name in entries.changed:
             running = self._running[name]
             running.selection = await self._select(name, config.connections[name])
             running.connection.reconfigure(config.connections[name], running.selection.tags)
 
     async def stop(self) -> None:
-        """End every connection. They stay in the status, so that the last one has the whole ledger."""
-        await asyncio.gather(*(self._end(running) for running in self._running.values()))
+        """Commit what is in hand and leave without goodbye: the next start goes on where this one ended.
 
-    async def _open(self, name: str, settings: ConnectionSettings) -> None:
+        Connections stay in the status, so that the last one has the whole ledger.
+        """
+        tasks = [running.task for running in self._running.values()]
+        if self._looking is not None:
+            tasks.append(self._looking)
+        await end(*tasks)
+        if self._outlets is not None:
+            await self._outlets.close(_LAST_COMMIT)
+
+    async def _open(self, outlets: Outlets, name: str, settings: ConnectionSettings) -> None:
         selection = await self._select(name, settings)
-        outlet = Outlet(
-            self.context.ipc,
-            self.id,
-            name,
-            max_bytes=self.context.max_message_bytes,
-            compress=self._config.compress,
-        )
         connection = Connection(
             name,
             settings,
             selection.tags,
-            outlet=outlet,
+            outlet=outlets.outlet(name),
             identity=self._identity,
             password=self._password,
             problems=self.context.problems,
         )
-        tasks = (
-            asyncio.create_task(outlet.run(), name=f"announcements of {name}"),
-            asyncio.create_task(connection.run(), name=f"connection {name}"),
+        self._running[name] = _Running(
+            connection, asyncio.create_task(connection.run(), name=f"connection {name}"), selection
         )
-        self._running[name] = _Running(connection, outlet, tasks, selection)
 
-    async def _close(self, name: str) -> None:
+    async def _close(self, outlets: Outlets, name: str) -> None:
+        """The connection is gone from the configuration: it says goodbye, and what is kept of it is still delivered."""
         running = self._running.pop(name)
         self.context.problems.clear(f"connections.{name}")
-        await self._end(running)
+        running.connection.leave()
+        await end(running.task)
+        running.connection.forget()
+        outlets.remove(name)
 
-    async def _end(self, running: _Running) -> None:
-        await running.connection.settle(_SETTLE)
-        await end(*running.tasks)
+    async def _look(self, outlets: Outlets) -> None:
+        """Tells what troubles the outbox, as long as it does."""
+        while True:
+            if outlets.trouble:
+                self.context.problems.report("outbox", outlets.trouble, outlets.remedy)
+            else:
+                self.context.problems.clear("outbox")
+            await asyncio.sleep(_LOOK)
 
     async def _select(self, name: str, settings: ConnectionSettings) -> Selection:
         self.context.problems.clear(f"connections.{name}.tagsFile")
@@ -124,12 +143,7 @@ class OpcUaCollector(Component[Configuration]):
             ) from None
 
     def status(self) -> Mapping[str, Any]:
-        ledger: dict[str, Any] = {}
-        for running in self._running.values():
-            ledger.update(running.outlet.ledgers())
-        connections: dict[str, Any] = {}
-        for name, running in self._running.items():
-            connections[name] = running.connection.status()
-            if running.outlet.trouble:
-                connections[name]["outlet"] = running.outlet.trouble
-        return {"connections": connections, "ledger": ledger}
+        connections = {name: running.connection.status() for name, running in self._running.items()}
+        if self._outlets is None:
+            return {"connections": connections}
+        return {"connections": connections, "ledger": self._outlets.ledgers(), "outbox": self._outlets.status()}

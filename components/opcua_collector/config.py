@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from opcua_collector.address import BrowsePathError, NodeIdError, parse_browse_path, parse_node_id
-from sluice.config import ComponentSettings, Duration, Labelled, Named, SecretRef, Settings, refuse
+from sluice.config import ComponentSettings, Duration, Labelled, Named, OutboxSettings, SecretRef, Settings, refuse
 
 _ENDPOINT = re.compile(r"opc\.tcp://(\[[0-9a-fA-F:.]+\]|[^/:@\s]+)(:\d{1,5})?(/\S*)?")
 
@@ -127,4 +127,5 @@ class Connection(Settings):
 class Configuration(ComponentSettings):
     """Configuration of io.sluice.OpcUaCollector."""
 
+    outbox: OutboxSettings = OutboxSettings()
     connections: Named[Connection] = Field(default_factory=dict)

@@ -4,20 +4,18 @@ Theory of operation. The server numbers messages 1, 2, 3 … 4294967295, 1 …; 
 are outstanding at once, so answers may overtake each other. A keep-alive has no number of its own: it carries the
 number that the *next* message will have, and so proves that everything before it was sent.
 
-| arrives                          | what is done                                                                  |
-|----------------------------------|-------------------------------------------------------------------------------|
-| the expected number              | delivered, and after it whatever waited for it                                |
-| a later number                   | waits; what lies between is *overdue*                                         |
-| a later number, waiting room full| the overdue numbers are missing: told, passed over                            |
-| an earlier number                | a repetition: acknowledged again, not delivered again                         |
-| an earlier number, far away      | the server has begun to count anew: delivered, counted on from there          |
-| number 0                         | a server with its own idea of numbers: delivered, never sequenced             |
-| keep-alive with a later number   | what lies between is overdue                                                  |
-| overdue for too long (`give_up`) | missing: told, passed over                                                    |
-| a number that was given up       | delivered all the same, late                                                  |
+| arrives                           | what is done                                                                 |
+|-----------------------------------|------------------------------------------------------------------------------|
+| the expected number               | delivered, and after it whatever waited for it                               |
+| a later number                    | waits; what lies before it is *overdue*                                      |
+| an earlier number, or one waiting | a repetition: acknowledged again, not delivered again                        |
+| an earlier number, far away       | the server has begun to count anew: delivered, counted on from there         |
+| number 0                          | a server with its own idea of numbers: delivered, never sequenced            |
+| keep-alive with a later number    | what lies before it is overdue                                               |
+| Republish gives an overdue number | as if it had come by itself                                                  |
+| nobody has an overdue number      | missing: told, passed over (`pass_over`); should it come after all, a repeat |
 
-`room` bounds how many messages wait, and so for how long one is waited for. Missing numbers are what Republish asks the
-server for.
+`Sequence` itself forgets nothing and waits for ever: who uses it decides when an answer can no more be under way.
 """
 
 from __future__ import annotations
@@ -29,7 +27,6 @@ M = TypeVar("M")
 
 LAST: Final = 2**32 - 1
 _FAR: Final = 100_000
-_REMEMBERED: Final = 1000  # numbers given up that may still come
 
 
 def following(number: int, steps: int = 1) -> int:
@@ -45,7 +42,7 @@ def distance(start: int, number: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Messages that never came: numbers `first` to `last`, both included."""
+    """Messages that were sent and have not come: numbers `first` to `last`, both included."""
 
     first: int
     last: int
@@ -56,29 +53,33 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Step(Generic[M]):
-    """What follows from one arrival: messages to deliver in order, numbers given up before them."""
+    """What follows from one arrival: messages to deliver in order, and whether it was a repetition."""
 
     ready: tuple[M, ...] = ()
-    missing: tuple[Missing, ...] = ()
     repeated: bool = False
-    late: bool = False
-    renumbered: bool = False
 
 
 @dataclass(slots=True)
 class Sequence(Generic[M]):
-    """The rules above for one subscription."""
+    """The rules above for one subscription. `expected`: the number of the next message to deliver."""
 
-    room: int
     expected: int = 1
     _waiting: dict[int, M] = field(default_factory=dict)
-    _given_up: dict[int, None] = field(default_factory=dict)  # in order of being given up
     _announced: int = 0  # number that a keep-alive says comes next; 0: none beyond what is expected
 
     @property
-    def overdue(self) -> bool:
-        """Whether messages are known to have been sent that have not come."""
-        return bool(self._waiting) or self._announced != 0
+    def overdue(self) -> Missing | None:
+        """The first messages that are known to have been sent and have not come."""
+        known = [*self._waiting, *([self._announced] if self._announced else [])]
+        if not known:
+            return None
+        nearest = min(known, key=lambda number: distance(self.expected, number))
+        return Missing(self.expected, following(nearest, -1))
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait for others before them."""
+        return len(self._waiting)
 
     def receive(self, number: int, message: M) -> Step[M]:
         """A message with data."""
@@ -88,47 +89,31 @@ class Sequence(Generic[M]):
         if steps < -_FAR:
             self.expected = following(number)
             self._waiting.clear()
-            self._given_up.clear()
             self._announced = 0
-            return Step((message,), renumbered=True)
-        if number in self._given_up:
-            del self._given_up[number]
-            return Step((message,), late=True)
+            return Step((message,))
         if steps < 0 or number in self._waiting:
             return Step(repeated=True)
         self._waiting[number] = message
-        if steps == 0:
-            return Step(self._drain())
-        return self.give_up() if len(self._waiting) >= self.room else Step()
+        return Step(self._drain())
 
-    def keep_alive(self, number: int) -> Step[M]:
+    def keep_alive(self, number: int) -> None:
         """A message without data, which carries the next number."""
         if number and 0 < distance(self.expected, number) <= _FAR:
             self._announced = number
-        return Step()
 
-    def give_up(self) -> Step[M]:
-        """What is overdue is missing: goes on behind it."""
-        ready: list[M] = []
-        missing: list[Missing] = []
-        while self.overdue:
-            known = [*self._waiting, *([self._announced] if self._announced else [])]
-            nearest = min(known, key=lambda number: distance(self.expected, number))
-            if nearest != self.expected:
-                gap = Missing(self.expected, following(nearest, -1))
-                missing.append(gap)
-                self._remember(gap)
-            self.expected = nearest
-            if self._announced == nearest:
-                self._announced = 0
-            ready += self._drain()
-        return Step(tuple(ready), tuple(missing))
+    def pass_over(self) -> Step[M]:
+        """Nobody has the first of what is overdue: goes on behind it."""
+        overdue = self.overdue
+        if overdue is None:
+            return Step()
+        self.expected = following(overdue.last)
+        return Step(self._drain())
 
-    def _remember(self, gap: Missing) -> None:
-        for steps in range(min(len(gap), _REMEMBERED)):
-            self._given_up[following(gap.last, -steps)] = None
-        while len(self._given_up) > _REMEMBERED:
-            del self._given_up[next(iter(self._given_up))]
+    def forget(self, expected: int) -> None:
+        """Nothing waits any more, `expected` comes next: the rest is asked for again."""
+        self.expected = expected
+        self._waiting.clear()
+        self._announced = 0
 
     def _drain(self) -> tuple[M, ...]:
         ready = []

@@ -2,6 +2,8 @@
 
 Of asyncua's client only the steps of connecting are used. Its watchdog, its publish loop, its reconnecting and its
 subscription objects are not: they lose data where ours must not.
+
+A session outlives its channel, and our process: with its `Ticket` it is activated again in a new channel (Part 4, 6.7).
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -16,16 +19,30 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlparse
 
+from opcua_collector import browse
 from opcua_collector.browse import in_batches
 from opcua_collector.config import Connection
 from opcua_collector.problems import TroubleError
 from opcua_collector.security import Choice, OwnCertificate, check_server, choose, needs_trust, own_certificate
-from opcua_collector.stack import Buffer, Client, NodeId, StackSession, UaError, crypto, policies, ua
+from opcua_collector.stack import (
+    Buffer,
+    Client,
+    NodeId,
+    StackSession,
+    UaError,
+    UaStatusCodeError,
+    crypto,
+    policies,
+    read_node,
+    ua,
+    write_node,
+)
 from sluice.log import Secret
 from sluice.tasks import within
 
-SESSION_TIMEOUT: Final = 60.0
-"""Seconds after which the server forgets a session whose client is gone: short, because small servers have five."""
+SESSION_TIMEOUT: Final = 90.0
+"""Seconds after which the server forgets a session whose client is gone: as long as the subscription lives without us,
+and no longer, because small servers have five."""
 CHANNEL_LIFETIME: Final = 600.0
 _LARGEST_MESSAGE: Final = 64 * 2**20
 _CLOSING: Final = 1.5  # seconds that saying goodbye may take
@@ -39,6 +56,17 @@ class Identity:
     folder: Path
     application_uri: str
     name: str = "Sluice OPC UA collector"
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What it takes to activate a session again, in another channel or by another process."""
+
+    token: str  # authentication token, as `write_node` writes it
+    nonce: str  # the server's last one, hexadecimal: what the next activation signs
+    certificate: str  # the server's, hexadecimal: another one is another server
+    policy_id: str | None  # of the user token, as the server names it
+    policy_uri: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +105,11 @@ class Session:
 
     stack: StackSession
     policy: str
+    resumed: bool  # it is the session that the ticket was for
+    server: str  # application URI; empty where it was not said
+    ticket: Ticket
+    channel_seconds: float  # what connecting took,
+    session_seconds: float  # and what the session took
     _client: Any
     _renewal: asyncio.Task[None] | None = field(default=None)
 
@@ -89,6 +122,40 @@ class Session:
         ]
         buffer: Buffer = await self.stack._send_request(request, timeout=0)
         return buffer._data, buffer.cur_pos
+
+    async def republish(self, subscription: int, number: int) -> tuple[bytes, int]:
+        """One kept message once more: (response, its start)."""
+        request = ua.RepublishRequest()
+        request.Parameters.SubscriptionId = subscription
+        request.Parameters.RetransmitSequenceNumber = number
+        buffer: Buffer = await self.stack._send_request(request)
+        return buffer._data, buffer.cur_pos
+
+    async def transfer(self, subscription: int) -> tuple[int, tuple[int, ...]]:
+        """TransferSubscriptions into this session: (status, numbers of the messages that the server has kept)."""
+        parameters = ua.TransferSubscriptionsParameters()
+        parameters.SubscriptionIds = [subscription]
+        parameters.SendInitialValues = False
+        results = await self.stack.transfer_subscriptions(parameters)
+        if len(results) != 1:
+            return int(ua.StatusCodes.BadUnexpectedError), ()
+        (result,) = results
+        return int(result.StatusCode.value), tuple(map(int, result.AvailableSequenceNumbers or ()))
+
+    async def unsubscribe(self, subscription: int) -> None:
+        """DeleteSubscriptions. One that is gone already is no error."""
+        await self.stack.delete_subscriptions([subscription])
+
+    async def times(self) -> tuple[str, int]:
+        """When the server started, and what its clock shows, in ns since 1970 UTC. Empty and ours where it is silent.
+
+        Ids of a server that has started since they were given out stand for something else.
+        """
+        ids = ua.ObjectIds
+        nodes = [(ua.NodeId(ids.Server_ServerStatus_StartTime), ua.AttributeIds.Value)]
+        nodes.append((ua.NodeId(ids.Server_ServerStatus_CurrentTime), ua.AttributeIds.Value))
+        started, now = [answer.value for answer in await browse.read(self.stack, nodes, 2)]
+        return str(started or ""), _nanoseconds(now) or time.time_ns()
 
     async def subscribe(self, interval: float, keep_alive_count: int, lifetime_count: int, most: int) -> Subscribed:
         """CreateSubscription; all counts are said, because the defaults of asyncua suit nobody."""
@@ -150,14 +217,24 @@ class Session:
             self._client.uaclient.disconnect_socket()
 
 
-async def connect(name: str, settings: Connection, identity: Identity, password: Secret | None) -> Session:
-    """Channel, session, activation. Raises TroubleError, OSError, TimeoutError or asyncua's UaError."""
+async def connect(
+    name: str, settings: Connection, identity: Identity, password: Secret | None, ticket: Ticket | None = None
+) -> Session:
+    """Channel, session, activation: of the ticket's session while the server has it, else of a new one.
+
+    Raises TroubleError, OSError, TimeoutError or asyncua's UaError; TicketError when it was the old session over which
+    the line was lost.
+    """
+    clock = asyncio.get_running_loop().time
+    began = clock()
     choice = Choice("None", ua.MessageSecurityMode.None_, b"")
     own: OwnCertificate | None = None
     if needs_trust(settings.security):
         own = own_certificate(identity.folder, identity.application_uri)
         choice = choose(settings.security, await _endpoints(settings))
         check_server(identity.folder, name, settings.security.trust, choice.server, datetime.now(timezone.utc))
+        if ticket is not None and ticket.certificate != choice.server.hex():
+            ticket = None
     _check_password(settings, choice, token_policy=None)
     client = _client(settings)
     client.name = client.description = f"{identity.name} {name}"
@@ -174,21 +251,82 @@ async def connect(name: str, settings: Connection, identity: Identity, password:
         )
     try:
         await _open_channel(client)
-        await client.create_session()
-        user = settings.user
-        if user is not None:
-            token = client.server_policy(ua.UserTokenType.UserName)
-            _check_password(settings, choice, token.SecurityPolicyUri or "")
-        plain = password.reveal() if password is not None else None
-        await client.activate_session(username=user.name if user else None, password=plain)
+        opened = clock()
+        resumed = ticket is not None and await _activate_again(client, settings, password, ticket)
+        server = "" if resumed else await _new_session(client, settings, choice, password)
     except BaseException:
         client.uaclient.disconnect_socket()
         raise
     stack: StackSession = client.uaclient.session
     stack.ensure_publish_loop = lambda: None  # ours runs instead
-    session = Session(stack, f"{choice.policy}/{choice.mode.name.rstrip('_')}", client)
+    session = Session(
+        stack=stack,
+        policy=f"{choice.policy}/{choice.mode.name.rstrip('_')}",
+        resumed=resumed,
+        server=server,
+        ticket=_ticket(client, settings),
+        channel_seconds=opened - began,
+        session_seconds=clock() - opened,
+        _client=client,
+    )
     session._renewal = asyncio.create_task(_renew(client))
     return session
+
+
+class TicketError(ConnectionError):
+    """The server broke the line off when it was shown the ticket: some do so in the place of an answer."""
+
+
+async def _activate_again(client: Any, settings: Connection, password: Secret | None, ticket: Ticket) -> bool:
+    """Whether the server still has the ticket's session, and it is ours again."""
+    stack = client.uaclient.session
+    stack.restore_authentication_token(read_node(ticket.token))
+    client._server_nonce = bytes.fromhex(ticket.nonce)
+    if client.security_policy.peer_certificate is None and ticket.certificate:
+        client.security_policy.peer_certificate = bytes.fromhex(ticket.certificate)
+    kind = _token_kind(settings)
+    policy = ua.UserTokenPolicy(PolicyId=ticket.policy_id, TokenType=kind, SecurityPolicyUri=ticket.policy_uri)
+    client._policy_ids = [policy]
+    try:
+        await _activate(client, settings, password)
+    except UaStatusCodeError:  # the session is gone, or a ticket that has been used since: its nonce is stale
+        stack.reset_authentication_token()
+        client._server_nonce = None
+        return False
+    except (OSError, UaError, asyncio.TimeoutError) as error:
+        raise TicketError(str(error) or type(error).__name__) from error
+    return True
+
+
+async def _new_session(client: Any, settings: Connection, choice: Choice, password: Secret | None) -> str:
+    """CreateSession and ActivateSession; the server's application URI."""
+    created = await client.create_session()
+    if settings.user is not None:
+        token = client.server_policy(ua.UserTokenType.UserName)
+        _check_password(settings, choice, token.SecurityPolicyUri or "")
+    await _activate(client, settings, password)
+    uris = [description.Server.ApplicationUri for description in created.ServerEndpoints or ()]
+    return str(uris[0] or "") if uris else ""
+
+
+async def _activate(client: Any, settings: Connection, password: Secret | None) -> None:
+    plain = password.reveal() if password is not None else None
+    await client.activate_session(username=settings.user.name if settings.user else None, password=plain)
+
+
+def _token_kind(settings: Connection) -> Any:
+    return ua.UserTokenType.Anonymous if settings.user is None else ua.UserTokenType.UserName
+
+
+def _ticket(client: Any, settings: Connection) -> Ticket:
+    policy = client.server_policy(_token_kind(settings))
+    return Ticket(
+        write_node(client.uaclient.session.authentication_token),
+        (client._server_nonce or b"").hex(),
+        (client.security_policy.peer_certificate or b"").hex(),
+        policy.PolicyId,
+        policy.SecurityPolicyUri,
+    )
 
 
 def _client(settings: Connection) -> Any:
@@ -275,6 +413,15 @@ def _item(wish: Wish) -> Any:
     request.MonitoringMode = ua.MonitoringMode.Reporting
     request.RequestedParameters = parameters
     return request
+
+
+def _nanoseconds(iso: Any) -> int:
+    """Of a time as our readers write it, 2026-03-01T10:00:00.1234567Z; 0 for what is none."""
+    try:
+        moment = datetime.fromisoformat(f"{iso[:19]}+00:00")
+        return int(moment.timestamp()) * 10**9 + int(iso[20:27]) * 100
+    except (TypeError, ValueError):
+        return 0
 
 
 async def _renew(client: Any) -> None:

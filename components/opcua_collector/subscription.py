@@ -6,7 +6,10 @@ import math
 from typing import Final
 
 OUTAGE: Final = 60.0
-"""Seconds without a connection that the server's queues and the subscription's lifetime shall cover."""
+"""Seconds without a connection that cost nothing."""
+_COMING_BACK: Final = 15.0  # seconds until an outage is noticed, and until we are back after it
+LIFETIME: Final = 90.0
+"""Seconds that a subscription lives without us: longer than what its queues cover, for what they still hold is good."""
 MOST_NOTIFICATIONS: Final = 10_000
 _SMALLEST_QUEUE: Final = 100
 _LARGEST_QUEUE: Final = 10_000
@@ -20,12 +23,13 @@ def keep_alive_count(interval: float, keep_alive: float) -> int:
 
 def lifetime_count(interval: float, keep_alives: int) -> int:
     """Publishing intervals without us after which the server drops the subscription: at least three keep-alives."""
-    return max(3 * keep_alives, math.ceil(OUTAGE / interval))
+    return max(3 * keep_alives, math.ceil(LIFETIME / interval))
 
 
 def queue_size(sampling: float, publishing: float) -> int:
     """Values that the server shall keep per item: as many as come in an outage."""
-    return min(_LARGEST_QUEUE, max(_SMALLEST_QUEUE, math.ceil(OUTAGE / (sampling or min(publishing, 0.1)))))
+    covered = OUTAGE + _COMING_BACK
+    return min(_LARGEST_QUEUE, max(_SMALLEST_QUEUE, math.ceil(covered / (sampling or min(publishing, 0.1)))))
 
 
 def silence(interval: float, keep_alives: int) -> float:

@@ -12,6 +12,16 @@ from opcua_collector.sequence import LAST, Missing, Sequence, distance, followin
 starts = st.sampled_from([1, 2, 1000, LAST - 3, LAST - 1, LAST])
 
 
+def passed_over(order: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Give up all that is overdue: (what was delivered behind it, the numbers given up)."""
+    delivered: list[int] = []
+    missing: list[int] = []
+    while (gap := order.overdue) is not None:
+        missing += [following(gap.first, n) for n in range(len(gap))]
+        delivered += order.pass_over().ready
+    return delivered, missing
+
+
 def test_after_the_largest_number_comes_one_and_never_zero() -> None:
     assert following(LAST) == 1
     assert following(LAST - 1, 3) == 2
@@ -20,64 +30,81 @@ def test_after_the_largest_number_comes_one_and_never_zero() -> None:
 
 
 @given(starts, st.integers(1, 30), st.randoms(use_true_random=False))
-def test_messages_that_overtake_each_other_by_less_than_the_room_are_delivered_in_order(
+def test_messages_are_delivered_in_order_however_they_overtake_each_other(
     start: int, count: int, chance: random.Random
 ) -> None:
     numbers = [following(start, n) for n in range(count)]
-    arriving = sorted(range(count), key=lambda n: n + 3 * chance.random())  # at most two overtake a message
-    order: Sequence[int] = Sequence(room=3, expected=start)
+    arriving = list(numbers)
+    chance.shuffle(arriving)
+    order: Sequence[int] = Sequence(start)
     delivered: list[int] = []
-    for number in (numbers[n] for n in arriving):
-        step = order.receive(number, number)
-        delivered += step.ready
-    step = order.give_up()
-    assert delivered + list(step.ready) == numbers
-    assert not order.overdue
+    for number in arriving:
+        delivered += order.receive(number, number).ready
+    assert delivered == numbers
+    assert order.overdue is None
+    assert order.waiting == 0
 
 
 @given(starts, st.lists(st.booleans(), min_size=1, max_size=30))
 def test_every_message_is_delivered_or_missing_exactly_once(start: int, arrives: list[bool]) -> None:
     numbers = [following(start, n) for n in range(len(arrives))]
-    order: Sequence[int] = Sequence(room=3, expected=start)
+    order: Sequence[int] = Sequence(start)
     delivered: list[int] = []
-    missing: list[int] = []
-    steps = [order.receive(n, n) for n, came in zip(numbers, arrives, strict=True) if came]
-    steps.append(order.keep_alive(following(numbers[-1])))
-    steps.append(order.give_up())
-    for step in steps:
-        delivered += step.ready
-        missing += [following(gap.first, n) for gap in step.missing for n in range(len(gap))]
-    assert delivered == [n for n, came in zip(numbers, arrives, strict=True) if came]
+    for number, came in zip(numbers, arrives, strict=True):
+        if came:
+            delivered += order.receive(number, number).ready
+    order.keep_alive(following(numbers[-1]))
+    behind, missing = passed_over(order)
+    assert delivered + behind == [n for n, came in zip(numbers, arrives, strict=True) if came]
     assert missing == [n for n, came in zip(numbers, arrives, strict=True) if not came]
+    assert order.expected == following(numbers[-1])
+
+
+@given(starts, st.lists(st.sampled_from(["comes", "fetched", "nowhere"]), min_size=1, max_size=30))
+def test_what_is_fetched_stands_where_it_would_have_stood(start: int, fates: list[str]) -> None:
+    numbers = [following(start, n) for n in range(len(fates))]
+    order: Sequence[int] = Sequence(start)
+    delivered: list[int] = []
+    for number, fate in zip(numbers, fates, strict=True):
+        if fate == "comes":
+            delivered += order.receive(number, number).ready
+    order.keep_alive(following(numbers[-1]))
+    while (gap := order.overdue) is not None:
+        for number in [following(gap.first, n) for n in range(len(gap))]:
+            if fates[distance(start, number)] == "fetched":
+                delivered += order.receive(number, number).ready
+        while (rest := order.overdue) is not None and distance(rest.first, gap.last) >= 0:
+            delivered += order.pass_over().ready
+    assert delivered == [n for n, fate in zip(numbers, fates, strict=True) if fate != "nowhere"]
 
 
 def test_a_keep_alive_with_the_expected_number_changes_nothing() -> None:
-    order: Sequence[str] = Sequence(room=3)
+    order: Sequence[str] = Sequence()
     order.receive(1, "a")
-    assert order.keep_alive(2).missing == ()
-    assert not order.overdue
+    order.keep_alive(2)
+    assert order.overdue is None
     assert order.receive(2, "b").ready == ("b",)
 
 
 def test_a_keep_alive_proves_that_what_came_before_its_number_was_sent() -> None:
-    order: Sequence[str] = Sequence(room=3)
+    order: Sequence[str] = Sequence()
     order.keep_alive(3)
-    assert order.overdue
+    assert order.overdue == Missing(1, 2)
     assert order.receive(1, "a").ready == ("a",)
-    assert order.overdue
-    assert order.give_up().missing == (Missing(2, 2),)
+    assert order.overdue == Missing(2, 2)
+    assert order.pass_over().ready == ()
     assert order.receive(3, "c").ready == ("c",)
 
 
 def test_a_keep_alive_across_the_roll_over_finds_the_gap() -> None:
-    order: Sequence[str] = Sequence(room=3, expected=LAST)
+    order: Sequence[str] = Sequence(LAST)
     order.keep_alive(2)
-    assert order.give_up().missing == (Missing(LAST, 1),)
+    assert order.overdue == Missing(LAST, 1)
     assert len(Missing(LAST, 1)) == 2
 
 
 def test_a_repeated_message_is_not_delivered_again() -> None:
-    order: Sequence[str] = Sequence(room=3)
+    order: Sequence[str] = Sequence()
     order.receive(1, "a")
     step = order.receive(1, "a")
     assert step.repeated
@@ -86,29 +113,26 @@ def test_a_repeated_message_is_not_delivered_again() -> None:
     assert order.receive(3, "c").repeated
 
 
-def test_a_gap_is_told_when_no_more_answers_can_be_under_way() -> None:
-    order: Sequence[str] = Sequence(room=3)
-    assert order.receive(2, "b").missing == ()
-    assert order.receive(3, "c").missing == ()
-    step = order.receive(4, "d")
-    assert step.missing == (Missing(1, 1),)
-    assert step.ready == ("b", "c", "d")
-
-
 def test_a_server_that_counts_from_zero_or_anew_loses_nothing() -> None:
-    order: Sequence[str] = Sequence(room=3, expected=500_000)
+    order: Sequence[str] = Sequence(500_000)
     assert order.receive(0, "zero").ready == ("zero",)
-    step = order.receive(1, "anew")
-    assert step.renumbered
-    assert step.ready == ("anew",)
+    assert order.receive(1, "anew").ready == ("anew",)
     assert order.receive(2, "next").ready == ("next",)
 
 
-def test_a_message_that_comes_after_it_was_given_up_is_delivered_once() -> None:
-    order: Sequence[str] = Sequence(room=3)
+def test_a_message_that_comes_after_it_was_passed_over_is_a_repetition() -> None:
+    """It has been told as missing, and read back where there is a history: delivered now, it would be there twice."""
+    order: Sequence[str] = Sequence()
     order.receive(2, "b")
-    assert order.give_up().missing == (Missing(1, 1),)
-    step = order.receive(1, "a")
-    assert step.late
-    assert step.ready == ("a",)
+    assert order.pass_over().ready == ("b",)
     assert order.receive(1, "a").repeated
+
+
+def test_in_another_session_what_waited_is_expected_again() -> None:
+    order: Sequence[str] = Sequence()
+    order.receive(1, "a")
+    order.receive(3, "c")
+    order.forget(2)
+    assert order.overdue is None
+    assert order.receive(2, "b").ready == ("b",)
+    assert order.receive(3, "c").ready == ("c",)

@@ -1,0 +1,240 @@
+"""From the messages of a server to the outlet: samples and their high-water marks, gaps, what is damaged.
+
+Everything here is done at once, in the order of the calls: what is durable when, the outlet's futures tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol
+
+from opcua_collector import marks
+from opcua_collector.gaps import Gaps
+from opcua_collector.notifications import Publication, decode, decode_republished
+from opcua_collector.samples import Assembler
+from opcua_collector.sequence import Missing
+from sluice.batch import Columns, SampleBatch
+
+logger = logging.getLogger(__name__)
+
+MARKS: Final = "marks"
+GAPS: Final = "gaps"
+_CHECKPOINT: Final = 10.0  # seconds between notes of the marks
+_TOLD: Final = 20  # tags named in one event
+
+
+class Outlet(Protocol):
+    """Where samples go: `sluice.streams.Outlet`."""
+
+    recoverable: bool
+
+    @property
+    def newest(self) -> int:
+        """Newest number assigned in the live data stream."""
+
+    @property
+    def full(self) -> bool:
+        """The outbox is full, and this source can be read again later: it should pause."""
+
+    def submit(
+        self,
+        columns: Sequence[Columns],
+        *,
+        positions: Mapping[str, bytes | None] = ...,
+        filtered: int = 0,
+        undelivered: int = 0,
+    ) -> Awaitable[None]:
+        """Take over samples and positions in one transaction, in the order of the calls; ends when it is durable."""
+
+    def submit_backfill(
+        self, columns: Sequence[Columns], *, positions: Mapping[str, bytes | None] = ..., filtered: int = 0
+    ) -> Awaitable[None]:
+        """The same for samples of the past."""
+
+    def submit_events(
+        self, events: Sequence[Mapping[str, Any]], *, positions: Mapping[str, bytes | None] = ...
+    ) -> Awaitable[None]:
+        """The same for events."""
+
+    def note(self, positions: Mapping[str, bytes | None]) -> Awaitable[None]:
+        """Positions alone; None deletes one."""
+
+    def position(self, key: str) -> bytes | None:
+        """As noted last."""
+
+    def keep_after(self, number: int) -> None:
+        """Keep live batches with later numbers, whoever has acknowledged them."""
+
+    def recent(self, after: int) -> AsyncIterator[SampleBatch]:
+        """Kept live batches with later numbers, in order."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Counters of a connection since the component's start."""
+
+    connects: int = 0
+    losses: int = 0
+    resumed: int = 0  # connects by rung of the ladder
+    transferred: int = 0
+    renewed: int = 0
+    republished: int = 0  # messages that came by Republish
+    messages: int = 0
+    keep_alives: int = 0
+    repeated: int = 0
+    gaps: int = 0  # times that samples may be missing: messages that nobody had, subscriptions made anew
+    missing: int = 0  # messages that the server sent and nobody had
+    refused_acknowledgements: int = 0
+    foreign: int = 0  # messages of subscriptions that are not ours
+    events: int = 0  # OPC UA events recognised and not collected
+    damaged: int = 0  # messages that could not be read completely
+
+
+class Intake:
+    """Takes over a connection's messages. `names`: the tags by client handle, as they are now."""
+
+    def __init__(self, connection: str, outlet: Outlet, names: Callable[[], Mapping[int, str]]) -> None:
+        self.traffic = Traffic()
+        self.gaps = Gaps()
+        self.assembler = Assembler(self.gaps)
+        self.latest = 0.0
+        """When data came last, wall clock."""
+        self.ahead = 0
+        """Nanoseconds by which the server's clock is ahead of ours."""
+        self._connection = connection
+        self._outlet = outlet
+        self._names = names
+        self._checkpoint = 0.0
+        self._noting: set[asyncio.Future[None]] = set()
+        self._marks = marks.restore(outlet.position(MARKS))
+        outlet.keep_after(self._marks.newest)  # at once: before consumers can have later ones deleted
+
+    async def restore(self, tags: Collection[str]) -> None:
+        """Begin where the last run ended; before the first tag is added."""
+        kept = self._marks
+        for trouble in (kept.trouble, self.gaps.load(self._outlet.position(GAPS))):
+            if trouble:
+                logger.error("Connection %s: %s", self._connection, trouble)
+        async for batch in self._outlet.recent(kept.newest):
+            self.gaps.replay(batch, kept)
+            kept.advance(batch)
+        self.assembler.restore(kept, tags)
+
+    # --- messages ---
+
+    def read(self, data: bytes, start: int) -> Publication:
+        """A PublishResponse, with the handles known now."""
+        return decode(data, start, received=time.time_ns(), handles=self.assembler.handles)
+
+    def read_republished(self, data: bytes, start: int, subscription: int) -> Publication:
+        """A RepublishResponse."""
+        received = time.time_ns()
+        return decode_republished(data, start, subscription, received=received, handles=self.assembler.handles)
+
+    def hand_on(self, publication: Publication, positions: Mapping[str, bytes]) -> asyncio.Future[None]:
+        """Take over the message; the future ends when samples and positions are durable."""
+        self.traffic.messages += 1
+        self.traffic.events += publication.events
+        self.latest = time.time()
+        filtered = self.assembler.counts.filtered
+        columns = self.assembler.columns(publication)
+        durable = asyncio.ensure_future(
+            self._outlet.submit(
+                columns,
+                positions=positions,
+                filtered=self.assembler.counts.filtered - filtered,
+                undelivered=publication.lost + len(publication.quarantined),
+            )
+        )
+        if publication.damage or publication.quarantined:
+            self.traffic.damaged += 1
+            self._tell_damage(publication)
+        self._note_progress()
+        return durable
+
+    def missing(self, missing: Missing) -> None:
+        """Messages that the server sent and nobody has: told, and read back where there is a history."""
+        self.traffic.missing += len(missing)
+        logger.warning("Connection %s: messages %d to %d are lost", self._connection, missing.first, missing.last)
+        self.tell("gap", reason="sequence", first=missing.first, last=missing.last, messages=len(missing))
+        self.open_gap("missing messages")
+        self.watched(None)
+
+    def open_gap(self, reason: str) -> None:
+        """Samples of every tag may be missing from here on."""
+        self.traffic.gaps += 1
+        self.gaps.open(None, reason)
+        self._note_progress()
+
+    def watched(self, handles: Iterable[int] | None) -> None:
+        """These tags, or all, are monitored from now on: what comes later comes live."""
+        self.gaps.watched(handles, time.time_ns() + self.ahead, time.monotonic())
+
+    # --- notes ---
+
+    def _note_progress(self) -> None:
+        """Marks now and then, gaps when they have changed: in the order of the messages that they have seen."""
+        now = time.monotonic()
+        if now - self._checkpoint >= _CHECKPOINT:
+            self._checkpoint = now
+            self.checkpoint()
+        elif self.gaps.changed:
+            self.note({GAPS: self.gaps.dump(self._outlet.newest)})
+
+    def checkpoint(self) -> None:
+        """Note marks and gaps as they are."""
+        newest = self._outlet.newest
+        noted = self.note({MARKS: marks.dump(self.assembler, self._names(), newest), GAPS: self.gaps.dump(newest)})
+        noted.add_done_callback(partial(self._no_longer_needed, newest))
+
+    def _no_longer_needed(self, newest: int, noted: asyncio.Future[None]) -> None:
+        if not noted.cancelled() and noted.exception() is None:
+            self._outlet.keep_after(newest)
+
+    def note(self, positions: Mapping[str, bytes | None]) -> asyncio.Future[None]:
+        """Positions alone; what is noted later is durable later."""
+        return self._kept(self._outlet.note(positions))
+
+    def _kept(self, noting: Awaitable[None]) -> asyncio.Future[None]:
+        future = asyncio.ensure_future(noting)
+        self._noting.add(future)
+        future.add_done_callback(self._noted)
+        return future
+
+    def _noted(self, future: asyncio.Future[None]) -> None:
+        self._noting.discard(future)
+        if not future.cancelled() and (error := future.exception()) is not None:
+            logger.error("Connection %s: a note could not be kept: %s", self._connection, error)
+
+    # --- events ---
+
+    def tell(self, kind: str, **what: Any) -> None:
+        """An event of this connection."""
+        event = {"kind": kind, "time_ns": time.time_ns(), "connection": self._connection, **what}
+        self._kept(self._outlet.submit_events([event]))
+
+    def _tell_damage(self, publication: Publication) -> None:
+        names = self._names()
+        bad = [
+            present({"tag": names.get(item.handle, ""), "reason": item.reason, "bytes": item.excerpt})
+            for item in publication.quarantined[:_TOLD]
+        ]
+        logger.warning(
+            "Connection %s: message %d could not be read completely: %d items quarantined, %d lost. %s",
+            self._connection,
+            publication.sequence,
+            len(publication.quarantined),
+            publication.lost,
+            publication.damage,
+        )
+        self.tell("undecodable", items=bad, quarantined=len(publication.quarantined), lost=publication.lost)
+
+
+def present(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is empty."""
+    return {key: value for key, value in values.items() if value not in (None, "")}
