@@ -208,19 +208,22 @@ async def judge(rehearsal: Rehearsal) -> dict[str, Any]:
             for name, component in rehearsal.core.components().items()
             if component.state != "RUNNING"
         ),
-        *ledger_problems(rehearsal.statuses),
+        *ledger_problems(rehearsal.statuses, produced),
     ]
     return report
 
 
-def ledger_problems(statuses: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def ledger_problems(statuses: Mapping[str, Mapping[str, Any]], produced: int) -> list[str]:
     """Producers' streams whose ledger does not balance: received = filtered + stored + dropped (+ in flight), and
-    stored = acknowledged + kept; and those that dropped something."""
+    stored = acknowledged + kept; those that dropped something; and what all stored together when that is not what the
+    plant produced: a ledger that balances only with itself proves nothing."""
     found = []
+    stored = 0
     for status in statuses.values():
         for stream, ledger in (status.get("ledger") or {}).items():
             if not isinstance(ledger, Mapping) or not {"received", "stored", "acknowledged", "kept"} <= ledger.keys():
                 continue
+            stored += 0 if stream.endswith("/events") else ledger["stored"]
             of = {name: int(ledger.get(name, 0)) for name in ("filtered", "dropped", "in_flight")}
             if ledger["received"] != ledger["stored"] + sum(of.values()):
                 found.append(f"ledger of {stream}: received is not filtered + stored + dropped: {json.dumps(ledger)}")
@@ -228,6 +231,8 @@ def ledger_problems(statuses: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 found.append(f"ledger of {stream}: stored is not acknowledged + kept: {json.dumps(ledger)}")
             if of["dropped"]:
                 found.append(f"ledger of {stream}: {of['dropped']} dropped: {json.dumps(ledger)}")
+    if stored != produced:
+        found.append(f"by their ledgers the collectors stored {stored} samples; the plant produced {produced}")
     return found
 
 

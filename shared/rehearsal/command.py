@@ -44,7 +44,7 @@ TROUBLE = (
 )
 """What can go wrong without a fault of this program, each with a text for a person."""
 
-COUNTED = ("received", "filtered", "stored", "acknowledged", "kept", "published", "appended", "dropped", "waiting")
+COUNTED = ("received", "filtered", "stored", "acknowledged", "kept", "appended", "dropped", "waiting")
 """What the live display tells of a ledger, in the order of the flow."""
 
 console = Console(stderr=True)

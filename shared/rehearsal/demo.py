@@ -75,25 +75,25 @@ async def with_plant(rehearsal: Rehearsal, seconds: float | None, stage: Stage) 
 
 async def with_site(rehearsal: Rehearsal, seconds: float | None, stage: Stage) -> dict[str, Any]:
     """Run against the engineer's own servers, which nobody can stop: the collectors are stopped, and what they say they
-    published is compared with what arrived."""
+    stored is compared with what arrived."""
     await flow(rehearsal, seconds, stage)
-    published = 0
+    stored = 0
     async with stage.doing(
-        "stopping the collectors; waiting until everything has arrived", lambda: arrived(rehearsal, published)
+        "stopping the collectors; waiting until everything has arrived", lambda: arrived(rehearsal, stored)
     ):
         usage = rehearsal.components()
-        published = await rehearsal.stop_collecting()
-        await rehearsal.drain(published, patience=3.0, settle=0.0)  # all but the files that are still open
+        stored = await rehearsal.stop_collecting()
+        await rehearsal.drain(stored, patience=3.0, settle=0.0)  # all but the files that are still open
         filtered = await rehearsal.stop_exporting()
-        counted = await rehearsal.drain(published)
+        counted = await rehearsal.drain(stored)
     destinations = {}
     for name, count in counted.items():
         left_out = sum(filtered.get(name, {}).values())
-        missing = published - left_out - count
+        missing = stored - left_out - count
         destinations[name] = {"delivered": count, "filtered": left_out, "lost": max(0, missing)}
         destinations[name]["duplicated"] = max(0, -missing)
     return {
-        "produced": published,
+        "produced": stored,
         "excluded": max((counts["filtered"] for counts in destinations.values()), default=0),
         "exclusions": {name: reasons for name, reasons in filtered.items() if reasons},
         "destinations": destinations,

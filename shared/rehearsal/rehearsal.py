@@ -188,16 +188,16 @@ class Rehearsal:
         return {name: partial(_delivered, read) for name, read in readers.items()}
 
     async def stop_collecting(self, *, timeout: float = 15.0) -> int:
-        """Stop every collector and return how many samples its last status says it published."""
+        """Stop every collector and return how many samples its last status says it stored, to be delivered."""
         collectors = [name for name in self.site["components"] if name != EXPORTER]
         for name in collectors:
             await self.core.component(name).stop()
         await self.wait_for(lambda: self._stopping() >= len(collectors), "last status of every collector", timeout)
         return sum(
-            counts["published"]
+            counts["stored"]
             for status in self.statuses.values()
             for stream, counts in status["ledger"].items()
-            if "published" in counts and not stream.endswith("/events")
+            if "stored" in counts and not stream.endswith("/events")
         )
 
     async def stop_exporting(self, *, timeout: float = 15.0) -> dict[str, dict[str, int]]:

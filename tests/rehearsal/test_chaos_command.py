@@ -63,12 +63,23 @@ BALANCED = {"received": 10, "filtered": 1, "stored": 9, "dropped": 0, "acknowled
         (BALANCED | {"received": 11}, 1),
         (BALANCED | {"kept": 3}, 1),
         (BALANCED | {"received": 11, "dropped": 1}, 1),
-        ({"received": 5, "appended": 3}, 0),  # a sink's is another sum
     ],
 )
 def test_a_producers_ledger_balances_or_is_a_problem(ledger: dict[str, Any], problems: int) -> None:
-    assert len(ledger_problems({"opcua-collector": {"ledger": {"opcua-collector/line1": ledger}}})) == problems
+    statuses = {
+        "opcua-collector": {"ledger": {"opcua-collector/line1": ledger, "opcua-collector/line1/events": BALANCED}},
+        "stream-exporter": {"ledger": {"lake": {"received": 5, "appended": 3}}},  # a sink's is another sum
+    }
+    assert len(ledger_problems(statuses, produced=9)) == problems
+
+
+def test_a_ledger_that_balances_with_itself_and_not_with_the_plants_log_is_a_problem() -> None:
+    statuses = {"opcua-collector": {"ledger": {"a/b": BALANCED, "a/b/backfill": BALANCED}}}
+    assert ledger_problems(statuses, produced=18) == []
+    assert ledger_problems(statuses, produced=17) == [
+        "by their ledgers the collectors stored 18 samples; the plant produced 17"
+    ]
 
 
 def test_a_status_without_a_ledger_is_none() -> None:
-    assert ledger_problems({"a": {}, "b": {"unreadable": "…"}, "c": {"ledger": None}}) == []
+    assert ledger_problems({"a": {}, "b": {"unreadable": "…"}, "c": {"ledger": None}}, produced=0) == []

@@ -58,12 +58,12 @@ def test_a_line_of_the_display_joins_a_connection_with_its_stream() -> None:
         "state": "running",
         "connections": {"line1": {"state": "running"}, "line2": {"state": "connecting", "why": "refused [/x]"}},
         "ledger": {
-            "opcua-collector/line1": {"received": 4820, "filtered": 0, "published": 4710, "bytes": 44440},
+            "opcua-collector/line1": {"received": 4820, "filtered": 0, "stored": 4710, "bytes": 44440},
             "opcua-collector/line1/events": {"received": 6},
         },
     }
     assert flows("opcua-collector", status) == [
-        ("line1", "running", "4,820 received, 4,710 published"),
+        ("line1", "running", "4,820 received, 4,710 stored"),
         ("line2", "connecting: refused [/x]", "none yet"),
     ]
     assert flows("opcua-collector", {"state": "starting"}) == [("", "starting", "")]
