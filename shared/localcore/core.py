@@ -278,7 +278,7 @@ class Core:
             profile=self.profile,
             ready=lambda: self._dependencies_ready(recipe),
             clock=self._clock,
-            io_before=Counter() if old is None else Counter(old.io()),
+            io_before=Counter() if old is None else old.io(),
         )
         self._components[recipe.name] = component
         component.start(install=install)

@@ -198,12 +198,12 @@ class Component:
             self._last_usage = usage(self.pid)
         return self._last_usage
 
-    def io(self) -> dict[str, int]:
+    def io(self) -> Counter[str]:
         """What the run script's processes read and wrote, over all runs: /proc/<pid>/io, so `write_bytes` is what they
         made the kernel write. Of a run that ended by itself it is what was last seen: here, or at a fault before."""
         if self._process is not None and self.installed:
             self._last_io = transferred(self._process.pid) or self._last_io
-        return dict(self.io_before + self._last_io)
+        return self.io_before + self._last_io
 
     def start(self, *, install: bool) -> None:
         """Begin its life."""

@@ -139,6 +139,7 @@ async def test_what_a_component_writes_is_summed_over_its_restarts_and_without_i
     site.recipe("a", {"install": write.format("venv"), "run": f"{write.format('data')}; echo x >> runs; {IDLE}"})
     await site.deploy(a=None)
     component = site.core.component("a")
+    assert written() == 0
     for runs in (1, 2):
         await until(lambda: site.file("a", "runs").count("x") == runs, lambda: site.file("a", "runs"))  # noqa: B023
         await site.state("a", "RUNNING")

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from localcore.aws import AwsProcess
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -25,12 +27,16 @@ async def ready():
 
 async def main(root):
     # The shell starts the component as a child of its own: its work is what must not outlive the core.
-    step = Step(f"sleep 600 & echo $! > {root}/pid.new; mv {root}/pid.new {root}/pid; wait", 60.0, {})
+    step = Step("sleep 600 & echo $! > ../pid.new; mv ../pid.new ../pid; wait", 60.0, dict())
     component = Component(
-        "test.Component", "1.0.0", Lifecycle(None, step, None), lambda: {"PATH": "/usr/bin:/bin"},
+        "test.Component", "1.0.0", Lifecycle(None, step, None), lambda: dict(PATH="/usr/bin:/bin"),
         root / "work", root / "log", CLASSIC, ready,
     )
     component.start(install=False)
+    while not (root / "pid").exists():
+        await asyncio.sleep(0.01)
+    {fault}
+    (root / "settled").touch()
     await asyncio.sleep(600)
 
 asyncio.run(main(Path(sys.argv[1])))
@@ -53,10 +59,12 @@ def until(condition: object, what: str, limit: float = 30.0) -> None:
         time.sleep(0.02)
 
 
-def test_a_component_does_not_outlive_a_core_that_is_killed(tmp_path: Path) -> None:
-    core = subprocess.Popen([sys.executable, "-c", CORE, str(tmp_path)], env={**os.environ, "PYTHONPATH": str(SHARED)})
+@pytest.mark.parametrize("fault", ["", "component.stall()"])
+def test_a_component_does_not_outlive_a_core_that_is_killed(tmp_path: Path, fault: str) -> None:
+    script = CORE.format(fault=fault)
+    core = subprocess.Popen([sys.executable, "-c", script, tmp_path], env={**os.environ, "PYTHONPATH": str(SHARED)})
     try:
-        until((tmp_path / "pid").exists, "the component runs")
+        until((tmp_path / "settled").exists, "the component runs")
         component = int((tmp_path / "pid").read_text())
         assert runs(component)
     finally:
