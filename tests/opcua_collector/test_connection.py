@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from importlib import import_module
@@ -25,7 +25,8 @@ from opcua_collector.security import own_certificate
 from opcua_collector.session import Identity
 from opcua_collector.stack import ua
 from plant.certificate import own_certificate as server_certificate
-from sluice.batch import Columns, Sample
+from plant.line import Line
+from sluice.batch import Columns, Sample, SampleBatch
 from sluice.log import Secret
 
 Server: Any = import_module("asyncua").Server
@@ -42,24 +43,56 @@ T0_NS = 1_772_323_200_000_000_000
 
 @dataclass
 class Sink:
-    """An outlet that remembers."""
+    """An outlet that remembers, and commits at once."""
 
     samples: list[Sample] = field(default_factory=list)
     events: list[Mapping[str, Any]] = field(default_factory=list)
-    left_out: int = 0
+    positions: dict[str, bytes | None] = field(default_factory=dict)
     unreadable: int = 0
+    newest: int = 0
+    full: bool = False
+    recoverable: bool = False
 
-    async def send(self, columns: Columns) -> None:
-        self.samples += columns.samples()
+    async def _done(self) -> None: ...
 
-    async def send_events(self, events: Sequence[Mapping[str, Any]]) -> None:
+    def submit(
+        self,
+        columns: Sequence[Columns],
+        *,
+        positions: Mapping[str, bytes | None] | None = None,
+        filtered: int = 0,
+        undelivered: int = 0,
+    ) -> Awaitable[None]:
+        for part in columns:
+            self.samples += part.samples()
+        self.newest += len(columns)
+        self.unreadable += undelivered
+        return self.note(positions or {})
+
+    def submit_backfill(
+        self, columns: Sequence[Columns], *, positions: Mapping[str, bytes | None] | None = None, filtered: int = 0
+    ) -> Awaitable[None]:
+        return self.submit(columns, positions=positions, filtered=filtered)
+
+    def submit_events(
+        self, events: Sequence[Mapping[str, Any]], *, positions: Mapping[str, bytes | None] | None = None
+    ) -> Awaitable[None]:
         self.events += events
+        return self.note(positions or {})
 
-    def filtered(self, count: int) -> None:
-        self.left_out += count
+    def note(self, positions: Mapping[str, bytes | None]) -> Awaitable[None]:
+        self.positions.update(positions)
+        return asyncio.ensure_future(self._done())
 
-    def undelivered(self, count: int) -> None:
-        self.unreadable += count
+    def position(self, key: str) -> bytes | None:
+        return self.positions.get(key)
+
+    def keep_after(self, number: int) -> None: ...
+
+    async def recent(self, after: int) -> AsyncIterator[SampleBatch]:
+        kept: list[SampleBatch] = []
+        for batch in kept:
+            yield batch
 
     def of(self, tag: str) -> list[Any]:
         return [sample.value for sample in self.samples if sample.tag == tag]
@@ -227,6 +260,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
     yield begin
     for running in started:
+        running.connection.leave()
         running.task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running.task
@@ -346,34 +380,18 @@ async def test_a_server_that_restarts_with_its_namespaces_in_another_order_is_fo
 
 async def test_a_server_that_falls_silent_is_left_and_tried_again(plant: Plant, start: Start) -> None:
     """A black hole: the line stays up and nothing comes any more."""
-    swallow = asyncio.Event()
-    pumps: set[asyncio.Task[None]] = set()
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65_536):
-                if not swallow.is_set():
-                    writer.write(data)
-        writer.close()
-
-    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", plant.port)
-        pumps.update(asyncio.create_task(pump(*pair)) for pair in ((reader, back), (there, writer)))
-
-    proxy = await asyncio.start_server(relay, "127.0.0.1", 0)
-    port = proxy.sockets[0].getsockname()[1]
-    line = start(
-        f"opc.tcp://127.0.0.1:{port}/plant", {"A": {"node": node("Double")}}, keepAlive=0.1, requestTimeout=0.5
-    )
-    await line.monitors(1)
-    swallow.set()
-    await until(lambda: line.connection.state.state == "waiting", line.state)
-    assert "does not answer" in line.connection.state.why
-    swallow.clear()
-    await line.monitors(1)
-    for task in pumps:
-        task.cancel()
-    proxy.close()
+    async with Line(plant.port) as hole:
+        endpoint = f"opc.tcp://127.0.0.1:{hole.port}/plant"
+        line = start(endpoint, {"A": {"node": node("Double")}}, keepAlive=0.1, requestTimeout=0.5)
+        await line.flows("A")
+        hole.blackhole(True)
+        await until(lambda: line.connection.state.state == "waiting", line.state)
+        assert "does not answer" in line.connection.state.why
+        hole.blackhole(False)
+        await until(lambda: line.connection.state.state == "running", line.state)
+        assert line.connection.status()["recovery"]["rung"] == "resumed"
+        await plant.set("Double", 77.0, 77)
+        await until(lambda: line.sink.of("A")[-1] == 77.0, line.state)
 
 
 Case = tuple[dict[str, Any], str, str, str]
@@ -511,9 +529,8 @@ async def test_an_undecodable_item_is_counted_and_told_while_its_message_is_deli
 ) -> None:
     line = start(plant.endpoint, {"A": {"node": node("Double")}})
     await line.flows("A")
-    await line.connection.deliver(
-        Publication(sequence=7, quarantined=(Quarantined(0, "variant type 63 does not exist", "00"),), lost=2)
-    )
+    damaged = Publication(sequence=7, quarantined=(Quarantined(0, "variant type 63 does not exist", "00"),), lost=2)
+    await line.connection._intake.hand_on(damaged, {})
     [event] = [event for event in line.sink.events if event["kind"] == "undecodable"]
     assert (event["items"][0]["tag"], event["quarantined"], event["lost"]) == ("A", 1, 2)
     assert line.sink.unreadable == 3
