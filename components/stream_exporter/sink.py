@@ -120,6 +120,7 @@ class Sink(ABC):
         self._examples: dict[str, str] = {}  # the last filtered sample of each reason
         self._missed: deque[str] = deque(maxlen=TOLD)
         self._repeats: deque[str] = deque(maxlen=TOLD)
+        self._began = False
         self._tasks: list[asyncio.Task[None]] = []
 
     # --- the reader ---------------------------------------------------------------------------------------------------
@@ -300,7 +301,9 @@ class Sink(ABC):
 
     async def _run(self) -> None:
         while True:
-            self.rewind()
+            if self._began:
+                self.rewind()
+            self._began = True
             try:
                 await self.prepare()
                 await self._work()
