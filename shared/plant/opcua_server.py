@@ -174,6 +174,18 @@ class PlantServer:
             if unit % _YIELD_EVERY_UNITS == _YIELD_EVERY_UNITS - 1:
                 await asyncio.sleep(0)
 
+    async def forget(self, *, subscriptions: bool) -> None:
+        """Know no client's session any more, as after its timeout; nor any subscription, as after a restart."""
+        self._internal.forget_sessions()
+        if subscriptions:
+            service = self._internal.mended_subscriptions
+            await service.delete_subscriptions(list(service.subscriptions))
+
+    @property
+    def subscriptions(self) -> int:
+        """Number of subscriptions that there are."""
+        return len(self._internal.mended_subscriptions.subscriptions)
+
     @property
     def watched(self) -> int:
         """Number of variables that a client monitors."""

@@ -1,4 +1,4 @@
-"""Subscriptions of the plant's server, where asyncua's own do not do what OPC UA says.
+"""Sessions and subscriptions of the plant's server, where asyncua's own do not do what OPC UA says.
 
 | OPC UA Part 4                                                     | asyncua 2.1.0                                    |
 |-------------------------------------------------------------------|--------------------------------------------------|
@@ -8,6 +8,9 @@
 | that is not kept; a kept one stays until it is acknowledged       | message that it republished                      |
 | 5.14.7: after TransferSubscriptions the new session's publish     | waits for ever for requests of the old session   |
 | requests are answered                                             |                                                  |
+| 5.14.7: a subscription is not transferred to the session that has | does it again, and says that all is well         |
+| it already (BadNothingToDo)                                       |                                                  |
+| 5.7.2: an authentication token cannot be guessed                  | counts from 1000 on, the same after each start   |
 
 The rest is asyncua's. What was dropped is counted, so that a loss can be told from one that happened later.
 """
@@ -15,12 +18,14 @@ The rest is asyncua's. What was dropped is counted, so that a loss can be told f
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections.abc import Callable
 from typing import Any
 
 import asyncua.ua
 from asyncua.common.utils import ServiceError
 from asyncua.server.internal_server import InternalServer
+from asyncua.server.internal_session import InternalSession
 from asyncua.server.internal_subscription import InternalSubscription
 from asyncua.server.subscription_service import SubscriptionService
 from asyncua.server.user_managers import UserManager
@@ -39,6 +44,23 @@ class MendedServer(InternalServer):
         self.mended_subscriptions = Subscriptions(self.aspace, iserver=self)
         self.subscription_service = self.mended_subscriptions
         self.isession.subscription_service = self.mended_subscriptions
+        self._ours: dict[Any, InternalSession] = {}
+
+    def register_external_session(self, session: InternalSession) -> None:
+        """Know the session by a token that nobody can guess, and that no other start of the server gives out."""
+        session.auth_token = ua.NodeId(secrets.token_bytes(32), 0, ua.NodeIdType.ByteString)
+        self._ours[session.auth_token] = session
+        super().register_external_session(session)
+
+    def unregister_external_session(self, session: InternalSession) -> None:
+        """The session has ended."""
+        self._ours.pop(session.auth_token, None)
+        super().unregister_external_session(session)
+
+    def forget_sessions(self) -> None:
+        """Know no session of a client any more; their subscriptions live on for their lifetime."""
+        for session in list(self._ours.values()):
+            self.unregister_external_session(session)
 
 
 class Subscriptions(SubscriptionService):
@@ -63,12 +85,19 @@ class Subscriptions(SubscriptionService):
 
     async def transfer_subscriptions(self, params: Any, session_id: Any, callback: Callable[..., Any]) -> list[Any]:
         """Hand subscriptions to the session whose connection `callback` answers."""
+        theirs = [number for number in params.SubscriptionIds if self._is_of(number, session_id)]
         results = await super().transfer_subscriptions(params, session_id, callback)
         connection: Any = getattr(callback, "__self__", None)
         for number, result in zip(params.SubscriptionIds, results, strict=True):
-            if result.StatusCode.is_good():
+            if number in theirs:
+                result.StatusCode = ua.StatusCode(ua.StatusCodes.BadNothingToDo)
+            elif result.StatusCode.is_good():
                 self.subscriptions[number].pub_request_callback = connection.get_publish_request
         return results
+
+    def _is_of(self, number: int, session_id: Any) -> bool:
+        subscription = self.subscriptions.get(number)
+        return subscription is not None and subscription.session_id == session_id
 
     def _count_dropped(self) -> None:
         self.dropped += 1

@@ -137,5 +137,31 @@ async def test_a_subscription_can_be_handed_to_another_session_and_goes_on_there
         assert (await new.publish())[1] == [(row, 0) for row in shown]
 
 
+async def test_a_subscription_is_not_handed_to_the_session_that_has_it(server: PlantServer) -> None:
+    async with Watcher(server) as watcher:
+        await watcher.watch(queue=10)
+        transfer = ua.TransferSubscriptionsParameters(SubscriptionIds=[watcher.subscription], SendInitialValues=False)
+        (result,) = await watcher.session.transfer_subscriptions(transfer)
+        assert result.StatusCode.value == ua.StatusCodes.BadNothingToDo
+        shown = await show(server, 1)
+        assert (await watcher.publish())[1][-1] == (shown[0], 0)
+
+
+async def test_tokens_cannot_be_guessed_and_a_forgotten_session_is_not_activated_again(server: PlantServer) -> None:
+    async with Watcher(server) as one, Watcher(server) as other:
+        tokens = {watcher.session.authentication_token for watcher in (one, other)}
+        assert len(tokens) == 2
+        assert all(len(token.Identifier) == 32 for token in tokens)
+        await server.forget(subscriptions=False)
+        again = Client(server.endpoint)
+        await again.connect_sessionless()
+        session: Any = again.uaclient.session
+        session.restore_authentication_token(one.session.authentication_token)
+        with pytest.raises(ua.uaerrors.BadSessionIdInvalid):
+            await again.activate_session()
+        await again.disconnect_sessionless()
+        assert server.subscriptions == 2
+
+
 async def test_no_certificate_is_made_when_no_policy_needs_one(server: PlantServer) -> None:
     assert server.certificate is None
