@@ -150,7 +150,7 @@ class S3Sink(SinkSettings):
         Size, Field(ge=1 << 20, description="bytes of files on this device; when they are used up, new data waits")
     ] = 512 << 20
     compression: Annotated[
-        Literal["gzip", "none"], Field(description="gzip: keys end with .jsonl.gz and most files shrink to a tenth")
+        Literal["gzip", "none"], Field(description="gzip: keys end with .jsonl.gz, and files shrink to a tenth or less")
     ] = "gzip"
     stream: StreamName = "SluiceS3"
     status_stream: StreamName = "SluiceS3Status"

@@ -1,46 +1,50 @@
 """Files for S3: their names, object keys, export tasks and status messages. No I/O.
 
-A file holds the lines of one contiguous range of one input stream. Its name says which, so that after a restart nothing
-else is needed to export it, and the same range always becomes the same object:
+A file holds the lines of one contiguous range of one input stream. Its name says which, and the same range of the same
+file always becomes the same object:
 
-    opcua-collector~line1~9f2c51aa07be~20260131T120000Z~1042-1107.jsonl     sealed: complete, on disk, ready for a task
+    opcua-collector~line1~9f2c51aa07be~20260131T120000Z~1042-1107.jsonl.gz  sealed: complete, on disk, ready for a task
     opcua-collector~line1~9f2c51aa07be~20260131T120000Z~1042.part           open: still written to
-    (the same name as the sealed file).tasked                               its task was accepted by the stream
 
 `backfill` or `events` streams have that word after the source. The object's key is
 
-    <prefix>opcua-collector/line1/2026/01/31/9f2c51aa07be-20260131T120000Z-1042-1107.jsonl
+    <prefix>opcua-collector/line1/2026/01/31/9f2c51aa07be-20260131T120000Z-1042-1107.jsonl.gz
+
+The suffix says what is in it: `.jsonl` is lines, `.jsonl.gz` the same as gzip (several members one after the other, as
+RFC 1952 allows and every reader of gzip files takes). Stream manager sets no Content-Type and no Content-Encoding.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 import orjson
 
-SEALED_SUFFIX = ".jsonl"
+PLAIN_SUFFIX = ".jsonl"
+GZIP_SUFFIX = ".jsonl.gz"
 OPEN_SUFFIX = ".part"
-TASKED_SUFFIX = ".tasked"
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _NAME = re.compile(
     rf"(?P<stream>{_WORD}(?:~{_WORD}){{1,2}})~(?P<epoch>[0-9a-f]{{12}})~(?P<opened>\d{{8}}T\d{{6}}Z)"
-    rf"~(?P<first>\d+)(?:-(?P<last>\d+)\{SEALED_SUFFIX}|\{OPEN_SUFFIX})"
+    rf"~(?P<first>\d+)(?:-(?P<last>\d+)(?P<suffix>{re.escape(PLAIN_SUFFIX)}|{re.escape(GZIP_SUFFIX)})"
+    rf"|{re.escape(OPEN_SUFFIX)})"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class FileName:
-    """What a file's name says. `last` is None while the file is open."""
+    """What a file's name says. While the file is open, `last` is None."""
 
     stream: str
     epoch: str
     opened: str  # UTC, 20260131T120000Z
     first: int
     last: int | None = None
+    suffix: str = OPEN_SUFFIX
 
     @classmethod
     def new(cls, stream: str, epoch: str, first: int, now_ns: int) -> FileName:
@@ -54,43 +58,24 @@ class FileName:
         match = _NAME.fullmatch(name)
         if match is None:
             return None
-        last = None if match["last"] is None else int(match["last"])
-        return cls(match["stream"].replace("~", "/"), match["epoch"], match["opened"], int(match["first"]), last)
+        opened = cls(match["stream"].replace("~", "/"), match["epoch"], match["opened"], int(match["first"]))
+        return opened if match["last"] is None else opened.sealed(int(match["last"]), match["suffix"])
 
-    def sealed(self, last: int) -> FileName:
+    def sealed(self, last: int, suffix: str) -> FileName:
         """The name once the file is complete."""
-        return FileName(self.stream, self.epoch, self.opened, self.first, last)
+        return replace(self, last=last, suffix=suffix)
 
     def __str__(self) -> str:
-        suffix = OPEN_SUFFIX if self.last is None else f"-{self.last}{SEALED_SUFFIX}"
-        return f"{self.stream.replace('/', '~')}~{self.epoch}~{self.opened}~{self.first}{suffix}"
+        return f"{self.stream.replace('/', '~')}~{self.epoch}~{self.opened}~{self._numbers}{self.suffix}"
 
     def key(self, prefix: str) -> str:
         """The object's key, for a sealed file."""
         day = f"{self.opened[0:4]}/{self.opened[4:6]}/{self.opened[6:8]}"
-        return f"{prefix}{self.stream}/{day}/{self.epoch}-{self.opened}-{self.first}-{self.last}{SEALED_SUFFIX}"
+        return f"{prefix}{self.stream}/{day}/{self.epoch}-{self.opened}-{self._numbers}{self.suffix}"
 
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """What is whole in a file that was being written when its writer died."""
-
-    size: int  # bytes up to the end of the last complete line
-    samples: int
-    last: int  # number of the batch that the last complete line is from
-
-
-def whole(content: bytes) -> Whole | None:
-    """The complete lines of an open file; None when there are none that can be read."""
-    size = content.rfind(b"\n") + 1
-    if not size:
-        return None
-    start = content.rfind(b"\n", 0, size - 1) + 1
-    try:
-        _, number, _ = orjson.loads(content[start:size])["id"].split(".")
-        return Whole(size, content.count(b"\n", 0, size), int(number))
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError):
-        return None
+    @property
+    def _numbers(self) -> str:
+        return str(self.first) if self.last is None else f"{self.first}-{self.last}"
 
 
 def task(file: Path, bucket: str, key: str) -> bytes:
@@ -101,10 +86,9 @@ def task(file: Path, bucket: str, key: str) -> bytes:
 def task_file(message: bytes) -> str | None:
     """The name of the file that a task is for; None when the message is not a task."""
     try:
-        url = orjson.loads(message)["inputUrl"]
+        return _name_of(orjson.loads(message)["inputUrl"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None
-    return _name_of(url)
 
 
 @dataclass(frozen=True, slots=True)

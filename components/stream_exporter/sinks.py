@@ -14,6 +14,7 @@ from stream_exporter.appending import AppendingSink, Target
 from stream_exporter.config import AnySink, KinesisSink, S3Sink, SinkSettings, SiteWiseSink
 from stream_exporter.files import FileSink
 from stream_exporter.messages import Encoder
+from stream_exporter.s3 import GZIP_SUFFIX, PLAIN_SUFFIX
 from stream_exporter.sink import Sink, Terms
 from stream_exporter.spool import Spool
 from stream_exporter.stream_client import StreamClient
@@ -87,6 +88,7 @@ def _export(settings: SiteWiseSink | KinesisSink) -> Export:
 
 
 def _file_sink(name: str, settings: S3Sink, client: StreamClient, store: UnitStore, folder: Path) -> Sink:
+    compress = settings.compression == "gzip"
     executor = S3ExportTaskExecutorConfig(
         identifier=EXPORT,
         priority=settings.priority,
@@ -102,6 +104,7 @@ def _file_sink(name: str, settings: S3Sink, client: StreamClient, store: UnitSto
             max_bytes=settings.spool_size,
             rotate_size=settings.rotate_size,
             rotate_interval=settings.rotate_interval,
+            suffix=GZIP_SUFFIX if compress else PLAIN_SUFFIX,
         ),
         StreamPlan(settings.stream, settings.stream_size, settings.segment_size, executor),
         StreamPlan(settings.status_stream, STATUS_STREAM_SIZE, STATUS_SEGMENT_SIZE),
@@ -109,4 +112,5 @@ def _file_sink(name: str, settings: S3Sink, client: StreamClient, store: UnitSto
         terms(settings),
         bucket=settings.bucket,
         prefix=settings.prefix,
+        compress=compress,
     )

@@ -1,27 +1,34 @@
 """The folder in which files for S3 are written, sealed and kept until they are uploaded. Blocking file work.
 
-A file is open (`.part`), then sealed: complete, flushed to the medium, renamed in one step, the folder flushed. A
-marker beside it says that its export task was accepted. File and marker are deleted once stream manager reports
-Success. All bytes of the folder together never exceed `max_bytes`.
+A file is one contiguous range of one stream. It is open (`.part`), then sealed: complete, flushed to the medium,
+renamed in one step, the folder flushed. Until then nothing in it counts: what a killed writer left open is deleted at
+the next start, for its range is read again from the producer's outbox.
 
-All methods are called from one thread.
+    FileLostError (OSError)     an open file cannot be brought to the medium and is deleted: its range counts again
+
+Every other OSError leaves all as it was: the same call may be made again. All methods are called from one thread.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from stream_exporter.s3 import OPEN_SUFFIX, SEALED_SUFFIX, TASKED_SUFFIX, FileName, whole
+from stream_exporter.s3 import GZIP_SUFFIX, FileName
 
 logger = logging.getLogger(__name__)
 
 
-class SpoolFullError(Exception):
-    """The folder holds as many bytes as it may."""
+class FileLostError(OSError):
+    """The open file called `name` was given up."""
+
+    def __init__(self, name: FileName, error: OSError) -> None:
+        super().__init__(error.errno, error.strerror, str(name))
+        self.name = name
 
 
 @dataclass(slots=True)
@@ -38,150 +45,176 @@ class OpenFile:
 
 @dataclass(frozen=True, slots=True)
 class SealedFile:
-    """A complete file. `samples` are those not accounted for yet."""
+    """A complete file."""
 
     name: FileName
-    path: Path
+    size: int
     samples: int
 
 
 class Spool:
-    """The files of one sink."""
+    """The files of one sink. `suffix` is that of sealed files and says what is written to them (`s3.py`)."""
 
-    def __init__(self, folder: Path, *, max_bytes: int, rotate_size: int, rotate_interval: float) -> None:
+    def __init__(
+        self, folder: Path, *, max_bytes: int, rotate_size: int, rotate_interval: float, suffix: str = GZIP_SUFFIX
+    ) -> None:
         self.bytes = 0  # of all files, open ones included
         self._folder = folder.absolute()
         self._max_bytes = max_bytes
         self._rotate_size = rotate_size
         self._rotate_interval = rotate_interval
+        self._suffix = suffix
         self._open: dict[str, OpenFile] = {}
-        self._sealed: list[SealedFile] = []
+        self._renamed: list[SealedFile] = []  # sealed, but for flushing the folder
 
-    def recover(self) -> tuple[list[SealedFile], list[SealedFile]]:
-        """What an earlier run left: (sealed without a marker, sealed with one), oldest first.
-
-        Open files are cut after their last complete line and sealed. Foreign files are left alone. Raises OSError.
-        """
+    def recover(self) -> list[FileName]:
+        """The sealed files that an earlier run left. Its open ones are deleted; foreign files are left alone."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in self._folder.glob(f"*{OPEN_SUFFIX}"):
-            self._seal_left_behind(path)
-        waiting: list[SealedFile] = []
-        tasked: list[SealedFile] = []
+        sealed = []
         self.bytes = 0
-        for path in sorted(self._folder.glob(f"*{SEALED_SUFFIX}"), key=lambda path: path.stat().st_mtime_ns):
+        for path in self._folder.iterdir():
             name = FileName.parse(path.name)
             if name is None:
                 continue
-            content = path.read_bytes()
-            self.bytes += len(content)
-            known = self._marker(path.name).exists()
-            (tasked if known else waiting).append(SealedFile(name, path, 0 if known else content.count(b"\n")))
-        for marker in self._folder.glob(f"*{SEALED_SUFFIX}{TASKED_SUFFIX}"):
-            if not marker.with_suffix("").exists():
-                marker.unlink()
-        return waiting, tasked
+            if name.last is None:
+                path.unlink()
+            else:
+                self.bytes += path.stat().st_size
+                sealed.append(name)
+        return sealed
 
-    def write(self, stream: str, epoch: str, first: int, last: int, lines: bytes, now_ns: int, now: float) -> None:
-        """Add the lines of batches first … last to the stream's open file.
+    def discard(self) -> list[SealedFile]:
+        """Give up what is open: it comes again. Returns what was sealed since the last call of `seal`."""
+        for file in list(self._open.values()):
+            self._give_up(file)
+        return self._settle()
 
-        A file that this range does not continue is sealed first, one that is large enough afterwards. All or nothing:
-        raises OSError or SpoolFullError with nothing written of `lines`.
+    def path(self, name: FileName) -> Path:
+        """Where a file is."""
+        return self._folder / str(name)
+
+    def measure(self, name: FileName) -> SealedFile:
+        """A sealed file of an earlier run; it is read to count its lines."""
+        path = self.path(name)
+        with gzip.open(path) if name.suffix == GZIP_SUFFIX else path.open("rb") as file:
+            samples = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+        return SealedFile(name, path.stat().st_size, samples)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether less is stored than may be."""
+        return self.bytes < self._max_bytes
+
+    def fits(self, size: int) -> bool:
+        """Whether so many bytes may be written. An empty folder takes any range, or none would ever pass."""
+        return self.bytes + size <= self._max_bytes or not self.bytes
+
+    def write(
+        self, stream: str, epoch: str, first: int, last: int, content: bytes, samples: int, *, now_ns: int, now: float
+    ) -> None:
+        """Add batches first … last to the stream's open file; a file that they do not continue is sealed first.
+
+        All or nothing.
         """
-        if self.bytes + len(lines) > self._max_bytes:
-            raise SpoolFullError
         file = self._open.get(stream)
         if file is not None and (file.name.epoch != epoch or file.last + 1 != first):
-            self._seal(stream)
+            self._seal(file)
             file = None
         if file is None:
             name = FileName.new(stream, epoch, first, now_ns)
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            descriptor = os.open(self._folder / str(name), flags, 0o600)
-            file = self._open[stream] = OpenFile(name, descriptor, now, first)
-        self._write_all(file, lines)
+            descriptor = os.open(self.path(name), flags, 0o600)
+            file = self._open[stream] = OpenFile(name, descriptor, now, first - 1)
+        self._write_all(file, content)
         file.last = last
-        file.samples += lines.count(b"\n")
+        file.samples += samples
+
+    def due(self, now: float) -> bool:
+        """Whether a file is to be sealed. May be asked from another thread."""
+        return any(self._is_due(file, now) for file in list(self._open.values()))
 
     def seal(self, now: float, *, everything: bool = False) -> list[SealedFile]:
         """Seal the files that are old or large enough, or all; returns all that were sealed since the last call.
 
-        Raises OSError; what was sealed until then is returned by the next call.
+        They come in the order in which their ranges were written, per stream.
         """
-        for stream, file in list(self._open.items()):
-            if everything or file.size >= self._rotate_size or now - file.opened >= self._rotate_interval:
-                self._seal(stream)
-        sealed, self._sealed = self._sealed, []
+        for file in list(self._open.values()):
+            if everything or self._is_due(file, now):
+                self._seal(file)
+        return self._settle()
+
+    def seal_stream(self, stream: str) -> list[SealedFile]:
+        """Seal what is open of one stream; returns all that were sealed since the last call."""
+        if stream in self._open:
+            self._seal(self._open[stream])
+        return self._settle()
+
+    def delete(self, name: FileName) -> None:
+        """Delete a sealed file."""
+        with contextlib.suppress(FileNotFoundError):
+            size = self.path(name).stat().st_size
+            self.path(name).unlink()
+            self.bytes -= size
+
+    def close(self) -> None:
+        """Let go of the open files; they stay as a killed writer leaves them."""
+        for file in self._open.values():
+            os.close(file.descriptor)
+        self._open.clear()
+
+    def _settle(self) -> list[SealedFile]:
+        if self._renamed:
+            self._flush_folder()
+        sealed, self._renamed = self._renamed, []
         return sealed
 
-    def _seal(self, stream: str) -> None:
-        file = self._open[stream]
-        path = self._folder / str(file.name)
-        if file.size:
+    def _is_due(self, file: OpenFile, now: float) -> bool:
+        return file.size >= self._rotate_size or now - file.opened >= self._rotate_interval
+
+    def _seal(self, file: OpenFile) -> None:
+        sealed = file.name.sealed(file.last, self._suffix)
+        if not file.size:  # only when its first write failed
+            self._give_up(file)
+            return
+        try:
             os.fsync(file.descriptor)
-            name = file.name.sealed(file.last)
-            target = self._folder / str(name)
-            path.rename(target)
-            self._sealed.append(SealedFile(name, target, file.samples))
-        else:
-            path.unlink()
-        os.close(self._open.pop(stream).descriptor)
-        self._sync_folder()
+        except OSError as error:
+            # What of it is on the medium is not known from here on, and another fsync would say that all is well.
+            self._give_up(file)
+            raise FileLostError(file.name, error) from error
+        self.path(file.name).rename(self.path(sealed))
+        del self._open[file.name.stream]
+        os.close(file.descriptor)
+        self._renamed.append(SealedFile(sealed, file.size, file.samples))
 
-    def mark_tasked(self, file: SealedFile) -> None:
-        """Remember that the file's task was accepted. Raises OSError."""
-        self._marker(file.path.name).touch(mode=0o600)
-        self._sync_folder()
-
-    def delete(self, file: SealedFile) -> None:
-        """Delete an uploaded file."""
-        with contextlib.suppress(FileNotFoundError):
-            size = file.path.stat().st_size
-            file.path.unlink()
-            self.bytes -= size
-        self._marker(file.path.name).unlink(missing_ok=True)
-
-    def _write_all(self, file: OpenFile, lines: bytes) -> None:
-        rest = memoryview(lines)
+    def _write_all(self, file: OpenFile, content: bytes) -> None:
+        rest = memoryview(content)
         try:
             while rest:
                 rest = rest[os.write(file.descriptor, rest) :]
-        except OSError:
-            # A full disk takes part of a write: take that back, so that the next attempt continues whole lines.
-            os.ftruncate(file.descriptor, file.size)
-            os.lseek(file.descriptor, file.size, os.SEEK_SET)
-            raise
-        file.size += len(lines)
-        self.bytes += len(lines)
-
-    def _seal_left_behind(self, path: Path) -> None:
-        name = FileName.parse(path.name)
-        if name is None:
-            return
-        content = path.read_bytes()
-        kept = whole(content)
-        if kept is None:
-            if content:
-                logger.warning("%s: %d bytes without one complete line are discarded", path.name, len(content))
-            path.unlink()
-            return
-        if kept.size < len(content):
-            logger.warning("%s: %d bytes of an incomplete line are cut off", path.name, len(content) - kept.size)
-        with path.open("r+b") as file:
-            file.truncate(kept.size)
-            os.fsync(file.fileno())
-        path.rename(self._folder / str(name.sealed(kept.last)))
-        self._sync_folder()
-
-    def _marker(self, name: str) -> Path:
-        return self._folder / f"{name}{TASKED_SUFFIX}"
-
-    def _sync_folder(self) -> None:
-        """Bring renames to the medium. A failure is no reason to stop: it matters only if the power fails next."""
-        try:
-            descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
         except OSError as error:
-            logger.warning("%s: the folder cannot be flushed (%s)", self._folder, error)
+            # A full disk takes part of a write: take that back, so that the next attempt continues whole lines.
+            try:
+                os.ftruncate(file.descriptor, file.size)
+                os.lseek(file.descriptor, file.size, os.SEEK_SET)
+            except OSError:
+                self._give_up(file)
+                raise FileLostError(file.name, error) from error
+            raise
+        file.size += len(content)
+        self.bytes += len(content)
+
+    def _give_up(self, file: OpenFile) -> None:
+        del self._open[file.name.stream]
+        self.bytes -= file.size
+        with contextlib.suppress(OSError):
+            os.close(file.descriptor)
+        with contextlib.suppress(OSError):  # one that stays is deleted at the next start
+            self.path(file.name).unlink()
+
+    def _flush_folder(self) -> None:
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
