@@ -19,7 +19,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -174,9 +174,18 @@ async def storm(rehearsal: Rehearsal, line: Line, options: Options, stage: Stage
         *(f"not done: {act}" for act in pending),
         *(f"failed: {failure}" for failure in faults.failed),
         *(f"never hit: {name}: {', '.join(points)}" for name, points in not_hit.items()),
+        *ends_that_are_problems(crashes.exits, options.profile),
         *report["problems"],
     ]
     return report
+
+
+def ends_that_are_problems(exits: Sequence[Mapping[str, Any]], profile: str) -> list[str]:
+    """A component ends for no fault that it can outlive. On lite one may: its token is another one after a restart of
+    IPC, and only the nucleus can give it the new one."""
+    if profile == "lite":
+        return []
+    return [f"{end['component']} ended by itself with status {end['status']}: {end['log'][:300]}" for end in exits]
 
 
 def waiting(rehearsal: Rehearsal) -> Any:
@@ -295,8 +304,9 @@ def tell(report: Mapping[str, Any]) -> None:
         )
     if "away" in report:
         away.tell(report["away"])
-    for end in report.get("exits", ()):
-        say(f"{end['component']} ended by itself with status {end['status']}: {end['log'][:300]}")
+    if report.get("profile") == "lite":
+        for end in report.get("exits", ()):
+            say(f"{end['component']} ended by itself with status {end['status']}: {end['log'][:300]}")
     for problem in report["problems"]:
         say(f"problem: {problem}")
     seconds = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in report["seconds"].items())
