@@ -24,13 +24,16 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 _DEFAULT_BATCH: Final = 1000
-_TOO_MUCH: Final = (
+_DEFAULT_HISTORY_BATCH: Final = 100
+#: How a server says that one request asked for too much.
+TOO_MUCH: Final = (
     ua.uaerrors.BadTooManyOperations,
     ua.uaerrors.BadEncodingLimitsExceeded,
     ua.uaerrors.BadResponseTooLarge,
     ua.uaerrors.BadRequestTooLarge,
 )
 _DEEPEST_TYPE: Final = 32
+_HISTORY_READ: Final = 0x04  # bit of an access level (Part 3, 8.57)
 _BASE_DATA_TYPE: Final = 24
 
 #: Built-in or abstract data type -> how its values are typed. BaseDataType is decided by the value.
@@ -65,6 +68,7 @@ class OperationLimits:
     translate: int = _DEFAULT_BATCH
     browse: int = _DEFAULT_BATCH
     monitor: int = _DEFAULT_BATCH
+    history: int = _DEFAULT_HISTORY_BATCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ async def in_batches(items: Sequence[A], size: int, ask: Callable[[Sequence[A]],
         batch = items[len(answers) : len(answers) + size]
         try:
             found = await ask(batch)
-        except _TOO_MUCH:
+        except TOO_MUCH:
             if len(batch) == 1:
                 raise
             size = max(1, len(batch) // 2)
@@ -118,17 +122,18 @@ async def namespaces(session: StackSession) -> tuple[str, ...]:
 async def operation_limits(session: StackSession) -> OperationLimits:
     """What the server's OperationLimits say; the defaults where it has none."""
     prefix = "Server_ServerCapabilities_OperationLimits_"
-    names = (
-        "MaxNodesPerRead",
-        "MaxNodesPerTranslateBrowsePathsToNodeIds",
-        "MaxNodesPerBrowse",
-        "MaxMonitoredItemsPerCall",
-    )
+    names = {
+        "MaxNodesPerRead": _DEFAULT_BATCH,
+        "MaxNodesPerTranslateBrowsePathsToNodeIds": _DEFAULT_BATCH,
+        "MaxNodesPerBrowse": _DEFAULT_BATCH,
+        "MaxMonitoredItemsPerCall": _DEFAULT_BATCH,
+        "MaxNodesPerHistoryReadData": _DEFAULT_HISTORY_BATCH,
+    }
     nodes = [(ua.NodeId(getattr(ua.ObjectIds, prefix + name)), ua.AttributeIds.Value) for name in names]
     found = await read(session, nodes, 1)
     limits = [
-        min(_DEFAULT_BATCH, answer.value) if isinstance(answer.value, int) and answer.value > 0 else _DEFAULT_BATCH
-        for answer in found
+        min(most, answer.value) if isinstance(answer.value, int) and answer.value > 0 else most
+        for most, answer in zip(names.values(), found, strict=True)
     ]
     return OperationLimits(*limits)
 
@@ -277,6 +282,24 @@ async def _parents(session: StackSession, limits: OperationLimits, types: Sequen
         for type_, answer in zip(types, answers, strict=True)
         if answer.References
     }
+
+
+async def history(session: StackSession, limits: OperationLimits, nodes: Sequence[NodeId]) -> list[str]:
+    """Whether the history of each node can be read, "" or why not (Part 3, 5.6.2: AccessLevel, Historizing)."""
+    asked = (ua.AttributeIds.UserAccessLevel, ua.AttributeIds.AccessLevel, ua.AttributeIds.Historizing)
+    answers = await read(session, [(node, attribute) for node in nodes for attribute in asked], limits.read)
+    return [_no_history(*answers[start : start + len(asked)]) for start in range(0, len(answers), len(asked))]
+
+
+def _no_history(ours: Attribute, of_all: Attribute, recording: Attribute) -> str:
+    levels = [one.value for one in (ours, of_all) if isinstance(one.value, int)]
+    if not levels:
+        return "" if recording.value is True else "the server does not say whether it keeps a history of it"
+    if not levels[-1] & _HISTORY_READ:
+        return "the server keeps no history of it"
+    if not levels[0] & _HISTORY_READ:
+        return "this user may not read its history"
+    return "the server does not record its history at present" if recording.value is False else ""
 
 
 async def metadata(session: StackSession, limits: OperationLimits, nodes: Sequence[NodeId]) -> list[Metadata]:
