@@ -93,13 +93,16 @@ def scopes_of(annotation: Any, metadata: Sequence[Any]) -> tuple[Any, Names] | N
 
 @cache
 def choices_of(annotation: Any) -> tuple[str, dict[str, type[Settings]]] | None:
-    """For a union of models told apart by a Literal field: that field's key, and the model for each of its words."""
+    """For a union of models told apart by a Literal field: that field's key, and the model for each of its words.
+
+    A Literal field whose words two models share tells nothing apart.
+    """
     members = union_members(annotation)
     if not members or not all(isinstance(m, type) and issubclass(m, Settings) for m in members):
         return None
     for key in fields_of(members[0]):
         words = [literals(fields_of(m)[key].annotation) if key in fields_of(m) else [] for m in members]
-        if all(words):
+        if all(words) and len({word for its in words for word in its}) == sum(map(len, words)):
             return key, {str(word): m for m, its in zip(members, words, strict=True) for word in its}
     return None
 

@@ -53,13 +53,18 @@ class Connection(Settings):
     tags: Labelled[Tag] = Field(default_factory=dict)
 
 
-class S3(Settings):
+class Sink(Settings):
+    ack_on: Literal["exported", "appended"] = "exported"
+    """A word that every sink may have: it tells none from another."""
+
+
+class S3(Sink):
     type: Literal["s3"]
     bucket: str
     rotate_size: Annotated[Size, Field(le=64_000_000)] = 16_000_000
 
 
-class Kinesis(Settings):
+class Kinesis(Sink):
     type: Literal["kinesis"]
     kinesis_stream: str
 
