@@ -209,15 +209,11 @@ class FileSink(Sink):
     async def _write(self, part: Range, message: Message, now_ns: int) -> None:
         while not self._spool.fits(len(message.payload)):
             self._full = True
-            why = f"the files waiting for {self._destination.place} fill `spoolSize`: what is newer waits outside"
-            self.conditions.report("spool", why, "mend what the uploads wait for, or raise `spoolSize`")
+            self._tell_room()
             self._add(await self._on_disk(lambda: self._spool.seal(time.monotonic(), everything=True)))
             if await until_set(self.stopping, TICK):
                 raise Stopped
-        if self._full:
-            self._full = False
-            self.conditions.clear("spool")
-            self.moved()
+        self._full = False
         await self._on_disk(
             lambda: self._spool.write(
                 *part.key,
@@ -229,6 +225,14 @@ class FileSink(Sink):
                 now=time.monotonic(),
             )
         )
+
+    def _tell_room(self) -> None:
+        if self._full or not self._spool.has_room:
+            why = f"the files waiting for {self._destination.place} fill `spoolSize`: what is newer waits outside"
+            self.conditions.report("spool", why, "mend what the uploads wait for, or raise `spoolSize`")
+        elif self.conditions.get("spool") is not None:
+            self.conditions.clear("spool")
+            self.moved()
 
     async def _pass_over(self, part: Range, encoded: Encoded) -> None:
         """Nothing of the range is to be written: the cursor moves behind it once what comes before is sealed."""
@@ -362,6 +366,7 @@ class FileSink(Sink):
             if self._recovered:
                 await self._read_statuses()
                 await self._delete_uploaded()
+                self._tell_room()
                 for unit in self.uploads.due(time.monotonic()):
                     self._orders.append(unit)
                     self._ordered.set()

@@ -134,9 +134,9 @@ class Spool:
         return any(self._is_due(file, now) for file in list(self._open.values()))
 
     def seal(self, now: float, *, everything: bool = False) -> list[SealedFile]:
-        """Seal the files that are old or large enough, or all; returns all that were sealed since the last call.
+        """Seal the files that are old or large enough, or all; all too when there is no room, so that there will be.
 
-        They come in the order in which their ranges were written, per stream.
+        Returns what was sealed since the last call.
         """
         for file in list(self._open.values()):
             if everything or self._is_due(file, now):
@@ -169,7 +169,8 @@ class Spool:
         return sealed
 
     def _is_due(self, file: OpenFile, now: float) -> bool:
-        return file.size >= self._rotate_size or now - file.opened >= self._rotate_interval
+        old = now - file.opened >= self._rotate_interval
+        return old or file.size >= self._rotate_size or not self.has_room
 
     def _seal(self, file: OpenFile) -> None:
         sealed = file.name.sealed(file.last, self._suffix)

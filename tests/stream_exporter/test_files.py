@@ -1,12 +1,16 @@
-"""The S3 sink: files are complete when they are sealed, tasked once, and deleted only when S3 has them."""
+"""The S3 sink: a file is sealed, tasked and, once S3 has it, deleted; only then its range is acknowledged."""
 
 from __future__ import annotations
 
+import errno
+import gzip
 import json
+import os
 import resource
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -20,13 +24,19 @@ from stream_manager import (
     Util,
 )
 
+from stream_exporter import files as files_module
 from stream_exporter.config import S3Sink
-from stream_exporter.s3 import FileName, task_status, whole
 
-#: A file is complete as soon as something is in it (below what a configuration may say).
-S3 = S3Sink(type="s3", bucket="plant-archive", prefix="sluice/", pack_interval=0.02, rotate_interval=1.0).model_copy(
-    update={"rotate_size": 1500}
+#: Each range that is delivered becomes a file (below what a configuration may say).
+S3 = S3Sink(type="s3", bucket="plant-archive", prefix="sluice/", pack_interval=0.02, rotate_interval=60.0).model_copy(
+    update={"rotate_size": 1}
 )
+SLOW = S3.model_copy(update={"rotate_size": 10_000_000})
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_module, "TICK", 0.02)
 
 
 def tasks(bench: Any) -> list[S3ExportTaskDefinition]:
@@ -43,6 +53,17 @@ def path_of(task: S3ExportTaskDefinition) -> Path:
     return Path(unquote(urlsplit(task.input_url).path))
 
 
+def ids(path: Path) -> list[str]:
+    """The ids of a file's lines, without the epoch."""
+    content = path.read_bytes()
+    lines = gzip.decompress(content) if path.suffix == ".gz" else content
+    return [json.loads(line)["id"].partition(".")[2] for line in lines.splitlines()]
+
+
+def numbers(first: int, last: int) -> list[str]:
+    return [f"{seq}.{n}" for seq in range(first, last + 1) for n in range(10)]
+
+
 def answer(bench: Any, task: S3ExportTaskDefinition, status: Status, message: str = "") -> None:
     """What stream manager writes to the status stream about a task."""
     report = StatusMessage(
@@ -57,56 +78,105 @@ def answer(bench: Any, task: S3ExportTaskDefinition, status: Status, message: st
     bench.server.append(bench.server.streams.get("SluiceS3Status"), payload)
 
 
-def files(bench: Any, suffix: str) -> list[str]:
+def files(bench: Any, suffix: str = "") -> list[str]:
     return sorted(path.name for path in (bench.root / "spool" / "test").glob(f"*{suffix}"))
 
 
-async def tasked(bench: Any, batches: int = 10) -> Any:
-    """A sink that has had its first file tasked."""
-    sink = bench.sink(S3)
-    for seq in range(1, batches + 1):
-        sink.offer(bench.batch(seq))
-    await bench.until(lambda: sink.ledger.appended == batches * 10, "the tasks")
-    await bench.until(lambda: len(files(bench, ".tasked")) == len(tasks(bench)), "the markers")
+def publish(bench: Any, first: int, last: int) -> None:
+    bench.publish(*[bench.batch(seq) for seq in range(first, last + 1)])
+
+
+async def tasked(bench: Any, settings: S3Sink = S3) -> Any:
+    """A sink whose first file, batches 1 to 10, is tasked."""
+    sink = bench.sink(settings)
+    publish(bench, 1, 10)
+    await bench.until(lambda: len(sink.uploads.tasked()) == 1, "the task")
     return sink
 
 
-async def test_a_file_holds_the_lines_and_its_task_names_it(bench: Any) -> None:
-    await tasked(bench)
+async def died(bench: Any) -> None:
+    await bench.until(lambda: bench.died, "the death")
+    await bench.kill()
+
+
+# --- what arrives -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("compression", "suffix"), [("gzip", ".jsonl.gz"), ("none", ".jsonl")])
+async def test_a_file_holds_the_lines_and_its_task_names_it(bench: Any, compression: str, suffix: str) -> None:
+    await tasked(bench, S3.model_copy(update={"compression": compression}))
 
     (task,) = tasks(bench)
-    found = [json.loads(line) for line in path_of(task).read_bytes().splitlines()]
-    assert [line["id"] for line in found] == [f"{bench.epoch}.{seq}.{n}" for seq in range(1, 11) for n in range(10)]
+    assert ids(path_of(task)) == numbers(1, 10)
     assert task.bucket == "plant-archive"
     day = time.strftime("%Y/%m/%d", time.gmtime())
     assert task.key.startswith(f"sluice/opcua-collector/line1/{day}/{bench.epoch}-")
-    assert task.key.endswith("-1-10.jsonl")
+    assert task.key.endswith(f"-1-10{suffix}")
 
 
-async def test_a_file_is_sealed_when_it_is_old(bench: Any) -> None:
-    sink = bench.sink(S3.model_copy(update={"rotate_size": 10_000_000}))
-    sink.offer(bench.batch(1))
+async def test_each_write_is_a_member_of_the_same_gzip_file(bench: Any) -> None:
+    sink = bench.sink(SLOW)
+    sizes = []
+    for seq in (1, 2, 3):
+        publish(bench, seq, seq)
+        await bench.until(lambda: sink._held == 0 and files(bench, ".part") != [], "the write")
+        sizes.append(sink.status()["spool_bytes"])
+    await sink.stop(2.0)
+
+    (task,) = tasks(bench)
+    assert ids(path_of(task)) == numbers(1, 3)
+    assert gzip.decompress(path_of(task).read_bytes()[: sizes[0]]).count(b"\n") == 10
+
+
+async def test_a_file_is_sealed_when_it_is_old_though_nothing_comes(bench: Any) -> None:
+    sink = bench.sink(SLOW.model_copy(update={"rotate_interval": 0.2}))
+    publish(bench, 1, 1)
     await bench.until(lambda: files(bench, ".part") != [], "the open file")
     assert tasks(bench) == []
 
-    await bench.until(lambda: sink.ledger.appended == 10, "the task")
+    await bench.until(lambda: len(tasks(bench)) == 1, "the task")
+    assert sink.ledger.appended == 10
+
+
+async def test_stopping_seals_and_tasks_what_was_taken(bench: Any) -> None:
+    sink = bench.sink(SLOW.model_copy(update={"pack_interval": 60.0}))
+    await bench.until(sink.has_room, "the start")
+    publish(bench, 1, 1)
+
+    await sink.stop(2.0)
+
+    assert sink.ledger.status()["waiting"] == 0
     assert len(tasks(bench)) == 1
+    assert files(bench, ".part") == []
 
 
-async def test_success_deletes_the_file_and_nothing_else_does(bench: Any) -> None:
+# --- statuses ---------------------------------------------------------------------------------------------------------
+
+
+async def test_success_deletes_the_file_and_acknowledges_its_range_and_nothing_else_does(bench: Any) -> None:
     sink = await tasked(bench)
+    sink.uploads.first_pause = 60.0
     (task,) = tasks(bench)
     for status in (Status.InProgress, Status.Warning, Status.Failure, Status.Canceled):
         answer(bench, task, status, "on its way")
     await bench.until(lambda: sink.failures == 2, "the failures")
     assert path_of(task).exists()
+    assert bench.acknowledged() == 0
 
     answer(bench, task, Status.Success)
 
-    await bench.until(lambda: not path_of(task).exists(), "the deletion")
-    await bench.until(lambda: sink.status()["state"] == "running", "the condition to go")
-    assert files(bench, "") == []
-    assert sink.status()["spool_bytes"] == 0
+    await bench.until(lambda: bench.acknowledged() == 10, "the acknowledgement")
+    assert files(bench) == []
+    assert bench.store.units("test") == []
+    status = sink.status()
+    assert (status["state"], status["spool_bytes"], status["files_uploaded"]) == ("running", 0, 1)
+
+
+async def test_what_is_appended_may_be_acknowledged_when_its_file_is_sealed(bench: Any) -> None:
+    await tasked(bench, S3.model_copy(update={"ack_on": "appended"}))
+
+    await bench.until(lambda: bench.acknowledged() == 10, "the acknowledgement")
+    assert len(files(bench)) == 1
 
 
 async def test_a_status_stream_that_was_made_anew_is_read_from_its_beginning(bench: Any) -> None:
@@ -125,7 +195,7 @@ async def test_a_status_stream_that_was_made_anew_is_read_from_its_beginning(ben
 
 async def test_a_missing_bucket_is_told_by_name_with_a_remedy_and_the_file_is_tried_again(bench: Any) -> None:
     sink = await tasked(bench)
-    sink._first_retask = 0.1
+    sink.uploads.first_pause = 0.1
     (task,) = tasks(bench)
     answer(bench, task, Status.Failure, "NoSuchBucket: The specified bucket does not exist")
 
@@ -137,6 +207,9 @@ async def test_a_missing_bucket_is_told_by_name_with_a_remedy_and_the_file_is_tr
     assert sink.ledger.appended == 100
     answer(bench, task, Status.Success)
     await bench.until(lambda: sink.status()["state"] == "running", "the condition to go")
+    answer(bench, task, Status.Failure, "the file cannot be read: No such file or directory")
+    await bench.until(lambda: sink._cursor == 3, "the late failure to be read")
+    assert sink.status()["state"] == "running", "of the order that was given twice, for a file that is uploaded"
 
 
 async def test_a_status_never_deletes_what_is_not_ours(bench: Any, tmp_path: Path) -> None:
@@ -155,93 +228,166 @@ async def test_a_status_never_deletes_what_is_not_ours(bench: Any, tmp_path: Pat
     assert sink.unreadable == 5
 
 
-async def test_files_that_were_sealed_and_not_tasked_are_tasked_after_a_restart(bench: Any) -> None:
-    await bench.server.stop()
-    first = bench.sink(S3)
-    for seq in range(1, 11):
-        first.offer(bench.batch(seq))
-    await bench.until(lambda: len(files(bench, ".jsonl")) == 1, "the sealed file")
-    await first.stop(1.0)
-    assert first.ledger.status()["waiting"] == 100
-    await bench.start_server()
+async def test_an_exported_task_of_which_nobody_tells_is_given_again(bench: Any) -> None:
+    sink = await tasked(bench)
+    sink.uploads.silence = 0.2
+    bench.export("SluiceS3")
 
-    second = bench.sink(S3)
-
-    await bench.until(lambda: second.ledger.appended == 100, "the task")
-    assert len(tasks(bench)) == 1
-    assert second.ledger.status()["received"] == 100
+    await bench.until(lambda: len(tasks(bench)) == 2, "the second task")
+    assert tasks(bench)[0].key == tasks(bench)[1].key
+    answer(bench, tasks(bench)[1], Status.Success)
+    await bench.until(lambda: bench.acknowledged() == 10, "the acknowledgement")
 
 
-@pytest.mark.parametrize("marker", [True, False], ids=["with-marker", "crashed-before-the-marker"])
-async def test_a_file_that_was_tasked_is_not_tasked_again_after_a_restart(bench: Any, marker: bool) -> None:
-    first = await tasked(bench)
-    await first.stop(1.0)
-    if not marker:
-        for path in (bench.root / "spool" / "test").glob("*.tasked"):
-            path.unlink()
+@pytest.mark.parametrize("how", ["deleted", "power cut"])
+async def test_tasks_that_the_stream_loses_are_given_again(bench: Any, how: str) -> None:
+    sink = await tasked(bench)
+    publish(bench, 11, 12)
+    await bench.until(lambda: len(sink.uploads.tasked()) == 2, "both tasks")
+    before = {task.key for task in tasks(bench)}
+    if how == "deleted":
+        bench.server.streams.delete("SluiceS3")
+    else:
+        await bench.cut_power()
 
-    second = bench.sink(S3)
-    second.offer(bench.batch(11))
-    await bench.until(lambda: len(tasks(bench)) == 2, "the task of the new file")
-
-    assert len({task.key for task in tasks(bench)}) == 2
-    answer(bench, tasks(bench)[0], Status.Success)
-    await bench.until(lambda: second.uploaded == 1, "the deletion by the second run")
-
-
-async def test_what_a_killed_writer_left_is_exported_up_to_its_last_whole_line(bench: Any) -> None:
-    folder = bench.root / "spool" / "test"
-    folder.mkdir(parents=True)
-    line = '{"tag":"A","value":1,"id":"%s.%d.0"}\n'
-    name = f"opcua-collector~line1~{bench.epoch}~20260131T120000Z~7"
-    (folder / f"{name}.part").write_text(line % (bench.epoch, 7) + line % (bench.epoch, 8) + '{"tag":"A","val')
-    (folder / f"{name.replace('~7', '~9')}.part").write_text('{"tag":')
-    (folder / "notes.txt").write_text("not ours")
-
-    sink = bench.sink(S3)
-
-    await bench.until(lambda: sink.ledger.appended == 2, "the task")
-    (task,) = tasks(bench)
-    assert path_of(task).read_text() == line % (bench.epoch, 7) + line % (bench.epoch, 8)
-    assert task.key.endswith("/2026/01/31/9f2c51aa07be-20260131T120000Z-7-8.jsonl")
-    assert (folder / "notes.txt").exists()
-    assert files(bench, ".part") == []
-
-
-async def test_stopping_seals_and_tasks_what_was_taken(bench: Any) -> None:
-    sink = bench.sink(S3.model_copy(update={"pack_interval": 60.0, "rotate_interval": 3600.0}))
-    await bench.until(lambda: (bench.root / "spool" / "test").exists(), "the folder")
-    sink.offer(bench.batch(1))
-
-    await sink.stop(2.0)
-
-    assert sink.ledger.status()["waiting"] == 0
-    assert len(tasks(bench)) == 1
-    assert files(bench, ".part") == []
-
-
-async def test_the_spool_is_bounded_and_what_does_not_fit_is_counted(bench: Any) -> None:
-    sink = bench.sink(S3.model_copy(update={"spool_size": 5000}))
-    for seq in range(1, 41):
-        sink.offer(bench.batch(seq))
-        await bench.until(lambda: sink._held == 0, "the batch to be written or dropped")
-
-    status = sink.status()
-    assert status["spool_bytes"] <= 5000
-    ledger = sink.ledger.status()
-    assert 0 < ledger["dropped_by"]["spool-full"] < 400
-    assert ledger["received"] == 400 == ledger["appended"] + ledger["dropped"] + ledger["waiting"]
-    assert "spoolSize" in status["remedy"]
+    await bench.until(lambda: {task.key for task in tasks(bench)} == before, "the tasks")
     for task in tasks(bench):
         answer(bench, task, Status.Success)
-    await bench.until(lambda: sink.status()["spool_bytes"] < 2000, "room")
-    sink.offer(bench.batch(41))
+    await bench.until(lambda: bench.acknowledged() == 12, "the acknowledgement")
+    assert files(bench) == []
+
+
+# --- deaths -----------------------------------------------------------------------------------------------------------
+
+
+async def test_what_an_open_file_held_when_its_writer_was_killed_comes_again(bench: Any) -> None:
+    bench.sink(SLOW)
+    publish(bench, 1, 3)
+    await bench.until(lambda: files(bench, ".part") != [], "the open file")
+    (bench.root / "spool" / "test" / "notes.part").write_text("not ours")
+    await bench.kill()
+
+    (sink,) = await bench.restart()
+    publish(bench, 4, 5)
+    await bench.until(lambda: sink.ledger.status()["received"] == 50, "all batches, from the first on")
+    await sink.stop(2.0)
+
+    (task,) = tasks(bench)
+    assert ids(path_of(task)) == numbers(1, 5)
+    assert "notes.part" in files(bench)
+    assert sink.ledger.status()["appended"] == 50
+
+
+@pytest.mark.parametrize("point", ["received", "sealed", "appended", "committed"])
+async def test_a_file_is_tasked_once_wherever_its_writer_was_killed(bench: Any, point: str) -> None:
+    bench.dies_at = [point]
+    bench.sink(S3)
+    publish(bench, 1, 10)
+    await died(bench)
+    (sink,) = await bench.restart()
+    await bench.until(lambda: len(sink.uploads.tasked()) == 1, "the task")
+    bench.dies_at = ["received"]
+    publish(bench, 11, 12)
+    await died(bench)
+    (sink,) = await bench.restart()
+
+    await bench.until(lambda: len(sink.uploads.tasked()) == 2, "both tasks")
+    assert [ids(path_of(task)) for task in tasks(bench)] == [numbers(1, 10), numbers(11, 12)]
+    assert sink.ledger.status()["appended"] == sink.ledger.status()["received"] == 120
+
+
+@pytest.mark.parametrize("point", ["uploaded", "exported"])
+async def test_an_uploaded_file_is_forgotten_wherever_its_writer_was_killed(bench: Any, point: str) -> None:
+    await tasked(bench)
+    bench.dies_at = [point]
+    answer(bench, tasks(bench)[0], Status.Success)
+    await died(bench)
+
+    await bench.restart()
+
+    await bench.until(lambda: bench.acknowledged() == 10, "the acknowledgement")
+    assert (files(bench), bench.store.units("test"), len(tasks(bench))) == ([], [], 1)
+
+
+async def test_files_are_sealed_while_stream_manager_is_away_and_tasked_when_it_is_back(bench: Any) -> None:
+    await bench.server.stop()
+    bench.sink(S3)
+    publish(bench, 1, 10)
+    await bench.until(lambda: len(files(bench, ".gz")) == 1, "the sealed file")
+    await bench.until(lambda: bench.store.units("test") != [], "its row")
+    await bench.kill()
+    (sink,) = await bench.restart()
+    publish(bench, 11, 12)
+    await bench.until(lambda: len(files(bench, ".gz")) == 2, "another sealed file")
+    assert bench.acknowledged() == 0
+
+    await bench.start_server()
+
+    await bench.until(lambda: len(sink.uploads.tasked()) == 2, "the tasks")
+    assert [ids(path_of(task)) for task in tasks(bench)] == [numbers(1, 10), numbers(11, 12)]
+
+
+async def test_settings_that_change_reach_files_that_wait_and_leave_their_content(bench: Any) -> None:
+    await bench.server.stop()
+    first = bench.sink(S3)
+    publish(bench, 1, 10)
+    await bench.until(lambda: len(files(bench, ".gz")) == 1, "the sealed file")
+    await first.stop(0.5)
+    await bench.start_server()
+
+    sink = bench.sink(S3.model_copy(update={"bucket": "other-archive", "compression": "none"}))
+    publish(bench, 11, 12)
+
+    await bench.until(lambda: len(sink.uploads.tasked()) == 2, "the tasks")
+    assert [task.bucket for task in tasks(bench)] == ["other-archive"] * 2
+    assert [task.key.partition(".")[2] for task in tasks(bench)] == ["jsonl.gz", "jsonl"]
+    assert [ids(path_of(task)) for task in tasks(bench)] == [numbers(1, 10), numbers(11, 12)]
+
+
+# --- no room, no disk -------------------------------------------------------------------------------------------------
+
+
+async def test_a_full_spool_takes_no_more_says_so_and_loses_nothing(bench: Any) -> None:
+    sink = bench.sink(SLOW.model_copy(update={"spool_size": 5000, "compression": "none", "pack_interval": 0.0}))
+    await bench.until(sink.has_room, "the start")
+    for seq in range(1, 41):
+        publish(bench, seq, seq)
+        await bench.until(lambda: sink._held == 0 or not sink.has_room(), "the batch to be written or held")
+    await bench.until(lambda: sink.status()["state"] == "failed", "the report")
+    assert not sink.has_room()
+    assert sink.status()["spool_bytes"] <= 5000
+    assert "spoolSize" in sink.status()["remedy"]
+
+    uploaded: dict[str, list[str]] = {}
+
+    def upload() -> bool:
+        for task in tasks(bench):
+            if path_of(task).exists():
+                uploaded[task.key] = ids(path_of(task))
+                answer(bench, task, Status.Success)
+        return bool(bench.acknowledged() == 40)
+
+    await bench.until(upload, "everything to be uploaded")
+    assert sorted(line for lines in uploaded.values() for line in lines) == sorted(numbers(1, 40))
+    assert sink.ledger.status()["dropped"] == 0
+    await bench.until(lambda: sink.status()["state"] == "running", "the condition to go")
+
+
+async def test_a_range_larger_than_the_spool_passes_alone(bench: Any) -> None:
+    sink = bench.sink(SLOW.model_copy(update={"spool_size": 5000, "compression": "none"}))
+    publish(bench, 1, 40)
+
+    await bench.until(lambda: len(sink.uploads.tasked()) == 1, "the task, long before its file is old")
+    assert not sink.has_room()
+    assert "spoolSize" in sink.status()["remedy"]
+    answer(bench, tasks(bench)[0], Status.Success)
+    await bench.until(sink.has_room, "room")
     await bench.until(lambda: sink.status()["state"] == "running", "the condition to go")
 
 
 async def test_a_full_disk_is_reported_waited_for_and_loses_nothing(bench: Any) -> None:
-    sink = bench.sink(S3.model_copy(update={"rotate_interval": 60.0, "rotate_size": 1_000_000}))
-    sink.offer(bench.batch(1))
+    sink = bench.sink(SLOW.model_copy(update={"compression": "none"}))
+    publish(bench, 1, 1)
     await bench.until(lambda: files(bench, ".part") != [] and sink._held == 0, "the open file")
     (name,) = files(bench, ".part")
     before = (bench.root / "spool" / "test" / name).read_bytes()
@@ -249,7 +395,7 @@ async def test_a_full_disk_is_reported_waited_for_and_loses_nothing(bench: Any) 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, limits[1]))
     try:
-        sink.offer(bench.batch(2))
+        publish(bench, 2, 2)
         await bench.until(lambda: sink.status()["state"] == "failed", "the report")
         status = sink.status()
         written = (bench.root / "spool" / "test" / name).read_bytes()
@@ -263,31 +409,25 @@ async def test_a_full_disk_is_reported_waited_for_and_loses_nothing(bench: Any) 
     await bench.until(lambda: sink.status()["state"] == "running", "the disk to be used again")
     await sink.stop(2.0)
     (task,) = tasks(bench)
-    assert len(path_of(task).read_bytes().splitlines()) == 20
+    assert ids(path_of(task)) == numbers(1, 2)
 
 
-@pytest.mark.parametrize("stream", ["opcua-collector/line1", "a.b/c_d-e/backfill", "x/y"])
-def test_a_file_name_says_all_that_its_key_needs(stream: str) -> None:
-    name = FileName.new(stream, "9f2c51aa07be", 7, 1_769_860_800_000_000_000)
-    sealed = name.sealed(12)
+async def test_a_file_that_the_disk_does_not_take_comes_again(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = bench.sink(S3)
+    await bench.until(sink.has_room, "the start")
+    flush = os.fsync
+    failing = mock.Mock(side_effect=[OSError(errno.EIO, "Input/output error")])
 
-    assert FileName.parse(str(name)) == name
-    assert FileName.parse(str(sealed)) == sealed
-    assert sealed.key("p/") == f"p/{stream}/2026/01/31/9f2c51aa07be-20260131T120000Z-7-12.jsonl"
+    def fsync(descriptor: int) -> None:
+        if ".part" in str(Path(f"/proc/self/fd/{descriptor}").readlink()) and not failing.called:
+            failing()
+        flush(descriptor)
 
+    monkeypatch.setattr(os, "fsync", fsync)
+    publish(bench, 1, 10)
 
-@pytest.mark.parametrize(
-    "name", ["", "a.jsonl", "x~y~9f2c51aa07be~20260131T120000Z~7.jsonl", "x~y~9~20260131T120000Z~7.part", "../x.part"]
-)
-def test_a_foreign_file_name_is_not_read_as_ours(name: str) -> None:
-    assert FileName.parse(name) is None
-
-
-def test_an_open_file_without_a_readable_line_has_nothing_to_export() -> None:
-    for content in (b"", b"{", b"x\n", b'{"id":7}\n', b'{"id":"a.b"}\n', b"[]\n"):
-        assert whole(content) is None
-
-
-def test_a_status_that_is_none_is_told_apart() -> None:
-    for message in (b"", b"null", b'{"statusContext":{"s3ExportTaskDefinition":{"inputUrl":7}},"status":0}'):
-        assert task_status(message) is None
+    await bench.until(lambda: len(sink.uploads.tasked()) == 1, "the task")
+    assert failing.called
+    (task,) = tasks(bench)
+    assert ids(path_of(task)) == numbers(1, 10)
+    assert sink.ledger.status()["received"] == sink.ledger.status()["appended"] == 100

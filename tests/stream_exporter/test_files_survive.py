@@ -8,7 +8,6 @@ just is, also at each crash point; what it had submitted and nobody had flushed 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import gzip
 import json
@@ -51,13 +50,14 @@ EXPORT = S3ExportTaskExecutorConfig(
 class Medium:
     """What is on the disk of the exporter's store: works are done when they are flushed, and lost when it is killed."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
         for statement in units._SCHEMA:
             self.connection.execute(statement)
 
     def open(self) -> Any:
-        return Database(self.connection)
+        return Database(self.connection, self._seconds)
 
 
 class Database:
@@ -66,10 +66,10 @@ class Database:
     trouble = remedy = ""
     aside = None
     path = Path("exporter.db")
-    seconds = 0.0005
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, seconds: float) -> None:
         self._connection = connection
+        self._seconds = seconds
         self._waiting: list[tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]]] = []
         self.dead = False
 
@@ -77,7 +77,7 @@ class Database:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Any] = loop.create_future()
         self._waiting.append((work, done))
-        loop.call_later(self.seconds, self._flush)
+        loop.call_later(self._seconds, self._flush)
         return done
 
     def _flush(self) -> None:
@@ -92,13 +92,13 @@ class Database:
 class Cloud:
     """Stream manager and S3: messages by stream, the position of the export, objects by key."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quick: bool) -> None:
         self.messages: dict[str, list[bytes]] = {}
         self.definitions: dict[str, Any] = {}
         self.exported = -1
         self.objects: dict[str, bytes] = {}
         self.answers = "yes"  # else "lost": done without an answer; "refused": not done; "away"
-        self.quick = False  # exports at once
+        self.quick = quick  # exports at once
 
     def export(self, *, fails: bool = False, silent: bool = False) -> None:
         """Do the next task: upload its file, tell it."""
@@ -197,15 +197,19 @@ class Client:
 
 
 class World:
-    """A sink with what it lives on. `outbox` is what the producer keeps, per stream: number -> batch."""
+    """A sink with what it lives on. `outbox` is what the producer keeps, per stream: number -> batch.
 
-    def __init__(self, folder: Path) -> None:
+    quick: whether stream manager exports at once; seconds: what the sink's store takes to flush.
+    """
+
+    def __init__(self, folder: Path, *, quick: bool, seconds: float) -> None:
         self.folder = folder
-        self.cloud = Cloud()
-        self.medium = Medium()
+        self.cloud = Cloud(quick=quick)
+        self.medium = Medium(seconds)
         self.outbox: dict[str, dict[int, SampleBatch]] = {stream: {} for stream in STREAMS}
         self.offered: list[str] = []
         self.newest = dict.fromkeys(STREAMS, 0)
+        self.seen: dict[str, bytes] = {}  # sealed files
         self.sink: Any = None
         self.database: Any = None
         self._armed: str | None = None
@@ -279,6 +283,9 @@ class World:
                 await self.kill()
                 await self.start()
             self.pump()
+            for path in self.folder.glob("*.gz"):
+                if path.name not in self.seen:
+                    self.seen[path.name] = path.read_bytes()
             await asyncio.sleep(0.0005)
 
     async def kill(self) -> None:
@@ -290,11 +297,14 @@ class World:
         for file in self.sink._spool._open.values():
             os.close(file.descriptor)
 
-    def cut_power(self, tail: int) -> None:
-        """The medium never got what was written to open files, nor the newest messages."""
+    def cut_power(self, tail: int, deleted: int) -> None:
+        """The medium never got what was written to open files, the newest messages, and some deletions of files."""
         for path in self.folder.glob("*.part"):
             path.write_bytes(path.read_bytes()[: tail * 7])
         self.cloud.lose_tails(tail)
+        gone = [name for name in self.seen if not (self.folder / name).exists()]
+        for name in gone[len(gone) - deleted :]:
+            (self.folder / name).write_bytes(self.seen[name])
 
     async def do(self, step: tuple[Any, ...]) -> None:
         match step:
@@ -304,19 +314,15 @@ class World:
                 self.sink._spool._rotate_interval = 0.0
                 await self.run(turns)
                 self.sink._spool._rotate_interval = 1e9
-            case ("store takes", seconds):
-                self.database.seconds = seconds
-            case ("export at once", quick):
-                self.cloud.quick = quick
             case ("kill", after):
                 await self.run(after)
                 await self.kill()
                 await self.start()
             case ("crash", point):
                 self._armed = point
-            case ("power cut", tail):
+            case ("power cut", tail, deleted):
                 await self.kill()
-                self.cut_power(tail)
+                self.cut_power(tail, deleted)
                 await self.start()
             case ("export", fails, silent):
                 self.cloud.export(fails=fails, silent=silent)
@@ -332,10 +338,10 @@ class World:
                 self.cloud.definitions.pop(STATUSES, None)
             case ("answers", how):
                 self.cloud.answers = how
-            case ("fsync fails",):
-                failing = mock.Mock(side_effect=[OSError(errno.EIO, "I/O error"), None, None])
-                with mock.patch.object(os, "fsync", failing), contextlib.suppress(StopIteration):
-                    await self.run(1)
+            case ("fsync fails", after):
+                effects = [None] * after + [OSError(errno.EIO, "I/O error")] + [None] * 1000
+                with mock.patch.object(os, "fsync", mock.Mock(side_effect=effects)):
+                    await self.do(("rotate", 4))
             case ("somebody deletes a file", index):
                 await self.kill()
                 for path in sorted(self.folder.glob("*.jsonl.gz"))[index : index + 1]:
@@ -367,18 +373,16 @@ STEP = st.one_of(
     st.tuples(st.just("produce"), st.sampled_from(STREAMS), st.integers(1, 8)),
     st.tuples(st.just("rotate"), st.integers(1, 8)),
     st.tuples(st.just("rotate"), st.integers(1, 8)),
-    st.tuples(st.just("store takes"), st.sampled_from([0.0, 0.0005, 0.01])),
-    st.tuples(st.just("export at once"), st.booleans()),
     st.tuples(st.just("kill"), st.integers(0, 8)),
     st.tuples(st.just("crash"), st.sampled_from(POINTS)),
-    st.tuples(st.just("power cut"), st.integers(0, 5)),
+    st.tuples(st.just("power cut"), st.integers(0, 5), st.integers(0, 3)),
     st.tuples(st.just("export"), st.booleans(), st.booleans()),
     st.tuples(st.just("export"), st.just(False), st.just(False)),
     st.tuples(st.just("tell again"), st.integers(1, 4)),
     st.tuples(st.just("delete streams")),
     st.tuples(st.just("delete status stream")),
     st.tuples(st.just("answers"), st.sampled_from(["lost", "refused", "away", "yes"])),
-    st.tuples(st.just("fsync fails")),
+    st.tuples(st.just("fsync fails"), st.integers(0, 3)),
     st.tuples(st.just("somebody deletes a file"), st.integers(0, 2)),
 )
 
@@ -393,8 +397,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipe, "LONGEST_PAUSE", 0.002)
 
 
-async def live(folder: Path, steps: list[tuple[Any, ...]]) -> None:
-    world = World(folder)
+async def live(world: World, steps: list[tuple[Any, ...]]) -> None:
     with mock.patch.object(crash, "point", world.point):
         await world.start()
         for step in steps:
@@ -405,9 +408,10 @@ async def live(folder: Path, steps: list[tuple[Any, ...]]) -> None:
         await world.kill()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=st.lists(STEP, max_size=25))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(STEP, max_size=25), quick=st.booleans(), seconds=st.sampled_from([0.0, 0.0005, 0.01]))
 def test_each_sample_is_in_exactly_one_object(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Any, ...]]
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Any, ...]], quick: bool, seconds: float
 ) -> None:
-    asyncio.run(live(tmp_path_factory.mktemp("spool"), steps))
+    world = World(tmp_path_factory.mktemp("spool"), quick=quick, seconds=seconds)
+    asyncio.run(live(world, steps))
