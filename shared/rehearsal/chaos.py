@@ -55,8 +55,8 @@ from rehearsal.site import COLLECTOR, EXPORTER, demo_site
 SAMPLES_PER_UNIT = 420.0
 """Samples per second of one unit at ten rows a second: with more rows the plant's queues would need to be longer."""
 ROTATE = "3s"
-OVERTIME = 0.5
-"""Part of the production by which it may go on, at most, until every crash point was hit."""
+OVERTIME = SIMULATED_HOUR
+"""Seconds for which production may go on, at most, until every crash point was hit."""
 PATIENCE = 60.0
 """Seconds without anything new at any destination after which nothing more is expected."""
 SETTLE = 8.0
@@ -142,7 +142,7 @@ async def storm(rehearsal: Rehearsal, line: Line, options: Options, stage: Stage
             if passed < options.seconds:
                 return False
             done = playing.done() and not faults.under_way() and not crashes.wanted()
-            return done or passed >= options.seconds * (1.0 + OVERTIME)
+            return done or passed >= options.seconds + OVERTIME
 
         playing = asyncio.create_task(play())
         try:
@@ -152,7 +152,6 @@ async def storm(rehearsal: Rehearsal, line: Line, options: Options, stage: Stage
         produced_for = time.monotonic() - started
         async with stage.doing("healing; stopping the plant; waiting until everything has arrived", waiting(rehearsal)):
             await faults.heal()
-            not_hit = crashes.wanted()
             crashes.give_up()
             report = await judge(rehearsal)
         crashes.check()
@@ -173,7 +172,7 @@ async def storm(rehearsal: Rehearsal, line: Line, options: Options, stage: Stage
     report["problems"] = [
         *(f"not done: {act}" for act in pending),
         *(f"failed: {failure}" for failure in faults.failed),
-        *(f"never hit: {name}: {', '.join(points)}" for name, points in not_hit.items()),
+        *(f"never hit: crash point {point}" for point, hits in report["crash_points"].items() if not hits),
         *ends_that_are_problems(crashes.exits, options.profile),
         *report["problems"],
     ]
