@@ -137,7 +137,7 @@ class Ledger:
 
     def settled(self) -> dict[str, int]:
         """The ledger as it is once everything in flight is committed: what is written along with it."""
-        return {**asdict(self), "stored": self.stored + self.in_flight}
+        return {**{name: getattr(self, name) for name in self.__slots__}, "stored": self.stored + self.in_flight}
 
 
 @dataclass(frozen=True, slots=True)

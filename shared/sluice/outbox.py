@@ -47,7 +47,7 @@ from typing import Any, Final
 
 import orjson
 
-from sluice.database import Database, DatabaseError
+from sluice.database import PAGE, Database, DatabaseError
 from sluice.delivery import Frame
 from sluice.tasks import end
 
@@ -75,9 +75,10 @@ _SLACK: Final = 2**20
 _SHIFT: Final = 44
 _LOOK: Final = 1.0
 _AGES_EVERY: Final = 5  # looks
-_VACUUM_PAGES: Final = 1_000
-_WORTH_VACUUM: Final = 4_000
-"""Free pages from which on, when they are half of the file, they are given back to the disk."""
+_VACUUM_PAGES: Final = 4 * 2**20 // PAGE
+"""How many pages one transaction gives back to the disk."""
+_WORTH_VACUUM: Final = 16 * 2**20 // PAGE
+"""Free pages from which on, when they are half of the file, they are given back."""
 
 
 @dataclass(frozen=True)
@@ -822,7 +823,8 @@ def _worth_vacuum(connection: sqlite3.Connection) -> bool:
 
 def _vacuum(connection: sqlite3.Connection) -> bool:
     """Give free pages at the end back to the disk. Whether there is more to do."""
-    connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+    for _ in range(_VACUUM_PAGES):  # Python steps such a statement once, and a step is a page
+        connection.execute("PRAGMA incremental_vacuum(1)")
     return _worth_vacuum(connection)
 
 

@@ -381,7 +381,7 @@ async def test_a_full_file_makes_works_wait_until_its_limit_is_raised(tmp_path: 
         futures = [database.submit(note(number, bytes(8 * PAGE))) for number in (2, 3, 4)]
         await until(lambda: database.trouble)
         assert database.trouble.startswith(f"{database.path} cannot be written: database or disk is full (")
-        assert "raise its limit of 81920 bytes" in database.remedy
+        assert f"raise its limit of {20 * PAGE} bytes" in database.remedy
         await asyncio.wait(futures, timeout=0.5)
         # what fits is stored all the same, in order
         assert [future.done() for future in futures] == [True, True, False]

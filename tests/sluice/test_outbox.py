@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import sluice.outbox
-from sluice.database import DatabaseError
+from sluice.database import PAGE, DatabaseError
 from sluice.delivery import Frame
 from sluice.outbox import OVERHEAD, Outbox, Put, Quota, Registered
 from sluice.tasks import within
@@ -35,6 +35,13 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 PLENTY = Quota(10**9, None, 0)
 LIVE = "opcua-collector/line1"
 OTHER = "opcua-collector/line2"
+
+
+@pytest.fixture(autouse=True)
+def settle_soon(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is settled lazily is settled soon, so that tests need not wait for it; one test is about how lazily."""
+    if "within_two_seconds" not in request.node.name:
+        monkeypatch.setattr(sluice.outbox, "SETTLED_WITHIN", 0.03)
 
 
 @asynccontextmanager
@@ -278,7 +285,7 @@ async def test_much_is_deleted_in_portions_and_the_room_goes_back_to_the_disk(
             with sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True) as connection:
                 return int(connection.execute("PRAGMA page_count").fetchone()[0])
 
-        await until(lambda: pages() < 5_000)
+        await until(lambda: pages() < 20 * 2**20 // PAGE)
 
 
 async def test_a_stream_is_forgotten_once_it_is_empty_and_comes_back_with_a_new_epoch(tmp_path: Path) -> None:
