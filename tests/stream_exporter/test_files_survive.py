@@ -21,7 +21,7 @@ from unittest import mock
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from stream_manager import S3ExportTaskExecutorConfig, StatusConfig, StatusLevel
 
@@ -397,6 +397,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipe, "LONGEST_PAUSE", 0.002)
 
 
+FIRST = (("produce", STREAMS[0], 3),)
+
+
 async def live(world: World, steps: list[tuple[Any, ...]]) -> None:
     with mock.patch.object(crash, "point", world.point):
         await world.start()
@@ -410,6 +413,11 @@ async def live(world: World, steps: list[tuple[Any, ...]]) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEP, max_size=25), quick=st.booleans(), seconds=st.sampled_from([0.0, 0.0005, 0.01]))
+@example(steps=[*FIRST, ("crash", "appended"), ("rotate", 8), ("produce", STREAMS[0], 2)], quick=True, seconds=0.01)
+@example(steps=[*FIRST, ("crash", "sealed"), ("rotate", 8), ("produce", STREAMS[0], 2)], quick=True, seconds=0.01)
+@example(steps=[*FIRST, ("crash", "uploaded"), ("rotate", 8), ("kill", 1)], quick=True, seconds=0.01)
+@example(steps=[*FIRST, ("answers", "lost"), ("rotate", 8), ("kill", 1)], quick=True, seconds=0.01)
+@example(steps=[*FIRST, ("answers", "lost"), ("crash", "exported"), ("rotate", 8)], quick=True, seconds=0.01)
 def test_each_sample_is_in_exactly_one_object(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Any, ...]], quick: bool, seconds: float
 ) -> None:
