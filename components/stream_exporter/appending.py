@@ -292,8 +292,7 @@ class AppendingSink(Sink):
             ledger.filter(work.encoded.filtered)
             for reason, samples in work.encoded.dropped.items():
                 ledger.drop(reason, samples)
-            ledger.events += part.events
-            self.store.move(self.name, *part.key, part.last + 1, ledger=ledger.kept())
+            self.pass_over(part)
             return
         if part.gone:
             await self._give_up(part, unit)

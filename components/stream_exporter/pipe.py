@@ -274,7 +274,7 @@ class Pipe:
         size = 0
         for index in range(start, min(len(messages), start + CHUNK)):
             size += size_of(messages[index])
-            if index > start and size > min(room, CHUNK_BYTES):
+            if index > start and size > min(room, CHUNK_BYTES, self.limit // 4):
                 return messages[start:index]
         return messages[start : start + CHUNK]
 

@@ -38,6 +38,7 @@ class Range:
     last: int
     batches: tuple[SampleBatch, ...] = ()
     events: int = 0
+    gaps: tuple[Gap, ...] = ()
     unit: Unit | None = None
     gone: bool = False
     bytes: int = 0  # that it took while it waited
@@ -153,5 +154,6 @@ def _range(items: Sequence[Item]) -> Range:
         last_of(items[-1]),
         tuple(item for item in items if isinstance(item, SampleBatch)),
         events=sum(len(item.events) for item in items if isinstance(item, EventBatch)),
+        gaps=tuple(item for item in items if isinstance(item, Gap)),
         bytes=sum(map(bytes_of, items)),
     )

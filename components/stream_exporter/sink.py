@@ -142,13 +142,6 @@ class Sink(ABC):
 
     def missed(self, gap: Gap) -> None:
         """Batches will never come: their producer does not keep them any more."""
-        reason = "lag" if gap.last <= self._lagged(gap.stream, gap.epoch) else "gone"
-        # What is missing of a unit that was begun is counted in samples, when the unit is settled.
-        begun = [unit for unit in self._pending.get((gap.stream, gap.epoch), ()) if unit.found]
-        overlap = sum(max(0, min(gap.last, unit.last) - max(gap.first, unit.first) + 1) for unit in begun)
-        self.ledger.miss(reason, len(gap) - overlap)
-        why = "it was further behind than `maxLag`" if reason == "lag" else "the producer does not keep them any more"
-        self._tell_missed(f"batches {gap.first} to {gap.last} of {gap.stream} (epoch {gap.epoch}): {why}")
         self._append(gap)
 
     def acknowledged(self, stream: str, epoch: str) -> int | None:
@@ -275,6 +268,18 @@ class Sink(ABC):
                 logger.warning("sinks.%s: filtered (%s): %s", self.name, reason, example)
             self._examples[reason] = example
         return encoded
+
+    def pass_over(self, part: Range) -> None:
+        """Account for a range of which nothing goes anywhere, and move the cursor behind it."""
+        self.ledger.events += part.events
+        for gap in part.gaps:
+            # What a unit that was begun lacks is counted in samples, and the cursor is behind it already.
+            first = max(gap.first, self.store.cursors(self.name).get(part.key, 0))
+            lag = gap.last <= self._lagged(*part.key)
+            self.ledger.miss("lag" if lag else "gone", max(0, gap.last - first + 1))
+            why = "it was further behind than `maxLag`" if lag else "the producer does not keep them any more"
+            self._tell_missed(f"batches {first} to {gap.last} of {gap.stream} (epoch {gap.epoch}): {why}")
+        self.store.move(self.name, *part.key, part.last + 1, ledger=self.ledger.kept())
 
     def _tell_missed(self, text: str) -> None:
         self._missed.append(f"{when(time.time())} {text}")

@@ -227,10 +227,12 @@ class UnitStore:
     def intend(self, *units: Unit) -> asyncio.Future[None]:
         """Note what is about to be appended; again with other figures when more is known."""
         kept = self._of(units[0].sink)
+        works = [_statements([(_PUT_UNIT, astuple(unit)) for unit in units])]
         for unit in units:
             kept.put(unit)
-        rows = [astuple(unit) for unit in units]
-        return self._submit(units[0].sink, lambda connection: _many(connection, _PUT_UNIT, rows))
+            if unit.key not in kept.cursors:  # whoever reads the stream again must begin there
+                works.append(self._cursor_at(unit.sink, unit.key, unit.first))
+        return self._submit(units[0].sink, _all(*works))
 
     def commit(self, unit: Unit, newest: int | None, *, ledger: Mapping[str, Any]) -> asyncio.Future[None]:
         """The unit is in its target, or in a sealed file: its cursor stands behind it now. `newest`: see Unit.
@@ -324,13 +326,16 @@ class UnitStore:
     def _moved(self, sink: str, key: Key, next_number: int, work: Work) -> asyncio.Future[None]:
         """Set a cursor in one transaction with `work`. It goes back when a producer has lost numbers it had given."""
         kept = self._of(sink)
-        kept.cursors[key] = next_number
-        statements = [(_PUT_CURSOR, (sink, *key, next_number)), *self._pruned(sink, kept, key[0])]
 
         def durable() -> None:
             kept.durable[key] = next_number
 
-        return self._submit(sink, _all(work, _statements(statements)), durable)
+        return self._submit(sink, _all(work, self._cursor_at(sink, key, next_number)), durable)
+
+    def _cursor_at(self, sink: str, key: Key, next_number: int) -> Work:
+        kept = self._of(sink)
+        kept.cursors[key] = next_number
+        return _statements([(_PUT_CURSOR, (sink, *key, next_number)), *self._pruned(sink, kept, key[0])])
 
     def _pruned(self, sink: str, kept: _Kept, stream: str) -> list[tuple[str, tuple[Any, ...]]]:
         """Statements that forget the oldest epochs of a stream that has too many, unless units of theirs wait."""
@@ -380,7 +385,9 @@ class UnitStore:
                 durable()
 
         future.add_done_callback(done)
-        return asyncio.shield(future)
+        shielded = asyncio.shield(future)
+        shielded.add_done_callback(_told)
+        return shielded
 
     def _store_again(self) -> None:
         """The file was damaged while we ran, and begun anew: put into it what is known."""
@@ -418,6 +425,12 @@ class UnitStore:
             kept.put(replace(unit, parked=bool(unit.parked)))
             if unit.newest is not None or kept.cursors.get(unit.key, 0) > unit.last:
                 kept.committed.add(unit.number)
+
+
+def _told(future: asyncio.Future[None]) -> None:
+    """Whoever does not wait for it need not be told again of an error that is logged."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _many(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:

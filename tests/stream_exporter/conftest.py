@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,11 @@ from stream_exporter.units import UnitStore
 
 EPOCH = "9f2c51aa07be"
 LINE = "opcua-collector/line1"
+
+
+def epoch_of(stream: str) -> str:
+    """Every stream has an epoch of its own."""
+    return EPOCH if stream == LINE else hashlib.sha256(stream.encode()).hexdigest()[:12]
 
 
 class Died(BaseException):
@@ -163,8 +169,11 @@ class Bench:
 
     # --- what is published --------------------------------------------------------------------------------------------
 
-    def batch(self, seq: int, samples: Sequence[Sample] | None = None, stream: str = LINE, epoch: str = EPOCH) -> Any:
+    def batch(
+        self, seq: int, samples: Sequence[Sample] | None = None, stream: str = LINE, epoch: str | None = None
+    ) -> Any:
         """Batch number `seq`: ten values of two tags at the present time, or the samples given (of one type)."""
+        epoch = epoch or epoch_of(stream)
         if samples is None:
             now = time.time_ns() // 1000 * 1000
             samples = [Sample(f"T{n % 2}", now + n, seq + n / 10, asset="site/line1") for n in range(10)]
@@ -194,9 +203,9 @@ class Bench:
                     assert received.batch is not None
                     sink.take(received.batch)
 
-    def acknowledged(self, stream: str = LINE, epoch: str = EPOCH) -> int:
+    def acknowledged(self, stream: str = LINE) -> int:
         """Up to which number all sinks together are done with a stream."""
-        return min(sink.acknowledged(stream, epoch) or 0 for sink in self.sinks)
+        return min(sink.acknowledged(stream, epoch_of(stream)) or 0 for sink in self.sinks)
 
     async def live(self) -> None:
         """Offer for ever, and export for ever while `exporting`."""
@@ -207,7 +216,7 @@ class Bench:
                     self.export(name)
             await asyncio.sleep(0.01)
 
-    async def until(self, condition: Callable[[], bool], what: str, limit: float = 30.0) -> None:
+    async def until(self, condition: Callable[[], bool], what: str, limit: float = 20.0) -> None:
         """Wait for a condition; fail with the sinks' state when it does not come."""
         deadline = time.monotonic() + limit
         while not condition():
@@ -221,6 +230,11 @@ class Bench:
             await sink.stop(1.0)
         await self.store.close()
         await self.server.stop()
+
+
+@pytest.fixture(scope="session")
+def bench_class() -> type[Bench]:
+    return Bench
 
 
 @pytest.fixture

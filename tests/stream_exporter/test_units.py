@@ -47,9 +47,9 @@ async def test_an_intended_unit_is_there_after_a_restart_and_moves_no_cursor(sto
         unit(1, 1, 5),
         unit(2, 6, 9, parked=True, found=1, found_samples=3, account='{"a": 1}'),
     ]
-    assert store.cursors("k") == {}
+    assert store.cursors("k") == {(LINE, EPOCH): 1}, "whoever reads again must begin with it"
     assert store.next_number("k") == 3
-    assert store.exported_to("k", LINE, EPOCH) is None
+    assert store.exported_to("k", LINE, EPOCH) == 0
     await store.close()
 
 
