@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import logging
 import os
 import secrets
@@ -41,44 +40,39 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
-from sluice.database import PAGE, Database, DatabaseError
+from sluice import outbox_tables as tables
+from sluice.database import Database, DatabaseError
 from sluice.delivery import Frame
+from sluice.outbox_tables import (
+    SHIFT,
+    Change,
+    Part,
+    Registered,
+    Removed,
+    Room,
+    Settled,
+    Settlement,
+    Stream,
+    add,
+    dumped,
+)
 from sluice.tasks import end
+
+__all__ = ["OVERHEAD", "Outbox", "Put", "Quota", "Registered", "StreamState"]
 
 logger = logging.getLogger(__name__)
 
-VERSION: Final = 1
-SCHEMA: Final = (
-    "CREATE TABLE streams (no INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, epoch TEXT NOT NULL,"
-    " next INTEGER NOT NULL, bytes INTEGER NOT NULL, samples INTEGER NOT NULL,"
-    " ledger BLOB NOT NULL, consumers BLOB NOT NULL)",
-    # The payload stands last, so that the other columns are read without it.
-    "CREATE TABLE batches (id INTEGER PRIMARY KEY, samples INTEGER NOT NULL, size INTEGER NOT NULL,"
-    " at INTEGER NOT NULL, payload BLOB NOT NULL)",
-    "CREATE TABLE positions (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
-)
 OVERHEAD: Final = 64
 """Bytes that a frame counts beside its payload, so that many small ones count for what they take."""
 LEAST: Final = 4 * 2**20
 SETTLED_WITHIN: Final = 1.0
-PORTION: Final = 2_000
-"""Frames that one transaction deletes at most."""
 _FULL, _NOT_FULL = 0.95, 0.85
-_SLACK: Final = 2**20
-"""Evicting makes at most this much more room than is needed, so that it is done, and told, less often."""
-_SHIFT: Final = 44
 _LOOK: Final = 1.0
 _AGES_EVERY: Final = 5  # looks
-_VACUUM_PAGES: Final = 4 * 2**20 // PAGE
-"""How many pages one transaction gives back to the disk."""
-_WORTH_VACUUM: Final = 16 * 2**20 // PAGE
-"""Free pages from which on, when they are half of the file, they are given back."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +82,6 @@ class Quota:
     max_bytes: int
     max_age: float | None
     min_free: int
-
-
-@dataclass(frozen=True)
-class Registered:
-    """A consumer of a stream: up to which number it needs nothing more, and when it was heard last (wall seconds)."""
-
-    acked: int
-    heard: float
 
 
 @dataclass(frozen=True)
@@ -120,101 +106,6 @@ class Put:
     ledger: Mapping[str, int]
 
 
-@dataclass
-class _Stream:
-    no: int
-    name: str
-    epoch: str
-    next: int = 1
-    oldest: int = 1
-    bytes: int = 0
-    samples: int = 0
-    ledger: dict[str, int] = field(default_factory=dict)
-    consumers: dict[str, Registered] = field(default_factory=dict)
-    stored: bool = False  # its row is on the disk
-    assigned: int = 1  # the next number, with puts counted that are under way
-    pending: int = 0  # bytes of puts under way
-    passed: dict[str, int] = field(default_factory=dict)  # the caller's ledger, as it was told last
-    owed: dict[str, int] = field(default_factory=dict)  # differences that settling has to write
-    delete_to: int = 0
-    oldest_at: int | None = None  # ms; None: not known
-    leaving: bool = False
-
-    @property
-    def base(self) -> int:
-        return self.no << _SHIFT
-
-    @property
-    def idle(self) -> bool:
-        return self.oldest == self.next == self.assigned
-
-    def difference(self, ledger: Mapping[str, int]) -> dict[str, int]:
-        """What to add to the stored ledger, so that it says what the caller's does."""
-        difference = {name: count - self.passed.get(name, 0) for name, count in ledger.items()}
-        self.passed.update(ledger)
-        return {name: count for name, count in difference.items() if count}
-
-    def lose(self, samples: int) -> None:
-        for ledger in (self.ledger, self.passed):
-            _add(ledger, {"stored": -samples, "dropped": samples})
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What a put does to one stream."""
-
-    stream: _Stream
-    rows: Sequence[tuple[int, int, int, int, bytes]]
-    next: int
-    bytes: int
-    samples: int
-    ledger: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class _Change:
-    """A put."""
-
-    parts: Sequence[_Part]
-    positions: Mapping[str, bytes | None]
-    done: asyncio.Future[None]
-
-    @property
-    def touches(self) -> set[tuple[str, str]]:
-        streams = {("stream", part.stream.name) for part in self.parts}
-        return streams | {("position", key) for key in self.positions}
-
-
-@dataclass(frozen=True)
-class _Room:
-    """What evicting has to reach: at most `limit` bytes, nothing stored before `since`. `settled`: by stream number."""
-
-    limit: int
-    since: int
-    held: frozenset[int]
-    settled: Mapping[int, int]
-
-
-@dataclass(frozen=True)
-class _Removed:
-    """Frames of a stream that are gone: up to `last` (a number); `dropped` of their samples nobody had acknowledged."""
-
-    no: int
-    last: int
-    bytes: int
-    samples: int
-    dropped_first: int = 0
-    dropped: int = 0
-
-
-@dataclass(frozen=True)
-class _Settlement:
-    no: int
-    ledger: Mapping[str, int]
-    consumers: bytes
-    delete_to: int
-
-
 class Outbox:
     """The outbox of a component. Made by `open`; used from one event loop."""
 
@@ -225,15 +116,15 @@ class Outbox:
         self._database = database
         self._quota = quota
         self._clock = clock
-        self._streams: dict[str, _Stream] = {}
-        self._by_no: dict[int, _Stream] = {}
-        self._held: dict[str, _Stream] = {}
+        self._streams: dict[str, Stream] = {}
+        self._by_no: dict[int, Stream] = {}
+        self._held: dict[str, Stream] = {}
         self._positions: dict[str, bytes] = {}  # as last put
         self._committed: dict[str, bytes] = {}
         self._bytes = 0
         self._pending = 0
-        self._waiting: deque[_Change] = deque()
-        self._unsettled: dict[str, _Stream] = {}
+        self._waiting: deque[Change] = deque()
+        self._unsettled: dict[str, Stream] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._last_at = 0
         self._last_no = 0
@@ -251,18 +142,22 @@ class Outbox:
     ) -> Outbox:
         """Open or make the outbox. Raises DatabaseError."""
         database = await Database.open(
-            path, schema=SCHEMA, version=VERSION, commit_interval=commit_interval, max_bytes=_file_limit(quota)
+            path,
+            schema=tables.SCHEMA,
+            version=tables.VERSION,
+            commit_interval=commit_interval,
+            max_bytes=_file_limit(quota),
         )
         outbox = cls(database, quota, clock)
         try:
-            outbox._load(*await database.read(_contents))
+            outbox._load(*await database.read(tables.contents))
         except BaseException:
             await database.close(0.0)
             raise
         outbox._task = asyncio.create_task(outbox._watch(), name=f"watch of {path.name}")
         return outbox
 
-    def _load(self, streams: Sequence[_Stream], positions: Mapping[str, bytes], last_at: int) -> None:
+    def _load(self, streams: Sequence[Stream], positions: Mapping[str, bytes], last_at: int) -> None:
         self._streams = {stream.name: stream for stream in streams}
         self._by_no = {stream.no: stream for stream in streams}
         self._bytes = sum(stream.bytes for stream in streams)
@@ -337,7 +232,7 @@ class Outbox:
                 size += len(payload)
                 if read and size > max_bytes:
                     break
-                read.append(Frame(number & ((1 << _SHIFT) - 1), samples, payload))
+                read.append(Frame(number & ((1 << SHIFT) - 1), samples, payload))
             return read
 
         return await self._database.read(frames)
@@ -362,11 +257,11 @@ class Outbox:
             "remedy": self.remedy,
         }
 
-    def _stream(self, name: str) -> _Stream:
+    def _stream(self, name: str) -> Stream:
         stream = self._streams.get(name)
         if stream is None:
             self._last_no += 1
-            stream = _Stream(self._last_no, name, secrets.token_hex(6))
+            stream = Stream(self._last_no, name, secrets.token_hex(6))
             self._streams[name] = self._by_no[stream.no] = stream
         return stream
 
@@ -379,7 +274,7 @@ class Outbox:
         """
         self._refuse_holes(puts)
         self._last_at = now = max(self._last_at, int(self._clock() * 1000))
-        change = _Change(
+        change = Change(
             [self._part(put, now) for put in puts], dict(positions or {}), asyncio.get_running_loop().create_future()
         )
         for key, value in change.positions.items():
@@ -403,7 +298,7 @@ class Outbox:
                 wanted += 1
             following[put.stream] = wanted
 
-    def _part(self, put: Put, now: int) -> _Part:
+    def _part(self, put: Put, now: int) -> Part:
         stream = self._stream(put.stream)
         stream.leaving = False
         rows = [
@@ -413,26 +308,26 @@ class Outbox:
         stream.assigned += len(rows)
         size = sum(row[2] for row in rows)
         samples = sum(row[1] for row in rows)
-        return _Part(stream, rows, stream.assigned, size, samples, stream.difference(put.ledger))
+        return Part(stream, rows, stream.assigned, size, samples, stream.difference(put.ledger))
 
-    def _must_wait(self, change: _Change, before: Iterable[_Change]) -> bool:
+    def _must_wait(self, change: Change, before: Iterable[Change]) -> bool:
         touches = change.touches
         if any(touches & other.touches for other in before):
             return True
         held = sum(part.bytes for part in change.parts if part.stream.name in self._held)
         return held > 0 and self._held_bytes() + held > self._limit()
 
-    def _store(self, change: _Change) -> None:
+    def _store(self, change: Change) -> None:
         if self._unsettled:
             self._settle()
         for part in change.parts:
             part.stream.pending += part.bytes
             self._pending += part.bytes
         room = self._room() if self._bytes + self._pending > self._limit() else None
-        stored = self._database.submit(lambda connection: _store(connection, change, room))
+        stored = self._database.submit(lambda connection: tables.store(connection, change, room))
         stored.add_done_callback(lambda done: self._was_stored(change, done))
 
-    def _was_stored(self, change: _Change, stored: asyncio.Future[list[_Removed]]) -> None:
+    def _was_stored(self, change: Change, stored: asyncio.Future[list[Removed]]) -> None:
         for part in change.parts:
             part.stream.pending -= part.bytes
             self._pending -= part.bytes
@@ -448,7 +343,7 @@ class Outbox:
             stream.next = part.next
             stream.bytes += part.bytes
             stream.samples += part.samples
-            _add(stream.ledger, part.ledger)
+            add(stream.ledger, part.ledger)
             self._bytes += part.bytes
             self._stored_bytes += part.bytes
         for key, value in change.positions.items():
@@ -469,7 +364,7 @@ class Outbox:
         found = self._stream(stream)
         found.consumers = dict(consumers)
         found.delete_to = max(found.delete_to, min(delete_to, found.next - 1))
-        _add(found.owed, found.difference(ledger))
+        add(found.owed, found.difference(ledger))
         self._unsettled[stream] = found
         self._settle_soon()
 
@@ -488,17 +383,17 @@ class Outbox:
             return
         settlements = []
         for stream in streams:
-            settlements.append(_Settlement(stream.no, stream.owed, _dumped(stream.consumers), stream.delete_to))
+            settlements.append(Settlement(stream.no, stream.owed, dumped(stream.consumers), stream.delete_to))
             stream.owed = {}
-        settled = self._database.submit(lambda connection: _settle(connection, settlements), ahead=True)
+        settled = self._database.submit(lambda connection: tables.settle(connection, settlements), ahead=True)
         settled.add_done_callback(lambda done: self._was_settled(settlements, done))
 
-    def _was_settled(self, settlements: Sequence[_Settlement], settled: asyncio.Future[_Settled]) -> None:
+    def _was_settled(self, settlements: Sequence[Settlement], settled: asyncio.Future[Settled]) -> None:
         if settled.exception() is not None:
             return  # closed: the consumers will say it again
         for settlement in settlements:
             if stream := self._by_no.get(settlement.no):
-                _add(stream.ledger, settlement.ledger)
+                add(stream.ledger, settlement.ledger)
         outcome = settled.result()
         self._remove(outcome.removed)
         if outcome.more:
@@ -512,7 +407,7 @@ class Outbox:
 
     def _vacuum(self) -> None:
         self._vacuuming = True
-        vacuumed = self._database.submit(_vacuum)
+        vacuumed = self._database.submit(tables.vacuum)
         vacuumed.add_done_callback(self._was_vacuumed)
 
     def _was_vacuumed(self, vacuumed: asyncio.Future[bool]) -> None:
@@ -520,7 +415,7 @@ class Outbox:
         if vacuumed.exception() is None and vacuumed.result():
             self._vacuum()
 
-    def _remove(self, removed: Sequence[_Removed]) -> None:
+    def _remove(self, removed: Sequence[Removed]) -> None:
         for one in removed:
             stream = self._by_no.get(one.no)
             if stream is None:
@@ -562,7 +457,7 @@ class Outbox:
         del self._streams[stream], self._by_no[found.no]
         self._held.pop(stream, None)
         self._unsettled.pop(stream, None)
-        self._database.submit(lambda connection: _forget(connection, found.no))
+        self._database.submit(lambda connection: tables.forget(connection, found.no))
 
     def apply(self, quota: Quota, commit_interval: float) -> None:
         """Go over to other limits. Held streams that keep more than a lower one allows are waited for."""
@@ -624,9 +519,9 @@ class Outbox:
         elif held < _NOT_FULL * limit:
             self.full = False
 
-    def _room(self, since: int = 0) -> _Room:
+    def _room(self, since: int = 0) -> Room:
         settled = {stream.no: stream.delete_to for stream in self._streams.values()}
-        return _Room(self._limit(), since, frozenset(stream.no for stream in self._held.values()), settled)
+        return Room(self._limit(), since, frozenset(stream.no for stream in self._held.values()), settled)
 
     def _evict(self) -> None:
         """Remove what is too old, or too much because the limit was lowered, in portions."""
@@ -639,10 +534,10 @@ class Outbox:
             return
         room = self._room(since)
         self._evicting = True
-        evicted = self._database.submit(lambda connection: _evict(connection, room), ahead=True)
+        evicted = self._database.submit(lambda connection: tables.evict(connection, room), ahead=True)
         evicted.add_done_callback(self._was_evicted)
 
-    def _was_evicted(self, evicted: asyncio.Future[list[_Removed]]) -> None:
+    def _was_evicted(self, evicted: asyncio.Future[list[Removed]]) -> None:
         self._evicting = False
         if evicted.exception() is None and evicted.result():
             self._remove(evicted.result())
@@ -667,7 +562,9 @@ class Outbox:
         if unknown:
             ranges = [(stream.base + stream.oldest, stream.base + stream.next) for stream in unknown]
             with contextlib.suppress(DatabaseError):
-                for stream, at in zip(unknown, await self._database.read(lambda c: _ages(c, ranges)), strict=True):
+                for stream, at in zip(
+                    unknown, await self._database.read(lambda c: tables.ages(c, ranges)), strict=True
+                ):
                     stream.oldest_at = at
 
     # --- a file begun anew ---
@@ -686,181 +583,10 @@ class Outbox:
                 self._tell_evicted(stream.name, first, stream.next - 1, samples)
             if stream.stored:
                 rows.append(
-                    (stream.no, stream.name, stream.epoch, stream.next, dict(stream.ledger), _dumped(stream.consumers))
+                    (stream.no, stream.name, stream.epoch, stream.next, dict(stream.ledger), dumped(stream.consumers))
                 )
         positions = list(self._committed.items())
-        self._database.submit(lambda connection: _restore(connection, rows, positions))
-
-
-# --- works of the database: they touch their connection only, and may run again ---
-
-
-@dataclass(frozen=True)
-class _Settled:
-    removed: Sequence[_Removed]
-    more: bool
-    worth_vacuum: bool
-
-
-def _contents(connection: sqlite3.Connection) -> tuple[list[_Stream], dict[str, bytes], int]:
-    streams = []
-    last_at = 0
-    for row in connection.execute("SELECT no, name, epoch, next, bytes, samples, ledger, consumers FROM streams"):
-        no, name, epoch, following, size, samples, ledger, consumers = row
-        bounds = no << _SHIFT, (no + 1) << _SHIFT
-        ends = [
-            connection.execute(
-                f"SELECT id, at FROM batches WHERE id > ? AND id < ? ORDER BY id {order} LIMIT 1",  # noqa: S608
-                bounds,
-            ).fetchone()
-            for order in ("ASC", "DESC")
-        ]
-        counts = orjson.loads(ledger)
-        stream = _Stream(no, name, epoch, following, following, size, samples, counts, _loaded(consumers), stored=True)
-        stream.assigned = following
-        stream.passed = dict(counts)
-        if ends[0] is not None:
-            stream.oldest = ends[0][0] - stream.base
-            stream.oldest_at = ends[0][1]
-            last_at = max(last_at, ends[1][1])
-        streams.append(stream)
-    return streams, dict(connection.execute("SELECT key, value FROM positions")), last_at
-
-
-def _store(connection: sqlite3.Connection, change: _Change, room: _Room | None) -> list[_Removed]:
-    for part in change.parts:
-        stream = part.stream
-        ledger = _ledger(connection, stream.no)
-        if ledger is None:
-            row = stream.no, stream.name, stream.epoch, part.next, part.bytes, part.samples
-            values = (*row, orjson.dumps(dict(part.ledger)), b"{}")
-            connection.execute("INSERT INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
-        else:
-            _add(ledger, part.ledger)
-            connection.execute(
-                "UPDATE streams SET next = ?, bytes = bytes + ?, samples = samples + ?, ledger = ? WHERE no = ?",
-                (part.next, part.bytes, part.samples, orjson.dumps(ledger), stream.no),
-            )
-        connection.executemany("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", part.rows)
-    for key, value in change.positions.items():
-        if value is None:
-            connection.execute("DELETE FROM positions WHERE key = ?", (key,))
-        else:
-            connection.execute("INSERT OR REPLACE INTO positions VALUES (?, ?)", (key, value))
-    return [] if room is None else _evict(connection, room)
-
-
-def _evict(connection: sqlite3.Connection, room: _Room) -> list[_Removed]:
-    """Delete the oldest frames until the limit is kept; at most PORTION of them."""
-    rows = connection.execute("SELECT no, bytes FROM streams").fetchall()
-    over = sum(size for _, size in rows) - room.limit
-    wanted = over + min(_SLACK, room.limit // 100) if over > 0 else 0
-    cursors = [
-        connection.execute(
-            "SELECT at, id, size, samples FROM batches WHERE id > ? AND id < ? ORDER BY id",
-            (no << _SHIFT, (no + 1) << _SHIFT),
-        )
-        for no, size in rows
-        if size and no not in room.held
-    ]
-    found: dict[int, list[tuple[int, int, int]]] = {}
-    for count, (at, number, size, samples) in enumerate(heapq.merge(*cursors)):
-        if count == PORTION or (wanted <= 0 and at >= room.since):
-            break
-        wanted -= size
-        found.setdefault(number >> _SHIFT, []).append((number & ((1 << _SHIFT) - 1), size, samples))
-    for cursor in cursors:
-        cursor.close()
-    return [_removed(connection, no, frames, room.settled.get(no, 0)) for no, frames in found.items()]
-
-
-def _removed(connection: sqlite3.Connection, no: int, frames: Sequence[tuple[int, int, int]], settled: int) -> _Removed:
-    """Delete the frames (number, size, samples). Those above `settled` are lost to somebody, and counted as dropped."""
-    base, last = no << _SHIFT, frames[-1][0]
-    connection.execute("DELETE FROM batches WHERE id > ? AND id <= ?", (base, base + last))
-    lost = [(number, samples) for number, _, samples in frames if number > settled]
-    dropped = sum(samples for _, samples in lost)
-    size, samples = sum(frame[1] for frame in frames), sum(frame[2] for frame in frames)
-    ledger = _ledger(connection, no) or {}
-    _add(ledger, {"stored": -dropped, "dropped": dropped} if lost else {})
-    connection.execute(
-        "UPDATE streams SET bytes = bytes - ?, samples = samples - ?, ledger = ? WHERE no = ?",
-        (size, samples, orjson.dumps(ledger), no),
-    )
-    return _Removed(no, last, size, samples, lost[0][0] if lost else 0, dropped)
-
-
-def _settle(connection: sqlite3.Connection, settlements: Sequence[_Settlement]) -> _Settled:
-    """Write ledgers and consumers, and delete frames; at most PORTION of them."""
-    removed = []
-    left = PORTION
-    for settlement in settlements:
-        ledger = _ledger(connection, settlement.no)
-        if ledger is None:
-            continue  # the file was begun anew
-        base = settlement.no << _SHIFT
-        count, last, size, samples = connection.execute(
-            "SELECT count(*), max(id), total(size), total(samples) FROM"
-            " (SELECT id, size, samples FROM batches WHERE id > ? AND id <= ? ORDER BY id LIMIT ?)",
-            (base, base + settlement.delete_to, left),
-        ).fetchone()
-        _add(ledger, settlement.ledger)
-        connection.execute(
-            "UPDATE streams SET bytes = bytes - ?, samples = samples - ?, ledger = ?, consumers = ? WHERE no = ?",
-            (int(size), int(samples), orjson.dumps(ledger), settlement.consumers, settlement.no),
-        )
-        if count:
-            connection.execute("DELETE FROM batches WHERE id > ? AND id <= ?", (base, last))
-            removed.append(_Removed(settlement.no, last - base, int(size), int(samples)))
-            left -= count
-    return _Settled(removed, left == 0, _worth_vacuum(connection))
-
-
-def _worth_vacuum(connection: sqlite3.Connection) -> bool:
-    free = int(connection.execute("PRAGMA freelist_count").fetchone()[0])
-    return free >= _WORTH_VACUUM and 2 * free > int(connection.execute("PRAGMA page_count").fetchone()[0])
-
-
-def _vacuum(connection: sqlite3.Connection) -> bool:
-    """Give free pages at the end back to the disk. Whether there is more to do."""
-    for _ in range(_VACUUM_PAGES):  # Python steps such a statement once, and a step is a page
-        connection.execute("PRAGMA incremental_vacuum(1)")
-    return _worth_vacuum(connection)
-
-
-def _forget(connection: sqlite3.Connection, no: int) -> None:
-    connection.execute("DELETE FROM streams WHERE no = ?", (no,))
-
-
-def _ages(connection: sqlite3.Connection, ranges: Sequence[tuple[int, int]]) -> list[int | None]:
-    """When the first frame of each range was stored."""
-    statement = "SELECT at FROM batches WHERE id >= ? AND id < ? ORDER BY id LIMIT 1"
-    found = [connection.execute(statement, bounds).fetchone() for bounds in ranges]
-    return [row[0] if row else None for row in found]
-
-
-def _restore(
-    connection: sqlite3.Connection,
-    rows: Sequence[tuple[int, str, str, int, dict[str, int], bytes]],
-    positions: Sequence[tuple[str, bytes]],
-) -> None:
-    """Write to a new file what was known of the old one; puts that came first stand, and are added to."""
-    for no, name, epoch, following, counts, consumers in rows:
-        ledger = _ledger(connection, no)
-        if ledger is None:
-            values = (no, name, epoch, following, 0, 0, orjson.dumps(counts), consumers)
-            connection.execute("INSERT INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
-        else:
-            _add(ledger, counts)
-            connection.execute(
-                "UPDATE streams SET ledger = ?, consumers = ? WHERE no = ?", (orjson.dumps(ledger), consumers, no)
-            )
-    connection.executemany("INSERT OR IGNORE INTO positions VALUES (?, ?)", positions)
-
-
-def _ledger(connection: sqlite3.Connection, no: int) -> dict[str, int] | None:
-    row = connection.execute("SELECT ledger FROM streams WHERE no = ?", (no,)).fetchone()
-    return None if row is None else dict(orjson.loads(row[0]))
+        self._database.submit(lambda connection: tables.restore(connection, rows, positions))
 
 
 # --- small things ---
@@ -871,24 +597,11 @@ def _file_limit(quota: Quota) -> int:
     return 2 * quota.max_bytes + 32 * 2**20
 
 
-def _add(ledger: dict[str, int], difference: Mapping[str, int]) -> None:
-    for name, count in difference.items():
-        ledger[name] = ledger.get(name, 0) + count
-
-
 def _place(positions: dict[str, bytes], key: str, value: bytes | None) -> None:
     if value is None:
         positions.pop(key, None)
     else:
         positions[key] = value
-
-
-def _dumped(consumers: Mapping[str, Registered]) -> bytes:
-    return orjson.dumps({name: [one.acked, one.heard] for name, one in consumers.items()})
-
-
-def _loaded(consumers: bytes) -> dict[str, Registered]:
-    return {name: Registered(acked, heard) for name, (acked, heard) in orjson.loads(consumers).items()}
 
 
 def _fail(done: asyncio.Future[None], error: BaseException) -> None:

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import sluice.outbox
+import sluice.outbox_tables
 from sluice.database import PAGE, DatabaseError
 from sluice.delivery import Frame
 from sluice.outbox import OVERHEAD, Outbox, Put, Quota, Registered
@@ -269,7 +270,7 @@ async def test_what_is_not_stored_yet_cannot_be_settled(tmp_path: Path) -> None:
 async def test_much_is_deleted_in_portions_and_the_room_goes_back_to_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sluice.outbox, "PORTION", 100)
+    monkeypatch.setattr(sluice.outbox_tables, "PORTION", 100)
     path = tmp_path / "outbox.db"
     async with opened(path) as outbox:
         source, other = Source(outbox, size=60_000), Source(outbox, OTHER)
