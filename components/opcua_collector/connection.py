@@ -17,7 +17,8 @@ from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
-from opcua_collector import recovery, subscription
+from opcua_collector import browse, recovery, subscription
+from opcua_collector.backfill import Backfill
 from opcua_collector.config import Connection as Settings
 from opcua_collector.config import Tag
 from opcua_collector.feed import Feed
@@ -89,6 +90,9 @@ class Connection:
         self._problems = problems
         self._intake = Intake(name, outlet, lambda: self._items.names)
         self._items = Items(name, settings, tags, self._intake, problems)
+        self._backfill = Backfill(
+            name, outlet, self._intake.assembler, node=self._items.node, behind=lambda: self._behind
+        )
         self._kept: Kept | None = None
         self._feed: Feed | None = None
         self._restart = asyncio.Event()  # settings that need another channel at least
@@ -104,6 +108,11 @@ class Connection:
     def traffic(self) -> Traffic:
         """Counters since the component's start."""
         return self._intake.traffic
+
+    @property
+    def _behind(self) -> bool:
+        """Whether the server has more live data than it could send yet."""
+        return self._publishing is not None and self._publishing.behind
 
     def reconfigure(self, settings: Settings, tags: Mapping[str, Tag]) -> None:
         """Go over to this: tags come and go while the others flow on; all else needs another channel, or session."""
@@ -256,15 +265,21 @@ class Connection:
         self._clear()
         self.state.set("running")
         self.state.details.clear()
+        limits = asyncio.create_task(browse.operation_limits(session.stack))
         try:
             await _until(
                 self._restart,
-                self._items.keep_up(session, feed.subscribed),
+                self._items.keep_up(session, feed.subscribed, limits),
+                self._fill(session, limits),
                 self._tend(),
                 *publishing.tasks(),
             )
         finally:
             self._proven = publishing.proven
+            await end(limits)
+
+    async def _fill(self, session: Session, limits: asyncio.Task[browse.OperationLimits]) -> None:
+        await self._backfill.run(session, await asyncio.shield(limits))
 
     async def _recover(self, session: Session, settings: Settings) -> tuple[Feed, float]:
         """Climb the ladder; what to publish from, and the seconds of one answer."""
@@ -383,6 +398,8 @@ class Connection:
             told.update(self._publishing.status())
         if self._recovery is not None:
             told["recovery"] = asdict(self._recovery)
+        if backfill := self._backfill.status():
+            told["backfill"] = backfill
         if self._intake.latest:
             told["latest"] = when(self._intake.latest)
         told.update({key: value for key, value in asdict(self.traffic).items() if value})

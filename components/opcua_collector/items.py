@@ -142,11 +142,13 @@ class Items:
 
     # --- what is configured is what is monitored ---
 
-    async def keep_up(self, session: Session, subscribed: Subscribed) -> None:
+    async def keep_up(
+        self, session: Session, subscribed: Subscribed, limits: asyncio.Task[browse.OperationLimits]
+    ) -> None:
         """Keeps the monitored items as the configuration wants them; tries refused ones again."""
         run = _Run(session, subscribed, self._settings)
         run.spaces = await browse.namespaces(session.stack)
-        run.limits = await browse.operation_limits(session.stack)
+        run.limits = await asyncio.shield(limits)
         while True:
             self._changed.clear()
             await self._remove(run)

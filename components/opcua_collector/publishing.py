@@ -65,6 +65,8 @@ class Publishing:
         self.feed = feed
         self.proven = False
         """The server has answered a request."""
+        self.behind = False
+        """The server has more than it could send with its last answer."""
         self._link = link
         self._intake = intake
         self._outlet = outlet
@@ -121,6 +123,7 @@ class Publishing:
                 self._unwanted.add(publication.subscription)
             return None
         self.feed.says(publication.available)
+        self.behind = publication.more
         if publication.keep_alive:
             traffic.keep_alives += 1
             self.feed.keep_alive(publication.sequence)

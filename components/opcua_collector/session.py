@@ -282,8 +282,8 @@ async def _activate_again(client: Any, settings: Connection, password: Secret | 
     stack = client.uaclient.session
     stack.restore_authentication_token(read_node(ticket.token))
     client._server_nonce = bytes.fromhex(ticket.nonce)
-    if client.security_policy.peer_certificate is None and ticket.certificate:
-        client.security_policy.peer_certificate = bytes.fromhex(ticket.certificate)
+    believed = client.security_policy.peer_certificate
+    client.security_policy.peer_certificate = believed or bytes.fromhex(ticket.certificate)  # encrypts a password
     kind = _token_kind(settings)
     policy = ua.UserTokenPolicy(PolicyId=ticket.policy_id, TokenType=kind, SecurityPolicyUri=ticket.policy_uri)
     client._policy_ids = [policy]
@@ -292,6 +292,7 @@ async def _activate_again(client: Any, settings: Connection, password: Secret | 
     except UaStatusCodeError:  # the session is gone, or a ticket that has been used since: its nonce is stale
         stack.reset_authentication_token()
         client._server_nonce = None
+        client.security_policy.peer_certificate = believed
         return False
     except (OSError, UaError, asyncio.TimeoutError) as error:
         raise TicketError(str(error) or type(error).__name__) from error

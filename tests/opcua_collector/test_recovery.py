@@ -1,0 +1,551 @@
+"""Nothing is lost and nothing doubled, whatever ends between plant and outbox; the plant's own log is the judge.
+
+Connections here are abandoned and made anew over the same outbox, as after the end of their process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import pytest
+import pytest_asyncio
+
+from opcua_collector.config import Connection as Settings
+from opcua_collector.connection import Connection
+from opcua_collector.session import Identity
+from plant.line import Line
+from plant.opcua_server import PlantServer
+from plant.process import PlantProcess
+from plant.reconciliation import Delivered, reconcile
+from plant.tags import UNIT_WIDTH
+from plant.tags import tags as plant_tags
+from plant.unit import Reading
+from sluice.batch import EventBatch, Sample, SampleBatch, decode
+from sluice.config import OutboxSettings
+from sluice.log import Secret
+from sluice.streams import Outlets
+
+QUALITY = ("GOOD", "UNCERTAIN", "BAD")
+T0 = 1_795_313_720_078_276_000
+ROW = UNIT_WIDTH - 3
+TAGS = {tag.tag: {"node": tag.node} for tag in plant_tags(1)}
+ROW_TAG = plant_tags(1)[ROW].tag
+
+
+class Subscription:
+    active = True
+
+    async def renew(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Bus:
+    """A local bus on which nobody listens: all that comes stays in the outbox."""
+
+    async def publish(self, topic: str, payload: bytes) -> None: ...
+
+    async def subscribe(self, topic_filter: str, handler: Callable[[str, bytes], None]) -> Subscription:
+        return Subscription()
+
+
+class Reports:
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+
+    def report(self, scope: str, problem: str, remedy: str, value: Any = None) -> None:
+        self.found[scope] = problem
+
+    def clear(self, scope: str) -> None:
+        self.found = {path: problem for path, problem in self.found.items() if not path.startswith(scope)}
+
+
+async def until(condition: Callable[[], Any], state: Callable[[], Any], limit: float = 30.0) -> None:
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, f"not within {limit} s: {state()}"
+        await asyncio.sleep(0.01)
+
+
+class Gateway:
+    """A collector with one connection, which can end and begin again."""
+
+    def __init__(self, folder: Path, endpoint: str, tags: Mapping[str, Any], **settings: Any) -> None:
+        self.folder = folder
+        self.settings = {
+            "endpoint": endpoint,
+            "security": {"policy": "None"},
+            "publishingInterval": "50ms",
+            "keepAlive": 1,
+            "requestTimeout": 4,
+            "tags": tags,
+            **settings,
+        }
+        self.reports = Reports()
+        self.password: Secret | None = None
+        self.outlets: Outlets
+        self.connection: Connection
+        self.task: asyncio.Task[None]
+
+    async def begin(self, **changes: Any) -> None:
+        """Start, as a process does; its outbox may be there already."""
+        self.settings |= changes
+        configured = Settings.model_validate(self.settings)
+        self.outlets = await Outlets.open(
+            Bus(), "opcua-collector", self.folder / "outbox", OutboxSettings(), max_bytes=120_000, compress=True
+        )
+        self.connection = Connection(
+            "line1",
+            configured,
+            configured.tags,
+            outlet=self.outlets.outlet("line1"),
+            identity=Identity(self.folder / "pki", "urn:test:collector"),
+            password=self._resolve,
+            problems=self.reports,
+        )
+        await self.outlets.start()
+        self.task = asyncio.create_task(self.connection.run())
+
+    async def _resolve(self, _: Settings) -> Secret | None:
+        return self.password
+
+    def change(self, **changes: Any) -> None:
+        self.settings |= changes
+        configured = Settings.model_validate(self.settings)
+        self.connection.reconfigure(configured, configured.tags)
+
+    async def end(self, *, warning: bool = True) -> None:
+        """Stop. Without warning, what is noted at a proper end is not."""
+        if not warning:
+            self.connection._intake.checkpoint = lambda: None  # type: ignore[method-assign]
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        await self.outlets.close()
+
+    def status(self) -> dict[str, Any]:
+        return self.connection.status()
+
+    @property
+    def rung(self) -> str:
+        return str(self.status().get("recovery", {}).get("rung", ""))
+
+    def state(self) -> Any:
+        return self.status(), self.reports.found, self.outlets.ledgers()
+
+    async def runs(self) -> None:
+        await until(lambda: self.connection.state.state == "running", self.state)
+
+    async def monitors(self, count: int) -> None:
+        await until(lambda: self.status()["monitored"] == count, self.state)
+
+    async def connects(self, count: int) -> None:
+        await until(lambda: self.status().get("connects") == count, self.state)
+
+    async def samples(self) -> list[Sample]:
+        """All that is in the outbox, live and read back."""
+        found: list[Sample] = []
+        for batch in await self._batches("opcua-collector/line1") + await self._batches(
+            "opcua-collector/line1/backfill"
+        ):
+            assert isinstance(batch, SampleBatch)
+            found += batch.columns.samples()
+        return found
+
+    async def events(self, kind: str) -> list[Mapping[str, Any]]:
+        batches = await self._batches("opcua-collector/line1/events")
+        events = [event for batch in batches if isinstance(batch, EventBatch) for event in batch.events]
+        return [event for event in events if event["kind"] == kind]
+
+    async def _batches(self, stream: str) -> list[Any]:
+        found: list[Any] = []
+        after = 0
+        while frames := await self.outlets._outbox.read(stream, after + 1, 10_000_000):
+            found += [decode(frame.payload) for frame in frames]
+            after = frames[-1].seq
+        return found
+
+    async def of(self, tag: str) -> list[Any]:
+        return [sample.value for sample in await self.samples() if sample.tag == tag]
+
+    async def count(self, tag: str, least: int) -> None:
+        end = time.monotonic() + 30
+        while len(await self.of(tag)) < least:
+            assert time.monotonic() < end, (await self.of(tag), self.state())
+            await asyncio.sleep(0.02)
+
+
+# --- against a plant as a process -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def plant(tmp_path: Path) -> AsyncIterator[PlantProcess]:
+    async with PlantProcess(tmp_path / "plant", rate=2000, units=1, policies=["None"]) as plant:
+        yield plant
+
+
+@pytest.fixture
+async def line(plant: PlantProcess) -> AsyncIterator[Line]:
+    async with Line(urlparse(plant.endpoint).port or 0) as line:
+        yield line
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path, plant: PlantProcess, line: Line) -> AsyncIterator[Gateway]:
+    """Runs, and the plant produces."""
+    gateway = Gateway(tmp_path / "gateway", f"opc.tcp://127.0.0.1:{line.port}/plant", TAGS)
+    await gateway.begin()
+    await plant.watched()
+    await plant.produce()
+    await until(lambda: plant.samples() > 500, gateway.state)
+    yield gateway
+    await gateway.end()
+
+
+async def judge(gateway: Gateway, plant: PlantProcess) -> None:
+    """All that the plant logged is in the outbox, each sample once."""
+    produced = await plant.finish()
+    await until(lambda: gateway.outlets.ledgers()["opcua-collector/line1"]["kept"] >= produced, gateway.state)
+    delivered = [Delivered(s.tag, s.time, s.value, QUALITY[s.quality]) for s in await gateway.samples()]
+    report = reconcile(plant.log, {"outbox": delivered}).as_dict()["destinations"]["outbox"]
+    assert (report["lost"], report["duplicated"], report["wrong"], report["unexpected"]) == (0, 0, 0, 0), report
+    assert report["delivered"] == produced
+    assert not await gateway.events("gap")
+
+
+async def test_a_line_that_is_cut_for_seconds_and_then_again_and_again_costs_nothing(
+    gateway: Gateway, plant: PlantProcess, line: Line
+) -> None:
+    line.refuse(True)
+    await line.cut()
+    await asyncio.sleep(2.5)  # the length of the outage
+    line.refuse(False)
+    await gateway.connects(2)
+    assert gateway.rung == "resumed"
+    for cuts in range(3, 7):
+        await line.cut()
+        await gateway.connects(cuts)
+    await judge(gateway, plant)
+    status = gateway.status()
+    assert (status["renewed"], status["resumed"]) == (1, 5), status
+
+
+async def test_a_line_that_swallows_everything_costs_nothing(gateway: Gateway, plant: PlantProcess, line: Line) -> None:
+    """Half-open: nobody is told that it is dead, until the keep-alive does not come."""
+    line.blackhole(True)
+    await until(lambda: gateway.connection.state.state == "waiting", gateway.state)
+    line.blackhole(False)
+    await until(lambda: gateway.connection.state.state == "running", gateway.state)
+    assert gateway.rung == "resumed"
+    await judge(gateway, plant)
+
+
+async def test_a_slow_line_costs_nothing_and_is_not_taken_for_a_dead_one(
+    gateway: Gateway, plant: PlantProcess, line: Line
+) -> None:
+    await gateway.end()
+    line.delay(0.15)  # 300 ms there and back
+    await gateway.begin()
+    await gateway.connects(1)
+    before = plant.samples()
+    await until(lambda: plant.samples() > before + 4000, gateway.state)
+    await judge(gateway, plant)
+    status = gateway.status()
+    assert (status["connects"], status.get("losses", 0), gateway.rung) == (1, 0, "resumed"), status
+    assert status["requests"] > 5
+
+
+async def test_a_collector_that_ends_with_or_without_warning_goes_on_where_it_was_in_less_than_a_second(
+    gateway: Gateway, plant: PlantProcess
+) -> None:
+    for warning in (True, False, True, False):
+        await gateway.end(warning=warning)
+        await asyncio.sleep(0.3)  # it is away
+        began = time.monotonic()
+        await gateway.begin()
+        await gateway.runs()
+        assert time.monotonic() - began < 1.0
+        assert gateway.rung == "resumed"
+        await until(lambda: gateway.status()["received"] > 200, gateway.state)
+    await judge(gateway, plant)
+
+
+# --- against a server in this process -------------------------------------------------------------------------------
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PlantServer]:
+    plant = PlantServer(1, work=tmp_path_factory.mktemp("server"), user=("operator", "Kennwort-7"))
+    await plant.start()
+    yield plant
+    await plant.stop()
+
+
+_rows = iter(range(1, 1_000_000))
+USER = {"name": "operator", "password": {"file": "x"}, "allowUnencrypted": True}
+SOME = {ROW_TAG: TAGS[ROW_TAG]}
+
+
+async def show(server: PlantServer, count: int, column: int = ROW) -> list[int]:
+    """Show rows in which only one column is new, numbers that never come again; return those numbers."""
+    shown = [next(_rows) for _ in range(count)]
+    for row in shown:
+        values: list[Any] = [None] * UNIT_WIDTH
+        values[column] = row
+        await server.show(T0 + row * 1_000_000, [Reading(tuple(values), (0,) * UNIT_WIDTH, (column,))])
+    return shown
+
+
+class Rig(Gateway):
+    """A gateway to the server in this process, over a line."""
+
+    def __init__(self, folder: Path, line: Line, **settings: Any) -> None:
+        super().__init__(folder, f"opc.tcp://127.0.0.1:{line.port}/plant", SOME, user=USER, **settings)
+        self.password = Secret("Kennwort-7")
+        self.line = line
+
+    async def away(self) -> None:
+        """The line is cut, until `back`."""
+        self.line.refuse(True)
+        await self.line.cut()
+        await until(lambda: self.connection.state.state == "waiting", self.state)
+
+    async def back(self) -> None:
+        connects = self.status()["connects"]
+        self.line.refuse(False)
+        await self.connects(connects + 1)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def rig(tmp_path: Path, server: PlantServer) -> AsyncIterator[Rig]:
+    async with Line(urlparse(server.endpoint).port or 0) as line:
+        rig = Rig(tmp_path, line)
+        await rig.begin()
+        await rig.monitors(1)
+        yield rig
+        rig.connection.leave()
+        await rig.end()
+
+
+here = pytest.mark.asyncio(loop_scope="module")
+
+
+async def has(rig: Rig, rows: list[int]) -> None:
+    """These are there, in this order and each once."""
+    end = time.monotonic() + 30
+    while [value for value in await rig.of(ROW_TAG) if value in rows] != rows:
+        assert time.monotonic() < end, (rows, await rig.of(ROW_TAG), rig.state())
+        await asyncio.sleep(0.02)
+
+
+@here
+async def test_a_session_that_was_forgotten_is_replaced_and_its_subscription_transferred(
+    rig: Rig, server: PlantServer
+) -> None:
+    shown = await show(server, 3)
+    await has(rig, shown)
+    await rig.away()
+    await server.forget(subscriptions=False)
+    shown += await show(server, 3)
+    await rig.back()
+    assert rig.rung == "transferred"
+    shown += await show(server, 3)
+    await has(rig, shown)
+    assert server.subscriptions == 1
+    assert not await rig.events("gap")
+
+
+@here
+async def test_a_subscription_that_was_forgotten_is_made_anew_and_what_came_meanwhile_is_read_back(
+    rig: Rig, server: PlantServer
+) -> None:
+    before = await show(server, 3)
+    await has(rig, before)
+    await rig.away()
+    await server.forget(subscriptions=True)
+    away = await show(server, 5)
+    await rig.back()
+    assert rig.rung == "renewed"
+    await rig.monitors(1)
+    assert rig.status()["gaps"] == 1
+    after = await show(server, 3)
+    await has(rig, before + after + away[:-1])  # read back last; the value that stood there at first is one of the live
+    assert [value for value in await rig.of(ROW_TAG) if value in away].count(away[-1]) == 1
+    assert not await rig.events("gap")
+
+
+@here
+@pytest.mark.parametrize("mode", ["SignAndEncrypt", "Sign"])
+async def test_a_protected_session_is_resumed_over_a_lost_line_and_by_another_process(
+    rig: Rig, server: PlantServer, mode: str
+) -> None:
+    """The signature covers the nonce that the server gave last: a stale one would not do."""
+    rig.connection.leave()
+    await rig.end()
+    secured = {"policy": "Basic256Sha256", "mode": mode, "trust": "first-use"}
+    user = {"name": "operator", "password": {"file": "x"}}
+    await rig.begin(security=secured, user=user)
+    await rig.connects(1)
+    await rig.monitors(1)
+    shown = await show(server, 2)
+    await has(rig, shown)
+    await rig.away()
+    shown += await show(server, 2)
+    await rig.back()
+    assert (rig.rung, rig.status()["policy"]) == ("resumed", f"Basic256Sha256/{mode}")
+    await has(rig, shown)
+    await rig.end()
+    shown += await show(server, 2)
+    await rig.begin()
+    await rig.connects(1)
+    assert rig.rung == "resumed"
+    await has(rig, shown)
+    assert server.subscriptions == 1
+
+
+@here
+async def test_tags_that_changed_while_it_was_away_are_made_good_and_take_nobodys_values(
+    rig: Rig, server: PlantServer
+) -> None:
+    other = plant_tags(1)[0]
+    gone = plant_tags(1)[1]
+    rig.change(tags={**SOME, gone.tag: TAGS[gone.tag]})
+    await rig.monitors(2)
+    await show(server, 1, column=1)
+    await rig.count(gone.tag, 1)
+    await rig.end()
+    shown = await show(server, 2)
+    await show(server, 1, column=1)
+    await rig.begin(tags={**SOME, other.tag: TAGS[other.tag], "New": TAGS[other.tag]})
+    await rig.monitors(3)
+    assert rig.rung == "resumed"
+    values = await show(server, 1, column=0)
+    await show(server, 1, column=1)
+    await rig.count("New", 1)
+    await rig.count(other.tag, 1)
+    await has(rig, shown)
+    assert (await rig.of("New"))[-1:] == (await rig.of(other.tag))[-1:] == [float(values[0])]
+    assert len(await rig.of(gone.tag)) == 1
+
+
+@here
+async def test_an_item_that_it_did_not_live_to_note_gives_its_values_to_nobody(rig: Rig, server: PlantServer) -> None:
+    """Killed between the creation of an item and the note of it: its client handle must never mean another tag."""
+    unnoted, other = plant_tags(1)[2], plant_tags(1)[3]
+    outlet = rig.outlets.outlet("line1")
+    note = outlet.note
+    written: list[bytes | None] = []
+
+    def forgetful(positions: Mapping[str, bytes | None]) -> Any:
+        if "items" in positions:
+            written.append(positions["items"])
+            if len(written) > 1:  # the first reserves the handle
+                positions = {}
+        return note(positions)
+
+    outlet.note = forgetful  # type: ignore[method-assign]
+    rig.change(tags={**SOME, unnoted.tag: TAGS[unnoted.tag]})
+    await rig.monitors(2)
+    await rig.end()
+    await rig.begin(tags={**SOME, other.tag: TAGS[other.tag]})
+    await rig.monitors(2)
+    assert rig.rung == "resumed"
+    await show(server, 2, column=2)
+    values = await show(server, 1, column=3)
+    await rig.count(other.tag, 1)
+    assert (await rig.of(other.tag))[-1] == float(values[0])
+    assert not await rig.of(unnoted.tag)
+    assert set(await rig.of(other.tag)) <= {None, float(values[0])}
+
+
+@here
+async def test_settings_that_need_another_subscription_end_the_old_one_politely(rig: Rig, server: PlantServer) -> None:
+    shown = await show(server, 2)
+    await has(rig, shown)
+    rig.change(publishingInterval="40ms")
+    await rig.connects(2)
+    await rig.monitors(1)
+    assert (rig.rung, server.subscriptions) == ("renewed", 1)
+    assert rig.status()["gaps"] == 1
+    shown += await show(server, 2)
+    await has(rig, shown)
+
+
+@here
+async def test_settings_that_need_another_channel_only_keep_the_session(rig: Rig, server: PlantServer) -> None:
+    shown = await show(server, 2)
+    rig.change(requestTimeout=3)
+    await rig.connects(2)
+    assert rig.rung == "resumed"
+    shown += await show(server, 2)
+    await has(rig, shown)
+
+
+@here
+async def test_a_connection_that_is_removed_says_goodbye_and_leaves_nothing_but_its_data(
+    rig: Rig, server: PlantServer
+) -> None:
+    shown = await show(server, 2)
+    await has(rig, shown)
+    rig.connection.leave()
+    rig.task.cancel()
+    await asyncio.gather(rig.task, return_exceptions=True)
+    rig.connection.forget()
+    assert server.subscriptions == 0
+    outlet = rig.outlets.outlet("line1")
+    assert all(outlet.position(key) is None for key in ("session", "items", "sequence", "marks", "gaps"))
+    await has(rig, shown)
+
+
+@here
+async def test_a_restarted_server_is_not_taken_for_the_old_one(rig: Rig, server: PlantServer) -> None:
+    """Its ids count from the beginning: the session with our token, and the subscription, may be somebody else's."""
+    shown = await show(server, 1)
+    await has(rig, shown)
+    await rig.away()
+    kept = rig.connection._kept
+    assert kept is not None
+    rig.connection._kept = type(kept)(kept.settings, kept.server, "2020-01-01", kept.ticket, kept.subscription)
+    await rig.back()
+    assert rig.rung == "renewed"
+    await rig.monitors(1)
+    shown += await show(server, 2)
+    await has(rig, shown)
+
+
+@here
+async def test_a_full_outbox_pauses_a_source_that_can_be_read_again_and_it_resumes(
+    rig: Rig, server: PlantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = await show(server, 1)
+    await has(rig, shown)
+    outlet = rig.outlets.outlet("line1")
+    full = True
+    monkeypatch.setattr(type(outlet), "full", property(lambda self: full))
+    shown += await show(server, 1)  # the answer that is under way is taken, no other is asked for
+    await until(lambda: rig.connection.state.state == "paused", rig.state)
+    assert "consumer" in rig.connection.state.remedy
+    shown += await show(server, 5)
+    full = False
+    await rig.connects(2)
+    assert rig.rung == "resumed"
+    await has(rig, shown)
+
+
+@here
+async def test_damaged_notes_mean_a_new_beginning_and_nothing_worse(rig: Rig, server: PlantServer) -> None:
+    await has(rig, await show(server, 1))
+    await rig.end()
+    await rig.begin()
+    await rig.connects(1)
+    await rig.outlets.outlet("line1").note({"session": b"\xff rubbish", "items": b"{}", "sequence": b"x"})
+    await rig.end()
+    await rig.begin()
+    await rig.connects(1)
+    assert rig.rung == "renewed"
+    await rig.monitors(1)
+    await has(rig, await show(server, 1))
