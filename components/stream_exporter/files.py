@@ -239,8 +239,7 @@ class FileSink(Sink):
         self._add(await self._on_disk(lambda: self._spool.seal_stream(part.stream)))
         for reason, samples in encoded.dropped.items():
             self.ledger.drop(reason, samples)
-        self.ledger.events += part.events
-        self.store.move(self.name, *part.key, part.last + 1, ledger=self.ledger.kept())
+        self.pass_over(part)
 
     def _add(self, files: Sequence[SealedFile]) -> None:
         for file in files:
@@ -261,7 +260,7 @@ class FileSink(Sink):
             messages=1,
             bytes=size_of(self._task(name)),
             settings=str(name),
-            decided_ns=time.time_ns(),
+            decided_ns=name.opened_ns,
             noted=self.pipe.newest,
         )
         self.ledger.append(file.samples)
