@@ -291,6 +291,7 @@ class Gaps:
             self._look(tag)
         else:
             self._drop(tag, hole)
+        self.changed = True
 
     def repeats(self, handles: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """Which of these live samples history has brought before them; None: none."""
