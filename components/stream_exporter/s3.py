@@ -27,6 +27,8 @@ PLAIN_SUFFIX = ".jsonl"
 GZIP_SUFFIX = ".jsonl.gz"
 OPEN_SUFFIX = ".part"
 
+_OPENED = "%Y%m%dT%H%M%SZ"
+
 _WORD = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _NAME = re.compile(
     rf"(?P<stream>{_WORD}(?:~{_WORD}){{1,2}})~(?P<epoch>[0-9a-f]{{12}})~(?P<opened>\d{{8}}T\d{{6}}Z)"
@@ -49,7 +51,7 @@ class FileName:
     @classmethod
     def new(cls, stream: str, epoch: str, first: int, now_ns: int) -> FileName:
         """The name of a file that is opened now."""
-        opened = datetime.fromtimestamp(now_ns // 1_000_000_000, tz=timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        opened = datetime.fromtimestamp(now_ns // 1_000_000_000, tz=timezone.utc).strftime(_OPENED)
         return cls(stream, epoch, opened, first)
 
     @classmethod
@@ -64,6 +66,12 @@ class FileName:
     def sealed(self, last: int, suffix: str) -> FileName:
         """The name once the file is complete."""
         return replace(self, last=last, suffix=suffix)
+
+    @property
+    def opened_ns(self) -> int:
+        """When the file was opened, ns since 1970."""
+        opened = datetime.strptime(self.opened, _OPENED).replace(tzinfo=timezone.utc)
+        return int(opened.timestamp()) * 1_000_000_000
 
     def __str__(self) -> str:
         return f"{self.stream.replace('/', '~')}~{self.epoch}~{self.opened}~{self._numbers}{self.suffix}"

@@ -57,6 +57,7 @@ def test_a_file_name_says_all_that_its_key_needs(stream: str, suffix: str) -> No
     sealed = name.sealed(12, suffix)
 
     assert FileName.parse(str(name)) == name
+    assert name.opened_ns == 1_769_860_800_000_000_000
     assert FileName.parse(str(sealed)) == sealed
     assert sealed.key("p/") == f"p/{stream}/2026/01/31/9f2c51aa07be-20260131T120000Z-7-12{suffix}"
 
