@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import sys
 import time
@@ -23,6 +24,7 @@ from plant.reconciliation import Delivered, reconcile
 from plant.tags import tags as plant_tags
 from plant.tags import write_tags_csv
 from sluice.batch import EventBatch, SampleBatch, decode
+from sluice.outbox import Outbox, Quota
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "io.sluice.OpcUaCollector"
@@ -47,7 +49,8 @@ class Site:
         self.status: dict[str, Any] = {}
         self.process: asyncio.subprocess.Process | None = None
         policy = {"operations": ["aws.greengrass#PublishToTopic"], "resources": ["sluice/*"]}
-        self.merge({"accessControl": {"aws.greengrass.ipc.pubsub": {"p": policy}}, "statusInterval": "1s"})
+        hears = {"operations": ["aws.greengrass#SubscribeToTopic"], "resources": ["sluice/ack/opcua-collector/*"]}
+        self.merge({"accessControl": {"aws.greengrass.ipc.pubsub": {"p": policy, "s": hears}}, "statusInterval": "1s"})
 
     def merge(self, document: dict[str, Any]) -> None:
         self.server.configuration(NAME).merge([], document, time.time())
@@ -55,8 +58,15 @@ class Site:
     async def start(self) -> None:
         await self.server.start()
         self.server.observe("sluice/#", self._take)
-        work = self.folder / "work"
-        work.mkdir()
+        self.work.mkdir()
+        await self.begin()
+
+    @property
+    def work(self) -> Path:
+        return self.folder / "work"
+
+    async def begin(self, crash: str = "") -> None:
+        """Start the process, again if need be; `crash`: where it kills itself."""
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": f"{ROOT / 'shared'}:{ROOT / 'components'}",
@@ -64,11 +74,31 @@ class Site:
             "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT": self.server.address,
             "AWS_IOT_THING_NAME": "gateway",
             **({"GGC_VERSION": self.server.profile.version} if self.server.profile.version else {}),
+            **({"SLUICE_CRASH": crash} if crash else {}),
         }
-        with (self.folder / "component.log").open("wb") as log:
+        with (self.folder / "component.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-u", "-m", "opcua_collector", cwd=work, env=environment, stdout=log, stderr=log
+                sys.executable, "-u", "-m", "opcua_collector", cwd=self.work, env=environment, stdout=log, stderr=log
             )
+
+    async def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        await self.process.wait()
+
+    async def kept(self) -> list[Delivered]:
+        """What is in the outbox; the component has ended."""
+        outbox = await Outbox.open(self.work / "outbox/outbox.db", Quota(10**9, None, 0))
+        found: list[Delivered] = []
+        for stream in outbox.streams():
+            after = 0
+            while frames := await outbox.read(stream, after + 1, 10_000_000):
+                after = frames[-1].seq
+                batches = [decode(frame.payload) for frame in frames]
+                for batch in (batch for batch in batches if isinstance(batch, SampleBatch)):
+                    found += [Delivered(s.tag, s.time, s.value, QUALITY[s.quality]) for s in batch.columns.samples()]
+        await outbox.close()
+        return found
 
     def _take(self, topic: str, payload: bytes) -> None:
         if topic.startswith("sluice/status/"):
@@ -89,6 +119,9 @@ class Site:
 
     def line(self, name: str = "line1") -> dict[str, Any]:
         return dict(self.status.get("connections", {}).get(name, {}))
+
+    def ledger(self) -> dict[str, int]:
+        return dict(self.status.get("ledger", {}).get("opcua-collector/line1", {"kept": 0}))
 
     def rejected(self) -> dict[str, dict[str, Any]]:
         return {entry["path"]: entry for entry in self.status.get("config", {}).get("rejected", ())}
@@ -154,11 +187,73 @@ async def test_every_sample_of_the_plant_is_published_once_and_a_change_of_tags_
         rejected = site.rejected()
         assert "urn:no" in rejected["connections.line1.tags.Nowhere.node"]["problem"]
         assert "refuses" in rejected["connections.dead.endpoint"]["problem"]
-        line, ledger = site.line(), site.status["ledger"]["opcua-collector/line1"]
+        await until(lambda: site.ledger()["kept"] >= samples, site.state)
+        line, ledger = site.line(), site.ledger()
         assert (line["state"], line["connects"]) == ("running", 1)
-        assert ledger["received"] == ledger["published"] + ledger["filtered"]
+        assert ledger["received"] == ledger["filtered"] + ledger["stored"] + ledger["in_flight"]
+        assert ledger["stored"] == ledger["kept"]  # nobody has acknowledged anything
+        assert site.status["outbox"]["trouble"] == ""
         assert site.line("dead")["state"] in ("waiting", "connecting")
     assert await site.stop() == 0
+
+
+async def test_a_killed_collector_goes_on_where_it_was_and_loses_and_doubles_nothing(
+    site: Site, tmp_path: Path
+) -> None:
+    async with PlantProcess(tmp_path / "plant", rate=2000, units=1) as plant:
+        tags = {tag.tag: {"node": tag.node} for tag in plant_tags(1)}
+        line1 = {
+            "endpoint": plant.endpoint,
+            "security": {"policy": "Basic256Sha256", "trust": "first-use"},
+            "publishingInterval": "100ms",
+            "tags": tags,
+        }
+        site.merge({"connections": {"line1": line1}})
+        await site.start()
+        await plant.watched()
+        await plant.produce()
+        await until(lambda: site.count() > 500, site.state)
+        await site.kill()
+        for crash in ("stored:3", "stored:7"):  # committed, not yet published, nor acknowledged to the server
+            await site.begin(crash)
+            assert site.process is not None
+            assert await asyncio.wait_for(site.process.wait(), 30) == -signal.SIGKILL, site.state()
+        site.status = {}
+        await site.begin()
+        await until(lambda: site.line().get("state") == "running", site.state)
+        assert site.line()["recovery"]["rung"] in ("resumed", "transferred"), site.state()
+        samples = await plant.finish()
+        await until(lambda: site.ledger()["kept"] >= samples, site.state)
+        assert await site.stop() == 0
+        report = reconcile(plant.log, {"outbox": await site.kept()}).as_dict()["destinations"]["outbox"]
+        assert (report["lost"], report["duplicated"], report["delivered"]) == (0, 0, samples), report
+
+
+async def test_an_outbox_that_cannot_be_written_is_told_with_its_remedy_and_mends_itself(
+    site: Site, tmp_path: Path
+) -> None:
+    async with PlantProcess(tmp_path / "plant", rate=500, units=1, policies=["None"]) as plant:
+        tags = {tag.tag: {"node": tag.node} for tag in plant_tags(1)}
+        site.merge(
+            {"connections": {"line1": {"endpoint": plant.endpoint, "security": {"policy": "None"}, "tags": tags}}}
+        )
+        await site.start()
+        await plant.watched()
+        await plant.produce()
+        await until(lambda: site.count() > 100, site.state)
+        assert site.process is not None
+        size = sum(file.stat().st_size for file in (site.work / "outbox").iterdir())
+        resource.prlimit(site.process.pid, resource.RLIMIT_FSIZE, (size // 2, resource.RLIM_INFINITY))
+        await until(lambda: "outbox" in site.rejected(), site.state)
+        assert site.rejected()["outbox"]["remedy"]
+        assert site.process.returncode is None
+        resource.prlimit(site.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        await until(lambda: "outbox" not in site.rejected(), site.state)
+        samples = await plant.finish()
+        await until(lambda: site.ledger()["kept"] >= samples, site.state)
+        assert await site.stop() == 0
+        report = reconcile(plant.log, {"outbox": await site.kept()}).as_dict()["destinations"]["outbox"]
+        assert (report["lost"], report["duplicated"], report["delivered"]) == (0, 0, samples), report
 
 
 async def test_an_idle_collector_is_small_and_a_lost_plant_is_found_again(site: Site, tmp_path: Path) -> None:
