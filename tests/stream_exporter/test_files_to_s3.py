@@ -65,7 +65,7 @@ class Line:
         samples = list(batch.columns.samples())
         named = self._at.batch(self._seq, [replace(s, tag=f"{self._stream}/{s.tag}") for s in samples], self._stream)
         self._at.publish(named)
-        return [f"{s.tag} {self._at.epoch}.{self._seq}.{n}" for n, s in enumerate(named.columns.samples())]
+        return [f"{s.tag} {batch.header.epoch}.{self._seq}.{n}" for n, s in enumerate(named.columns.samples())]
 
 
 async def test_kills_and_power_cuts_in_quick_succession_lose_and_double_nothing(at: Any, core: Core) -> None:
