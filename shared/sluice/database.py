@@ -299,12 +299,12 @@ class Database:
                     break
                 if self._malformed or (self._resized and not (self._queue or self._ahead)):
                     break
-                if not (self._queue or self._ahead):
+                if now < due:  # nobody need wake it: what comes meanwhile is found at the end of the interval
+                    self._wake.wait(due - now)
+                elif not (self._queue or self._ahead):
                     self._attentive = True
                     self._wake.wait()
                     self._attentive = False
-                elif now < due:
-                    self._wake.wait(due - now)
                 else:
                     break
             works: list[_Work[Any]] = []
