@@ -147,10 +147,13 @@ class Backfill:
         """Learn, tell and fill until cancelled. Trouble with the history is no trouble of the connection."""
         tasks: set[asyncio.Task[None]] = set()
         size = [max(1, limits.history)]  # nodes asked for at once; fewer when the server says that it is too much
+        looked = 0.0
         try:
             while True:
-                await self._learn(session.stack, limits)
-                self._tell()
+                if _now() - looked >= _TICK:
+                    await self._learn(session.stack, limits)
+                    self._tell()
+                    looked = _now()
                 while len(tasks) < CALLS and not self._must_wait():
                     pieces = self._gaps.work(_now(), size[0])
                     if not pieces:

@@ -126,6 +126,7 @@ class Gaps:
         self.mark_of: Callable[[int], int | None] = lambda handle: None
         self._holes: dict[str, list[_Hole]] = {}  # by time; only the last one may be open
         self._todo: set[str] = set()  # tags with a hole that is not settled
+        self._ready: list[tuple[int, int, str]] = []  # (at, stop, tag): what can be read, as found lately
         self._busy: dict[str, tuple[_Hole, Piece]] = {}
         self._why: dict[str, str] = {}  # tag -> "" for one with history, else why there is none
         self._refused: set[str] = set()  # of these, those whose history the server refused
@@ -311,27 +312,45 @@ class Gaps:
 
         Each piece is busy until `finished`, `refused` or `returned`.
         """
-        ready: list[tuple[int, int, str, _Hole]] = []
-        for tag in list(self._todo):
-            hole = self._next(tag, now)
-            if hole is not None and hole.stop is not None:
-                ready.append((hole.at, hole.stop, tag, hole))
-        ready.sort(key=lambda one: one[:3])
+        pieces = self._group(now, most)
+        if not pieces:
+            self._ready = sorted(
+                (hole.at, hole.stop, tag)
+                for tag in self._todo
+                if (hole := self._next(tag, now)) is not None and hole.stop is not None
+            )
+            pieces = self._group(now, most)
+        return pieces
+
+    def _group(self, now: float, most: int) -> list[Piece]:
+        """The first of the ready ones, and others that are alike in time: they leave the ready ones.
+
+        All are asked for from the first one's `at` to the last `until`: what that is more than the time of a tag's own
+        shall not be much.
+        """
         pieces: list[Piece] = []
-        stop, limit = _NEVER, 2**63
-        for at, until, tag, hole in ready:
-            # All are asked for from the first one's `at` to the last `until`: what that is more than a tag's own
-            # time shall not be much.
-            start = ready[0][0]
+        left: list[tuple[int, int, str]] = []
+        start, stop, limit = 0, _NEVER, 2**63
+        seen = 0
+        for entry in self._ready:
+            if len(pieces) >= most or entry[0] >= limit:
+                break
+            seen += 1
+            at, until, tag = entry
+            hole = self._next(tag, now)
+            if hole is None or (hole.at, hole.stop) != (at, until):
+                continue  # something has happened to it meanwhile
+            if not pieces:
+                start = at
             latest = min(limit, 2 * until - at + _SLACK - (at - start))
             if max(stop, until) > latest:
+                left.append(entry)
                 continue
             stop, limit = max(stop, until), latest
             piece = Piece(self._handles[tag], at, until)
             self._busy[tag] = (hole, piece)
             pieces.append(piece)
-            if len(pieces) >= most:
-                break
+        self._ready[:seen] = left
         return pieces
 
     def _next(self, tag: str, now: float) -> _Hole | None:
@@ -459,19 +478,17 @@ class Gaps:
         """The state as bytes; `newest`: number of the last live batch handed to the outlet."""
         reasons: dict[str, int] = {}
         whys: dict[str, int] = {}
-        tags: list[str] = []
-        rows: list[tuple[int, ...]] = []
-        for tag, holes in self._holes.items():
-            for hole in holes:
-                tags.append(tag)
-                reason = reasons.setdefault(hole.reason, len(reasons))
-                why = whys.setdefault(hole.why, len(whys))
-                end = _NEVER if hole.end is None else hole.end
-                rows.append((hole.at, end, reason, why, hole.brought | hole.settled << 1))
-        columns = np.array(rows, np.int64).reshape(-1, 5)
+        found = [(tag, hole) for tag, holes in self._holes.items() for hole in holes]
+        columns: list[list[int]] = [
+            [hole.at for _, hole in found],
+            [_NEVER if hole.end is None else hole.end for _, hole in found],
+            [reasons.setdefault(hole.reason, len(reasons)) for _, hole in found],
+            [whys.setdefault(hole.why, len(whys)) for _, hole in found],
+            [hole.brought | hole.settled << 1 for _, hole in found],
+        ]
         self.changed = False
-        head = {"newest": newest, "tags": tags, "reasons": list(reasons), "whys": list(whys)}
-        return pack(head, [columns[:, column] for column in range(5)])
+        head = {"newest": newest, "tags": [tag for tag, _ in found], "reasons": list(reasons), "whys": list(whys)}
+        return pack(head, [np.array(column, np.int64) for column in columns])
 
     def load(self, data: bytes | None) -> str:
         """Take a dump over, before the first tag is added. Returns what is wrong with it, and then takes nothing."""

@@ -136,7 +136,7 @@ def unpack(data: bytes, columns: int) -> tuple[dict[str, Any], list[NDArray[np.i
         raise NoteError(str(error)) from error
     if not isinstance(head, dict) or head.get("v") != _VERSION:
         raise NoteError(f"it is not of version {_VERSION}")
-    body = np.frombuffer(raw, np.uint8, offset=4 + length)
+    body = np.frombuffer(raw[4 + length :], np.uint8)
     rows, rest = divmod(len(body), 8 * columns)
     if rest:
         raise NoteError(f"{len(body)} bytes are not {columns} columns")

@@ -9,11 +9,11 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from opcua_collector.gaps import MAX_WINDOW, TOO_MANY, TOO_OLD, Gaps, Piece
-from opcua_collector.marks import Marks, dump, restore
+from opcua_collector.marks import dump, restore
 from opcua_collector.notifications import Block, Publication
 from opcua_collector.samples import Assembler, Rule
 from sluice.batch import Columns, Header, SampleBatch, Series
@@ -307,3 +307,239 @@ class Plant(RuleBasedStateMachine):
 
 TestPlant = Plant.TestCase
 TestPlant.settings = settings(max_examples=100, stateful_step_count=40, report_multiple_bugs=False)
+
+
+# --- one thing at a time ----------------------------------------------------------------------------------------------
+
+
+def collector(*whys: str, **options: float) -> tuple[Gaps, Assembler]:
+    """A tag for each reason why there is no history ("": there is), with a first sample at START."""
+    gaps = Gaps(**{"patience": 5.0, "settling": 0.0, **options})
+    made = Assembler(gaps)
+    for number, why in enumerate(whys):
+        handle = made.add(Series(f"T{number}"))
+        made.fix(handle, Rule.DOUBLE)
+        gaps.eligible(handle, why)
+    made.columns(message(*((handle, START, 0) for handle in range(len(whys)))))
+    return gaps, made
+
+
+def spans(gaps: Gaps, now: float = 0.0, most: int = 100) -> list[tuple[int, float, float]]:
+    return [(one.handle, (one.at - START) / SECOND, (one.until - START) / SECOND) for one in gaps.work(now, most)]
+
+
+def at(second: float) -> int:
+    return START + round(second * SECOND)
+
+
+def test_a_gap_is_from_the_mark_to_the_first_live_sample() -> None:
+    gaps, made = collector("", "")
+    gaps.open(None, "messages")
+    assert spans(gaps) == []
+    made.columns(message((0, at(7), 0), (0, at(8), 0)))
+    assert spans(gaps) == [(0, 0, 7)]
+
+
+def test_a_tag_that_never_had_a_sample_has_no_gap() -> None:
+    gaps, made = collector("")
+    handle = made.add(Series("new"))
+    gaps.eligible(handle, "")
+    made.fix(handle, Rule.DOUBLE)
+    gaps.open(None, "recreated")
+    made.columns(message((0, at(1), 0), (handle, at(1), 0)))
+    assert spans(gaps) == [(0, 0, 1)]
+
+
+def test_only_the_named_tags_have_a_gap() -> None:
+    gaps, made = collector("", "", "")
+    gaps.open([1, 99], "recreated")
+    made.columns(message(*((handle, at(1), 0) for handle in range(3))))
+    assert spans(gaps) == [(1, 0, 1)]
+
+
+def test_a_value_that_has_not_changed_leaves_nothing_to_read() -> None:
+    gaps, made = collector("")
+    gaps.open(None, "recreated")
+    made.subscribed(0)
+    assert made.columns(message((0, START, 0))) == []
+    gaps.watched(None, at(1), 1.0)
+    assert spans(gaps, 100.0) == []
+    assert gaps.status() == {}
+
+
+def test_a_quiet_tag_is_read_up_to_the_recovery_when_the_patience_is_over() -> None:
+    gaps, _ = collector("", "")
+    gaps.open(None, "messages")
+    gaps.watched([0], at(60), now=100.0)
+    assert spans(gaps, 104.9) == []
+    assert spans(gaps, 105.0) == [(0, 0, 65)]
+    assert spans(gaps, 1000.0) == [], "the other is not monitored yet"
+
+
+def test_a_server_gets_time_to_write_its_history() -> None:
+    gaps, made = collector("", settling=2.0)
+    gaps.open(None, "messages")
+    made.columns(message((0, at(7), 0)))
+    assert spans(gaps, 10.0) == []
+    assert spans(gaps, 11.9) == []
+    assert spans(gaps, 12.0) == [(0, 0, 7)]
+
+
+def test_the_overflow_bit_is_a_gap_between_two_samples() -> None:
+    gaps, made = collector("", "")
+    made.columns(message((0, at(1), 0), (1, at(1), 0), (0, at(9), OVERFLOW), (0, at(10), 0), (1, at(2), 0)))
+    assert spans(gaps) == [(0, 1, 9)]
+
+
+def test_gaps_of_a_tag_that_overlap_are_one_and_others_are_not() -> None:
+    gaps, made = collector("")
+    gaps.open(None, "messages")
+    gaps.open(None, "recreated")
+    made.columns(message((0, at(5), 0), (0, at(6), 0)))
+    gaps.open(None, "recreated")
+    made.columns(message((0, at(9), OVERFLOW)))
+    [piece] = gaps.work(0.0, 9)
+    assert (piece.at, piece.until) == (START, at(5))
+    assert gaps.work(0.0, 9) == [], "one piece of a tag at a time"
+    gaps.finished(piece)
+    [piece] = gaps.work(0.0, 9)
+    assert (piece.at, piece.until) == (at(6), at(9))
+
+
+def test_tags_that_are_alike_in_time_are_asked_for_together_and_others_are_not() -> None:
+    gaps, made = collector("", "", "", "")
+    made.columns(message((1, at(2), 0), (2, at(500), 0), (3, at(503), 0)))
+    gaps.open(None, "messages")
+    made.columns(message(*((handle, at(510), 0) for handle in range(4))))
+    assert spans(gaps) == [(0, 0, 510), (1, 2, 510)]
+    assert spans(gaps) == [(2, 500, 510), (3, 503, 510)]
+    assert spans(gaps) == []
+
+
+def test_no_more_tags_than_asked_for() -> None:
+    gaps, made = collector(*[""] * 10)
+    gaps.open(None, "messages")
+    made.columns(message(*((handle, at(1), 0) for handle in range(10))))
+    assert [len(spans(gaps, most=4)) for _ in range(4)] == [4, 4, 2, 0]
+
+
+def test_what_is_older_than_the_longest_window_is_an_event() -> None:
+    gaps, made = collector("", max_window=3600.0)
+    gaps.open(None, "recreated")
+    made.columns(message((0, at(7200), 0)))
+    assert gaps.max_window < MAX_WINDOW
+    [(_, first, last)] = spans(gaps)
+    assert (round(first), last) == (3600, 7200)
+    [event] = gaps.events(0.0)
+    assert (event["why"], event["from_ns"], event["to_ns"]) == (TOO_OLD, START, at(3600))
+    assert gaps.events(0.0) == []
+
+
+def test_more_gaps_than_can_be_remembered_become_one_event() -> None:
+    gaps, made = collector("")
+    made.columns(message(*((0, at(second), OVERFLOW) for second in range(1, 101))))
+    [event] = gaps.events(0.0)
+    assert (event["why"], event["from_ns"], event["to_ns"]) == (TOO_MANY, START, at(68))
+    read = []
+    while pieces := gaps.work(0.0, 9):
+        read += [(piece.at, piece.until) for piece in pieces]
+        gaps.finished(pieces[0])
+    assert read == [(at(second), at(second + 1)) for second in range(68, 100)]
+
+
+def test_one_event_for_all_tags_of_a_cause_when_the_last_of_them_is_over() -> None:
+    gaps, made = collector(*["no history"] * 50)
+    gaps.open(None, "recreated")
+    gaps.watched(None, at(1), now=100.0)
+    made.columns(message(*((handle, at(3), 0) for handle in range(49))))
+    assert gaps.events(104.0) == [], "one of them may still come"
+    [event] = gaps.events(105.0)
+    assert event == {
+        "reason": "recreated",
+        "recoverable": False,
+        "why": "no history",
+        "from_ns": START,
+        "to_ns": at(6),
+        "gaps": 50,
+        "tags": sorted(f"T{n}" for n in range(50))[:20],
+    }
+    assert gaps.events(999.0) == []
+
+
+def test_what_was_told_is_not_told_again_by_the_next_run() -> None:
+    gaps, made = collector("no history")
+    gaps.open(None, "recreated")
+    made.columns(message((0, at(3), 0)))
+    untold = gaps.dump(1)
+    assert gaps.events(0.0) != []
+    for data, times in ((untold, 1), (gaps.dump(1), 0)):
+        after = Gaps()
+        assert after.load(data) == ""
+        after.add(0, "T0")
+        after.eligible(0, "no history")
+        assert len(after.events(0.0)) == times
+
+
+def test_a_tag_that_is_not_wanted_any_more_leaves_nothing() -> None:
+    gaps, made = collector("", "")
+    gaps.open(None, "recreated")
+    made.columns(message((0, at(3), 0)))
+    [piece] = gaps.work(0.0, 9)
+    made.remove(0)
+    assert gaps.bounds(piece) is None
+    gaps.advanced(piece, at(2))
+    gaps.finished(piece)
+    made.remove(1)
+    assert gaps.status() == {}
+
+
+def test_a_removed_tag_is_forgotten_over_a_restart_too() -> None:
+    gaps, _ = collector("", "")
+    gaps.open(None, "recreated")
+    after = Gaps()
+    after.load(gaps.dump(1))
+    after.keep({"T1"})
+    assert after.status()["tags"] == 1
+
+
+def test_a_refusal_holds_until_it_is_asked_again() -> None:
+    gaps, made = collector("", "")
+    gaps.open(None, "recreated")
+    made.columns(message((0, at(3), 0), (1, at(3), 0)))
+    pieces = gaps.work(0.0, 9)
+    gaps.refused(pieces[0], "BadHistoryOperationUnsupported")
+    [event] = gaps.events(0.0)
+    assert (event["tags"], event["why"]) == (["T0"], "BadHistoryOperationUnsupported")
+    assert not gaps.recoverable
+    gaps.ask_again()
+    assert gaps.unknown == {0}
+    gaps.eligible(0, "")
+    assert gaps.recoverable
+
+
+@pytest.mark.parametrize("data", [b"", b"no dump", b"\x28\xb5\x2f\xfd\x00"])
+def test_what_is_no_dump_is_told_and_nothing_is_taken_over(data: bytes) -> None:
+    gaps = Gaps()
+    assert "cannot be read" in gaps.load(data)
+    assert gaps.status() == {}
+
+
+@given(place=st.integers(0, 300), content=st.binary(min_size=1, max_size=5))
+def test_a_damaged_dump_never_raises(place: int, content: bytes) -> None:
+    gaps, _ = collector("", "")
+    gaps.open(None, "recreated")
+    data = gaps.dump(1)
+    place %= len(data)
+    after = Gaps()
+    after.load(data[:place] + content + data[place + len(content) :])
+    after.add(0, "T0")
+    after.dump(1)
+
+
+def test_messages_cost_nothing_when_nothing_is_missing() -> None:
+    gaps, made = collector(*[""] * 100)
+    before = gaps.dump(1)
+    gaps.changed = False
+    made.columns(message(*((handle, at(1), 0) for handle in range(100))))
+    assert not gaps.changed
+    assert gaps.dump(1) == before
