@@ -19,6 +19,7 @@ from sluice.cursors import MessageError
 from sluice.delivery import ANNOUNCE_EVERY, REPLAY_PREFIX, SILENT_AFTER, Gap, data_topic, parse
 from sluice.following import MAX_WINDOW, Following, Reader
 from sluice.ipc import IpcError
+from sluice.retry import Backoff
 from sluice.tasks import end, within
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ _LONGEST_PAUSE: Final = 60.0
 """Seconds between renewals of a subscription on which nothing comes whatever is done."""
 _LAST_WORK: Final = 1.0
 """Seconds for what is queued when an inlet is closed."""
+_ATTEMPTS: Final = 3
+"""Publishes of one message of cursors, until it is left to the next round."""
 _CALM: Final = 0.02
 """Seconds at least between two messages of cursors."""
 
@@ -221,11 +224,17 @@ class Inlet:
                 await within(max(0.0, waits if due is None else min(waits, due)), self._look.wait())
 
     async def _publish(self, topic: str, payload: bytes) -> None:
-        try:
-            await self._bus.publish(topic, payload)
-        except IpcError as error:
-            self.counters["untold"] += 1
-            logger.warning("Cursors are not told on %s: %s", topic, error)
+        backoff = Backoff(0.05, 0.5)
+        for _ in range(_ATTEMPTS):
+            try:
+                await self._bus.publish(topic, payload)
+            except IpcError as error:  # noqa: PERF203 - each is a call to another process
+                why = error
+                await asyncio.sleep(backoff.next())
+            else:
+                return
+        self.counters["untold"] += 1
+        logger.warning("Cursors are not told on %s: %s", topic, why)
 
     # --- subscriptions that die ---
 

@@ -27,8 +27,9 @@ from sluice.cursors import ACK_PREFIX, Ask, MessageError, decode_cursors
 from sluice.database import DatabaseError
 from sluice.delivery import ANNOUNCE_EVERY, MAX_CONSUMERS, Frame, Producer, Registration, replay_topic
 from sluice.following import MAX_WINDOW
-from sluice.ipc import IpcError, IpcTooLarge
+from sluice.ipc import IpcDisconnected, IpcError, IpcTimeout, IpcTooLarge
 from sluice.outbox import Outbox, Put, Quota, Registered
+from sluice.retry import Backoff
 from sluice.status import when
 from sluice.tasks import end, within
 
@@ -41,6 +42,8 @@ _TOLD_WITHIN: Final = 0.05
 """Seconds within which the outbox tells what it has deleted."""
 _MESSAGE_OVERHEAD: Final = 300
 """Bytes that a queued message takes beside its payload."""
+_ATTEMPTS: Final = 4
+"""Publishes of one part of an answer, until the rest is left to the next ask."""
 _GAP_EVENT_EVERY: Final = 10.0
 _ORPHAN_STAYS: Final = 60.0
 """Seconds for which the empty stream of a source without configuration is remembered, in case it comes back."""
@@ -490,11 +493,11 @@ class Outlets:
                 if ask.stream in replays.asked:
                     return
         newest = min(number - 1, producer.durable)
-        await self._bus.publish(topic, producer.announcement(self._outbox.state(ask.stream).oldest, newest))
+        await self._insist(topic, producer.announcement(self._outbox.state(ask.stream).oldest, newest))
 
     async def _replay_frame(self, topic: str, producer: Producer, frame: Frame) -> None:
         try:
-            await self._bus.publish(topic, frame.payload)
+            await self._insist(topic, frame.payload)
         except IpcTooLarge as error:
             logger.error("Batch %d of %s cannot be delivered: %s", frame.seq, producer.stream, error)
             await self._replace(topic, producer, frame.seq, "too-large-for-bus")
@@ -503,12 +506,25 @@ class Outlets:
         self.counters["replayed"] += 1
         self.counters["replayed_bytes"] += len(frame.payload)
 
+    async def _insist(self, topic: str, payload: bytes) -> None:
+        """Publish a part of an answer, and again when that fails for the moment; what had arrived is only a repeat."""
+        backoff = Backoff(0.05, 0.5)
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                await self._bus.publish(topic, payload)
+            except (IpcTimeout, IpcDisconnected):  # noqa: PERF203 - each is a call to another process
+                self.counters["publish_failures"] += 1
+                await asyncio.sleep(backoff.next())
+            else:
+                return
+        await self._bus.publish(topic, payload)
+
     async def _replace(self, topic: str, producer: Producer, number: int, reason: str) -> int:
         """Publish, in the place of a batch that cannot be had, an event that says so; its size."""
         self.counters["unreadable"] += 1
         logger.error("Batch %d of %s is lost (%s): an event takes its place", number, producer.stream, reason)
         payload = producer.instead(number, reason)
-        await self._bus.publish(topic, payload)
+        await self._insist(topic, payload)
         producer.offered(number)
         return len(payload)
 
