@@ -95,11 +95,14 @@ class SinkSettings(Settings):
     segment_size: Annotated[
         Size, Field(ge=1 << 20, le=(1 << 31) - 1, description="space in the stream is freed in pieces of this size")
     ] = 16 << 20
-    stream_size: Annotated[
-        Size,
-        AfterValidator(_stream_size),
-        Field(validate_default=True, description="the most that the stream holds, three segments or more"),
-    ] = 256 << 20
+    stream_size: (
+        Annotated[
+            Size,
+            AfterValidator(_stream_size),
+            Field(description="the most that the stream holds: 256MiB unless said otherwise, three segments or more"),
+        ]
+        | None
+    ) = None
     priority: Annotated[int, Field(ge=1, le=10, description="order of exports, 1 first")] = 5
 
 
@@ -180,6 +183,11 @@ def topic_filters(sources: list[str]) -> list[str]:
         else:
             filters.append(f"sluice/data/{'+' if producer == '*' else producer}/{name}/#")
     return list(dict.fromkeys(filters))
+
+
+def stream_size(sink: SinkSettings) -> int:
+    """The most that a sink's stream holds."""
+    return sink.stream_size or max(256 << 20, 3 * sink.segment_size)
 
 
 def streams_of(sink: Any) -> list[str]:

@@ -11,7 +11,7 @@ from stream_manager import IoTSiteWiseConfig, KinesisConfig, S3ExportTaskExecuto
 
 from stream_exporter import kinesis, remedies, sitewise
 from stream_exporter.appending import AppendingSink, Target
-from stream_exporter.config import AnySink, KinesisSink, S3Sink, SinkSettings, SiteWiseSink
+from stream_exporter.config import AnySink, KinesisSink, S3Sink, SinkSettings, SiteWiseSink, stream_size
 from stream_exporter.files import FileSink
 from stream_exporter.messages import Encoder
 from stream_exporter.s3 import GZIP_SUFFIX, PLAIN_SUFFIX
@@ -45,7 +45,7 @@ def make_sink(name: str, settings: AnySink, client: StreamClient, store: UnitSto
     export = _export(settings)
 
     def plan(made: str) -> StreamPlan:
-        return StreamPlan(orjson.loads(made)["stream"], settings.stream_size, settings.segment_size, export)
+        return StreamPlan(orjson.loads(made)["stream"], stream_size(settings), settings.segment_size, export)
 
     made_of = {"type": settings.type, "stream": settings.stream, **made_of}
     target = Target(orjson.dumps(made_of).decode(), encoder, plan, destination, filter_remedies)
@@ -106,7 +106,7 @@ def _file_sink(name: str, settings: S3Sink, client: StreamClient, store: UnitSto
             rotate_interval=settings.rotate_interval,
             suffix=GZIP_SUFFIX if compress else PLAIN_SUFFIX,
         ),
-        StreamPlan(settings.stream, settings.stream_size, settings.segment_size, executor),
+        StreamPlan(settings.stream, stream_size(settings), settings.segment_size, executor),
         StreamPlan(settings.status_stream, STATUS_STREAM_SIZE, STATUS_SEGMENT_SIZE),
         remedies.s3(settings.bucket),
         terms(settings),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sluice.config import load
-from stream_exporter.config import ExporterSettings, KinesisSink, S3Sink, SiteWiseSink, topic_filters
+from stream_exporter.config import ExporterSettings, KinesisSink, S3Sink, SiteWiseSink, stream_size, topic_filters
 
 SINKS: dict[str, Any] = {
     "sitewise": {"type": "sitewise", "alias": "{asset}/{tag}", "stream": "SluiceSiteWise", "packInterval": "400ms"},
@@ -46,6 +46,29 @@ def test_everything_as_text_is_the_same_configuration() -> None:
     assert loaded.config.sinks["kinesis"].priority == 3
 
 
+def test_a_sink_is_required_and_acknowledges_what_is_exported_unless_told_otherwise() -> None:
+    loaded = load(
+        ExporterSettings,
+        {
+            "sinks": {
+                "kinesis": SINKS["kinesis"],
+                "trial": {**SINKS["kinesis"], "required": "false", "maxLag": "1h", "ackOn": "Appended"},
+            }
+        },
+    )
+
+    kinesis, trial = loaded.config.sinks["kinesis"], loaded.config.sinks["trial"]
+    assert (kinesis.required, kinesis.max_lag, kinesis.ack_on) == (True, 86_400.0, "exported")
+    assert (trial.required, trial.max_lag, trial.ack_on) == (False, 3_600.0, "appended")
+
+
+def test_large_segments_make_a_stream_of_three_unless_told_otherwise() -> None:
+    loaded = load(ExporterSettings, {"sinks": {"kinesis": {**SINKS["kinesis"], "segmentSize": "100MiB"}}})
+
+    assert loaded.problems == []
+    assert stream_size(loaded.config.sinks["kinesis"]) == 300 << 20
+
+
 def test_nothing_configured_is_good_and_exports_nothing() -> None:
     loaded = load(ExporterSettings, {})
 
@@ -63,6 +86,9 @@ def test_nothing_configured_is_good_and_exports_nothing() -> None:
         ({"sitewise": {"type": "sitewise", "integers": "float"}}, "sinks.sitewise.integers", "double"),
         ({"kinesis": {**SINKS["kinesis"], "messageSize": "2MB"}}, "sinks.kinesis.messageSize", "or less"),
         ({"kinesis": {**SINKS["kinesis"], "stream": "a/b"}}, "sinks.kinesis.stream", "match"),
+        ({"kinesis": {**SINKS["kinesis"], "streamSize": "32MiB"}}, "sinks.kinesis.streamSize", "48MiB or more"),
+        ({"kinesis": {**SINKS["kinesis"], "ackOn": "sent"}}, "sinks.kinesis.ackOn", "exported, appended"),
+        ({"kinesis": {**SINKS["kinesis"], "maxLag": "1s"}}, "sinks.kinesis.maxLag", "1m or more"),
     ],
 )
 def test_a_wrong_sink_costs_itself_and_says_how_to_mend_it(change: dict[str, Any], place: str, remedy: str) -> None:

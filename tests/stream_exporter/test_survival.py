@@ -258,7 +258,7 @@ async def test_bytes_that_are_not_exported_never_exceed_the_pipe(bench: Any) -> 
             if stream.newest > exported + 1:
                 bench.export(SMALL.stream, up_to=exported + 1)
                 exported += 2
-        return sink.ledger.appended == 1000
+        return bool(sink.ledger.appended == 1000)
 
     await bench.until(step, "all samples", limit=60.0)
     assert max(unexported) <= limit
