@@ -225,6 +225,7 @@ class FileSink(Sink):
                 now=time.monotonic(),
             )
         )
+        self._tell_room()
 
     def _tell_room(self) -> None:
         if self._full or not self._spool.has_room:

@@ -341,7 +341,7 @@ class World:
             case ("fsync fails", after):
                 effects = [None] * after + [OSError(errno.EIO, "I/O error")] + [None] * 1000
                 with mock.patch.object(os, "fsync", mock.Mock(side_effect=effects)):
-                    await self.do(("rotate", 4))
+                    await self.do(("rotate", 8))
             case ("somebody deletes a file", index):
                 await self.kill()
                 for path in sorted(self.folder.glob("*.jsonl.gz"))[index : index + 1]:
@@ -418,6 +418,15 @@ async def live(world: World, steps: list[tuple[Any, ...]]) -> None:
 @example(steps=[*FIRST, ("crash", "uploaded"), ("rotate", 8), ("kill", 1)], quick=True, seconds=0.01)
 @example(steps=[*FIRST, ("answers", "lost"), ("rotate", 8), ("kill", 1)], quick=True, seconds=0.01)
 @example(steps=[*FIRST, ("answers", "lost"), ("crash", "exported"), ("rotate", 8)], quick=True, seconds=0.01)
+@example(steps=[*FIRST, ("rotate", 8), ("export", False, True), ("kill", 2)], quick=False, seconds=0.0)
+@example(steps=[*FIRST, ("rotate", 8), ("power cut", 5, 0), ("kill", 0), ("kill", 0)], quick=False, seconds=0.0)
+@example(steps=[*FIRST, ("crash", "exported"), ("rotate", 8), ("power cut", 0, 3)], quick=True, seconds=0.0005)
+@example(steps=[*FIRST, ("produce", STREAMS[1], 3), ("fsync fails", 1)], quick=False, seconds=0.0)
+@example(
+    steps=[("answers", "away"), *FIRST, ("rotate", 8), *FIRST, ("rotate", 8), ("somebody deletes a file", 0)],
+    quick=False,
+    seconds=0.0,
+)
 def test_each_sample_is_in_exactly_one_object(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Any, ...]], quick: bool, seconds: float
 ) -> None:
