@@ -231,3 +231,18 @@ def test_another_unit_or_asset_shows_from_then_on() -> None:
     made.relabel(0, Series("T0", asset="a/b", unit="bar"))
     [sample] = samples(made, (0, 2.0, T.Double, 0, 2))
     assert (sample.asset, sample.unit) == ("a/b", "bar")
+
+
+def test_samples_from_history_are_typed_like_live_ones_and_are_not_the_last_of_their_tags() -> None:
+    made = assembler(Rule.DOUBLE, Rule.INTEGER)
+    live = samples(made, (0, 1.0, T.Double, 0, 50), (1, 1, T.Int32, 0, 50))
+    past = decode(notified((0, 3, T.Int32, 0, 1), (1, 7, T.Int32, 0x40900000, 2), (1, 8, T.Int32, 0, 3)), 0, received=0,
+                  handles=2)  # fmt: skip
+    found = [sample for some in made.brought(past.blocks) for sample in some.samples()]
+    assert [(s.tag, s.value, s.quality, s.status) for s in found] == [
+        ("T0", None, Quality.BAD, "type-mismatch"),
+        ("T1", 7, Quality.UNCERTAIN, 0x40900000),
+        ("T1", 8, Quality.GOOD, 0),
+    ]
+    handles, times, _ = made.marks()
+    assert dict(zip(handles.tolist(), times.tolist(), strict=True)) == {0: live[0].time, 1: live[1].time}
