@@ -66,6 +66,16 @@ class _Recovery:
     refused: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A session, and what a first look at its server tells."""
+
+    session: Session
+    started: str  # when the server started
+    ahead: int  # nanoseconds by which its clock is ahead of ours
+    round_trip: float  # seconds of one answer
+
+
 class Connection:
     """A server and its tags. `run` never ends by itself; `reconfigure` may be called at any time."""
 
@@ -196,12 +206,13 @@ class Connection:
         if not self.state.why:  # while it is tried again it stays "waiting", since its first failure
             self.state.set("connecting")
         settings = self._settings
-        session = await self._unless_changed(self._open(settings))
-        if session is None:
+        opened = await self._unless_changed(self._open(settings))
+        if opened is None:
             return
+        session = opened.session
         politely = False
         try:
-            await self._work(session, settings)
+            await self._work(opened, settings)
             politely = fingerprint(self._settings) != fingerprint(settings)
         except OutboxFullError:
             pass
@@ -214,7 +225,7 @@ class Connection:
             self._items.interrupted()
             await asyncio.shield(session.close(politely=politely or self._leaving))
 
-    async def _unless_changed(self, work: Coroutine[Any, Any, Session]) -> Session | None:
+    async def _unless_changed(self, work: Coroutine[Any, Any, _Opened]) -> _Opened | None:
         """The work's result; None when the configuration changes before it is there."""
         task = asyncio.create_task(work)
         changed = asyncio.create_task(self._restart.wait())
@@ -226,7 +237,7 @@ class Connection:
             if not task.done():
                 await end(task)
 
-    async def _open(self, settings: Settings) -> Session:
+    async def _open(self, settings: Settings) -> _Opened:
         """An activated session: the old one where it still exists."""
         password = await self._password(settings)
         kept, ticket = self._kept, self._ticket(settings)
@@ -236,19 +247,12 @@ class Connection:
             self._tickets += 1
             raise
         self._tickets = 0
-        if not session.resumed or kept is None:
-            return session
-        try:
-            started, _ = await session.times()
-        except BaseException:
-            await session.close(politely=False)
-            raise
-        if started == kept.started:
-            return session
+        opened = await _first_look(session)
+        if not session.resumed or kept is None or opened.started == kept.started:
+            return opened
         # The server was restarted and has given our token to somebody else, whose session this is.
         await session.close(politely=False)
-        self._kept = None
-        return await connect(self.name, settings, self._identity, password)
+        return await _first_look(await connect(self.name, settings, self._identity, password))
 
     def _ticket(self, settings: Settings) -> Ticket | None:
         kept = self._kept
@@ -256,10 +260,11 @@ class Connection:
             return None
         return kept.ticket
 
-    async def _work(self, session: Session, settings: Settings) -> None:
+    async def _work(self, opened: _Opened, settings: Settings) -> None:
         """From the session's first service to its last."""
-        feed, round_trip = await self._recover(session, settings)
-        requests = outstanding(feed.subscribed.interval, round_trip)
+        session = opened.session
+        feed = await self._recover(opened, settings)
+        requests = outstanding(feed.subscribed.interval, opened.round_trip)
         self._session = session
         self._publishing = publishing = Publishing(session, feed, self._intake, self._outlet, requests)
         self._clear()
@@ -281,12 +286,11 @@ class Connection:
     async def _fill(self, session: Session, limits: asyncio.Task[browse.OperationLimits]) -> None:
         await self._backfill.run(session, await asyncio.shield(limits))
 
-    async def _recover(self, session: Session, settings: Settings) -> tuple[Feed, float]:
-        """Climb the ladder; what to publish from, and the seconds of one answer."""
+    async def _recover(self, opened: _Opened, settings: Settings) -> Feed:
+        """Climb the ladder: what to publish from."""
         began = _now()
-        started, clock = await session.times()
-        round_trip = _now() - began
-        self._intake.ahead = clock - time.time_ns()
+        session, started = opened.session, opened.started
+        self._intake.ahead = opened.ahead
         before = self._kept
         server = before.server if before is not None and session.resumed else session.server
         known = before is not None and server == before.server
@@ -320,7 +324,7 @@ class Connection:
             self._intake.note({SESSION: self._kept.dump()})
             self._intake.watched(None)
         self._count(rung, situation, session, _now() - began)
-        return feed, round_trip
+        return feed
 
     async def _renew(self, session: Session, settings: Settings) -> Feed:
         keep_alives = subscription.keep_alive_count(settings.publishing_interval, settings.keep_alive)
@@ -405,6 +409,16 @@ class Connection:
         told.update({key: value for key, value in asdict(self.traffic).items() if value})
         told.update({key: value for key, value in asdict(self._intake.assembler.counts).items() if value})
         return told
+
+
+async def _first_look(session: Session) -> _Opened:
+    began = _now()
+    try:
+        started, clock = await session.times()
+    except BaseException:
+        await session.close(politely=False)
+        raise
+    return _Opened(session, started, clock - time.time_ns(), _now() - began)
 
 
 async def _until(stop: asyncio.Event, *work: Coroutine[Any, Any, None]) -> None:

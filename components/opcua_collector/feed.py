@@ -79,7 +79,8 @@ class Feed:
 
     def begin(self) -> None:
         """Another channel: what waits for others before it will be republished with them."""
-        self._order.forget(following(self._committed) if self._failed and self._committed else self._order.expected)
+        behind = following(self._committed) if self._committed else 1
+        self._order.forget(behind if self._failed else self._order.expected)
         self._failed = False
         self._sweep = True
         self._look()
@@ -176,8 +177,7 @@ class Feed:
     def acknowledge_again(self, available: Iterable[int]) -> None:
         """Of what the server still keeps, acknowledge what is in the outbox: an earlier run did not come to it."""
         for number in available:
-            if self._committed and distance(number, self._committed) >= 0:
-                self._again(number)
+            self._again(number)
 
     def beyond(self, available: Iterable[int]) -> list[int]:
         """Of what the server still keeps, the numbers that have not been handed on, in order."""
@@ -185,5 +185,5 @@ class Feed:
         return sorted(ahead, key=lambda number: distance(self.expected, number))
 
     def _again(self, number: int) -> None:
-        if number not in self._acknowledge and distance(number, self._committed) >= 0:
+        if self._committed and number not in self._acknowledge and distance(number, self._committed) >= 0:
             self._acknowledge.append(number)

@@ -22,7 +22,7 @@ from opcua_collector.kept import Items as Kept
 from opcua_collector.problems import node_problem
 from opcua_collector.samples import Rule
 from opcua_collector.session import Session, Subscribed, Wish
-from opcua_collector.stack import NodeId, UaError, read_node, write_node
+from opcua_collector.stack import NodeId, UaError
 from sluice.batch import Series
 from sluice.config import Problem
 from sluice.retry import Backoff
@@ -75,6 +75,7 @@ class Items:
         self._problems = problems
         self._items: dict[str, _Item] = {}
         self._ended: list[int] = []  # monitored items that nobody wants any more
+        self._asked: set[str] = set()  # tags whose items the server may have made, or not
         self._kept = Kept(0, 0, ())
         self._told_metadata: dict[str, browse.Metadata] = {}
         self._changed = asyncio.Event()
@@ -98,7 +99,7 @@ class Items:
             if tag is None or address_of(tag) != one.address:
                 self._ended.append(one.monitored)
                 continue
-            item = _Item(one.handle, tag, one.monitored, one.queue, one.unit, Rule(one.rule), read_node(one.node))
+            item = _Item(one.handle, tag, one.monitored, one.queue, one.unit, Rule(one.rule), one.node)
             self._items[one.tag] = item
             assembler.add(self._series(one.tag, item), one.handle)
             assembler.fix(one.handle, Rule(one.rule))
@@ -113,11 +114,22 @@ class Items:
     def renewed(self) -> None:
         """A new subscription, which has no items yet."""
         self._ended.clear()
+        self._asked.clear()
+        self._kept = Kept(0, 0, ())
         for item in self._items.values():
             item.monitored = 0
 
     def interrupted(self) -> None:
-        """The session has ended: in the next, every refused node is tried again."""
+        """The session has ended: in the next, every refused node is tried again.
+
+        Tags whose items may or may not have been made get other handles: what the server may send twice is then known
+        apart.
+        """
+        for name in self._asked:
+            item = self._items.pop(name)
+            self._intake.assembler.remove(item.handle)
+            del self.names[item.handle]
+        self._asked.clear()
         for item in self._items.values():
             item.due = 0.0
 
@@ -132,7 +144,7 @@ class Items:
                 item.queue,
                 int(item.rule),
                 item.unit,
-                write_node(item.node),
+                item.node,
             )
             for name, item in self._items.items()
             if item.monitored and item.rule is not None
@@ -220,7 +232,10 @@ class Items:
     async def _monitor(
         self, run: _Run, wanted: Mapping[str, tuple[str, Tag]], wishes: Mapping[str, Wish], now: float
     ) -> None:
+        if self.are_of(run.subscribed.id):
+            self._asked = set(wishes)
         answers = await run.session.monitor(run.subscribed.id, list(wishes.values()), run.limits.monitor)
+        self._asked.clear()
         begun: list[int] = []
         for name, answer in zip(wishes, answers, strict=True):
             item = self._items[name]

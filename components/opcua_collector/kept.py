@@ -20,6 +20,7 @@ import orjson
 
 from opcua_collector.config import Connection, Tag
 from opcua_collector.session import Subscribed, Ticket
+from opcua_collector.stack import NodeId, read_node, write_node
 
 SESSION: Final = "session"
 ITEMS: Final = "items"
@@ -96,7 +97,7 @@ class KeptItem:
     queue: int  # revised
     rule: int
     unit: str  # from the server
-    node: str  # as `write_node` writes it
+    node: NodeId
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,9 @@ class Items:
 
     def dump(self) -> bytes:
         """As a position."""
-        rows = [(i.tag, i.address, i.handle, i.monitored, i.queue, i.rule, i.unit, i.node) for i in self.items]
+        rows = [
+            (i.tag, i.address, i.handle, i.monitored, i.queue, i.rule, i.unit, write_node(i.node)) for i in self.items
+        ]
         return orjson.dumps(
             {"v": _VERSION, "subscription": self.subscription, "reserved": self.reserved, "items": rows}
         )
@@ -125,7 +128,10 @@ def load_items(data: bytes | None) -> Items | None:
     """The monitored items of an earlier run."""
     try:
         content = _content(data)
-        items = [KeptItem(tag, tuple(address), *rest) for tag, address, *rest in content["items"]]
+        items = [
+            KeptItem(tag, tuple(address), handle, monitored, queue, rule, unit, read_node(node))
+            for tag, address, handle, monitored, queue, rule, unit, node in content["items"]
+        ]
         return Items(content["subscription"], content["reserved"], items)
     except _DAMAGE:
         return None

@@ -198,6 +198,7 @@ class Publishing:
         return {
             "publishing_interval_s": subscribed.interval,
             "keep_alive_s": round(subscribed.interval * subscribed.keep_alive_count, 3),
+            "lifetime_s": round(subscribed.interval * subscribed.lifetime_count, 3),
             "outstanding": self._outstanding,
             "requests": self._publishers,
         }

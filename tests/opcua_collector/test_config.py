@@ -169,3 +169,18 @@ def test_ten_thousand_tags_are_read_in_a_blink(tmp_path: Path) -> None:
     found = select("line1", connection(tagsFile="tags.csv"), tmp_path)
     assert len(found.tags) == 10_000
     assert not found.problems
+
+
+def test_the_outbox_is_configured_beside_the_connections_and_a_mistake_in_it_stops_no_connection() -> None:
+    raw: dict[str, Any] = {
+        "outbox": {"maxSize": "2GB", "commitInterval": "2s", "consumers": ["stream-exporter"]},
+        "connections": {"line1": {"endpoint": "opc.tcp://10.0.0.5:4840"}},
+    }
+    loaded = load(Configuration, raw)
+    [problem] = loaded.problems
+    assert problem.path == "outbox.commitInterval"
+    assert list(loaded.config.connections) == ["line1"]
+    del raw["outbox"]["commitInterval"]
+    loaded = load(Configuration, raw)
+    assert not loaded.problems
+    assert (loaded.config.outbox.max_size, loaded.config.outbox.consumers) == (2_000_000_000, ["stream-exporter"])

@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from opcua_collector.config import Connection as Settings
 from opcua_collector.connection import Connection
-from opcua_collector.session import Identity
+from opcua_collector.session import Identity, Session
 from plant.line import Line
 from plant.opcua_server import PlantServer
 from plant.process import PlantProcess
@@ -463,6 +463,32 @@ async def test_an_item_that_it_did_not_live_to_note_gives_its_values_to_nobody(r
 
 
 @here
+async def test_an_item_of_which_the_answer_was_lost_gives_its_values_once(
+    rig: Rig, server: PlantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line was cut between the server's creation of an item and its answer: a second one must not double it."""
+    added = plant_tags(1)[4]
+    monitor = Session.monitor
+
+    async def made_and_not_told(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        await monitor(*arguments)
+        await rig.line.cut()
+        raise ConnectionResetError
+
+    monkeypatch.setattr(Session, "monitor", made_and_not_told)
+    rig.change(tags={**SOME, added.tag: TAGS[added.tag]})
+    await rig.connects(2)
+    assert rig.rung == "resumed"
+    await rig.monitors(2)
+    values = [float(value) for value in await show(server, 3, column=4)]
+    await rig.count(added.tag, 3)
+    shown = await show(server, 1)
+    await has(rig, shown)
+    assert [value for value in await rig.of(added.tag) if value in values] == values
+
+
+@here
 async def test_settings_that_need_another_subscription_end_the_old_one_politely(rig: Rig, server: PlantServer) -> None:
     shown = await show(server, 2)
     await has(rig, shown)
@@ -511,7 +537,7 @@ async def test_a_restarted_server_is_not_taken_for_the_old_one(rig: Rig, server:
     assert kept is not None
     rig.connection._kept = type(kept)(kept.settings, kept.server, "2020-01-01", kept.ticket, kept.subscription)
     await rig.back()
-    assert rig.rung == "renewed"
+    assert (rig.rung, rig.status()["gaps"]) == ("renewed", 1)
     await rig.monitors(1)
     shown += await show(server, 2)
     await has(rig, shown)
