@@ -152,7 +152,6 @@ def test_what_is_given_up_is_gone_and_may_be_written_again(tmp_path: Path) -> No
 
 def test_the_folder_is_bounded_and_takes_any_range_when_it_is_empty(tmp_path: Path) -> None:
     files = spool(tmp_path, max_bytes=6, suffix=PLAIN_SUFFIX)
-    assert files.has_room
     assert files.fits(1000)
     write(files, 1, 1)
     assert files.fits(2)
