@@ -564,7 +564,7 @@ LIVES = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(lives=LIVES, page=st.integers(1, 15))
 async def test_wherever_it_is_killed_each_sample_comes_once(lives: list[tuple[int, float, bool]], page: int) -> None:
     tags, samples = 4, 40
@@ -605,7 +605,7 @@ class _Samples:
         return self.found
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(sessions=st.lists(st.integers(0, 10), min_size=1, max_size=4), page=st.integers(1, 15))
 async def test_a_session_that_ends_anywhere_is_gone_on_from_by_the_next(sessions: list[int], page: int) -> None:
     archive = Archive(plant(4, 40), page=page)
@@ -616,7 +616,7 @@ async def test_a_session_that_ends_anywhere_is_gone_on_from_by_the_next(sessions
     check_all_once(archive, collector.outlet)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     first=st.tuples(*[st.integers(1, 29)] * 3),  # the first sample that comes live, of each tag
     at=st.tuples(*[st.integers(1, 8)] * 3),  # and after how many calls it comes
