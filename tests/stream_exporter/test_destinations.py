@@ -13,8 +13,6 @@ import pytest
 from localcore import Core, received
 from sluice.batch import Header, Quality, Sample, SampleBatch, from_samples, sanitize
 from stream_exporter.config import AnySink, KinesisSink, S3Sink, SiteWiseSink
-from stream_exporter.sinks import make_sink
-from stream_exporter.stream_client import StreamClient
 
 KINESIS = KinesisSink(type="kinesis", kinesis_stream="plant-data", pack_interval=0.1)
 S3 = S3Sink(type="s3", bucket="plant-archive", prefix="sluice/", pack_interval=0.1, rotate_interval=1.0)
@@ -25,45 +23,45 @@ Told = set[tuple[str, int, float | int | bool | str | None, str]]
 
 @pytest.fixture
 async def core(tmp_path: Path) -> AsyncIterator[Core]:
-    core = Core(tmp_path)
+    core = Core(tmp_path / "core")
     await core.start()
     yield core
     await core.stop()
 
 
 class Sinks:
-    """Sinks at work on a core."""
+    """Sinks at work on a core, read by a bench."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self.sinks: dict[str, Any] = {}
+    def __init__(self, core: Core, bench: Any) -> None:
+        self._bench = bench
+        self._said = 0
+        self.published = 0  # batches
+        bench.root = core.root
+        bench.port = core.stream_manager.port
 
-    async def _port(self) -> int:
-        return self._core.stream_manager.port
+    @property
+    def sinks(self) -> dict[str, Any]:
+        return {sink.name: sink for sink in self._bench.sinks}
 
     def add(self, name: str, settings: AnySink) -> Any:
-        client = StreamClient(name, self._port, request_timeout=2.0)
-        sink: Any = make_sink(name, settings, client, self._core.root / "spool" / name)
-        self.sinks[name] = sink
-        sink.start()
-        return sink
+        return self._bench.sink(settings, name=name, timeout=2.0)
 
-    def offer(self, seqs: Iterable[int]) -> Told:
-        """Offer batches of all types and qualities; what they say."""
+    def offer(self, count: int) -> Told:
+        """Publish batches of all types and qualities; what they say."""
         said: Told = set()
-        for seq in seqs:
+        for _ in range(count):
+            self._said += 1
             now = time.time_ns() // 1000 * 1000
-            values: list[Any] = [1.5 * seq, seq - 3, seq % 2 == 0, f"phase {seq} ä", None]
+            quality = Quality(self._said % 3)
+            values: list[Any] = [1.5 * self._said, self._said - 3, self._said % 2 == 0, f"phase {self._said} ä", None]
             samples = [
-                Sample(f"T{n}", now, value, Quality.BAD if value is None else Quality(seq % 3), asset="site/line1")
+                Sample(f"T{n}", now, value, Quality.BAD if value is None else quality, asset="site/line1")
                 for n, value in enumerate(values)
             ]
-            for number, columns in enumerate(from_samples(samples)):
-                batch = SampleBatch(
-                    Header("opcua-collector/line1", "9f2c51aa07be", seq * 5 + number), sanitize(columns)
-                )
-                for sink in self.sinks.values():
-                    sink.offer(batch)
+            for columns in from_samples(samples):
+                self.published += 1
+                header = Header("opcua-collector/line1", "9f2c51aa07be", self.published)
+                self._bench.publish(SampleBatch(header, sanitize(columns)))
             said |= {(sample.tag, sample.time, sample.value, sample.quality.name) for sample in samples}
         return said
 
@@ -71,21 +69,14 @@ class Sinks:
         deadline = time.monotonic() + limit
         while not await asyncio.to_thread(condition):
             if time.monotonic() > deadline:
-                raise AssertionError(
-                    f"waited in vain for {what}: {[(n, s.status(), s.ledger.status()) for n, s in self.sinks.items()]}"
-                )
+                states = [(name, sink.status(), sink.ledger.status()) for name, sink in self.sinks.items()]
+                raise AssertionError(f"waited in vain for {what}: {states}")
             await asyncio.sleep(0.1)
-
-    async def stop(self) -> None:
-        for sink in self.sinks.values():
-            await sink.stop(2.0)
 
 
 @pytest.fixture
-async def sinks(core: Core) -> AsyncIterator[Sinks]:
-    sinks = Sinks(core)
-    yield sinks
-    await sinks.stop()
+def sinks(core: Core, bench: Any) -> Sinks:
+    return Sinks(core, bench)
 
 
 async def test_everything_arrives_once_and_as_it_was(core: Core, sinks: Sinks) -> None:
@@ -95,7 +86,7 @@ async def test_everything_arrives_once_and_as_it_was(core: Core, sinks: Sinks) -
     sinks.add("s3", S3)
     sinks.add("sitewise", SITEWISE)
 
-    said = sinks.offer(range(1, 41))
+    said = sinks.offer(40)
 
     def arrived(read: Callable[[], Iterable[received.Delivery]], alias: str = "") -> bool:
         found = [(tag.removeprefix(alias), *rest) for tag, *rest in (delivery[:4] for delivery in read())]
@@ -114,9 +105,9 @@ async def test_missing_destinations_are_told_by_name_hold_nobody_and_get_everyth
     kinesis = sinks.add("kinesis", KINESIS)
     s3 = sinks.add("s3", S3)
     sitewise = sinks.add("sitewise", SITEWISE)
-    s3._first_retask = 0.5
+    s3.uploads.first_pause = 0.5
 
-    said = sinks.offer(range(1, 11))
+    said = sinks.offer(10)
 
     await sinks.until(lambda: kinesis.status()["state"] == "failed", "word of the missing Kinesis stream")
     assert "make the Kinesis stream plant-data" in kinesis.status()["remedy"]
@@ -133,27 +124,37 @@ async def test_missing_destinations_are_told_by_name_hold_nobody_and_get_everyth
     await sinks.until(lambda: s3.status()["state"] == kinesis.status()["state"] == "running", "the conditions to go")
 
 
-async def test_a_killed_stream_manager_costs_nothing_and_doubles_nothing_in_the_stream(
-    core: Core, sinks: Sinks
+@pytest.mark.parametrize("fault", ["stream manager", "exporter", "power"])
+async def test_kills_and_power_cuts_lose_nothing_on_the_way_to_kinesis(
+    core: Core, sinks: Sinks, bench: Any, fault: str
 ) -> None:
     await asyncio.to_thread(core.aws.create_kinesis_stream, "plant-data")
-    kinesis = sinks.add("kinesis", KINESIS.model_copy(update={"pack_interval": 0.01}))
+    sinks.add("kinesis", KINESIS.model_copy(update={"pack_interval": 0.01}))
     said: Told = set()
-    for kill in range(2):
-        for seq in range(20):
-            said |= sinks.offer([kill * 20 + seq + 1])
+    for _ in range(2):
+        for _ in range(20):
+            said |= sinks.offer(1)
             await asyncio.sleep(0.005)
-            if seq == 10:
-                await core.stream_manager.kill()
-        await core.stream_manager.start()
+        if fault != "stream manager":
+            await bench.kill()
+        if fault == "stream manager":
+            await core.stream_manager.kill()
+            await core.stream_manager.start()
+        elif fault == "power":
+            await core.power_cut()
+            await core.boot()
+        bench.port = core.stream_manager.port
+        if not bench.sinks:
+            await bench.restart()
+        said |= sinks.offer(5)
 
-    await sinks.until(lambda: kinesis.ledger.waiting == 0, "everything to be appended")
-    payloads = [payload for _, _, payload in received.appends(core.root, "SluiceKinesis")]
-    assert len(set(payloads)) == len(payloads)
-    await sinks.until(
-        lambda: (
-            {delivery[:4] for delivery in received.kinesis(core.aws, "plant-data")}
-            == {(tag, *rest) for tag, *rest in said}
-        ),
-        "everything to be exported",
-    )
+    def exported() -> bool:
+        return {delivery[:4] for delivery in received.kinesis(core.aws, "plant-data")} == said
+
+    await sinks.until(exported, "everything to be exported")
+    await sinks.until(lambda: bool(bench.acknowledged() == sinks.published), "all of it to be acknowledged")
+    if fault != "power":
+        payloads = [payload for _, _, payload in received.appends(core.root, "SluiceKinesis")]
+        assert len(set(payloads)) == len(payloads)
+    ledger = sinks.sinks["kinesis"].ledger
+    assert (ledger.received, ledger.appended, ledger.waiting) == (len(said), len(said), 0)
