@@ -44,10 +44,12 @@ class NodeOpcua:
         self._folder = folder
 
     async def told(self, event: str) -> dict[str, Any]:
-        """The next event, which must be this one."""
+        """The next event, which must be this one. Lines that are none are node-opcua's own log."""
         assert self._process.stdout is not None
-        line = await asyncio.wait_for(self._process.stdout.readline(), LIMIT)
-        assert line, f"node-opcua ended: {(self._folder / 'stderr.log').read_text()[-2000:]}"
+        line = b""
+        while not line.startswith(b"{"):
+            line = await asyncio.wait_for(self._process.stdout.readline(), LIMIT)
+            assert line, f"node-opcua ended: {(self._folder / 'stderr.log').read_text()[-2000:]}"
         message: dict[str, Any] = json.loads(line)
         assert message["event"] == event, message
         return message
