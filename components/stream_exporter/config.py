@@ -82,7 +82,7 @@ class SinkSettings(Settings):
     ] = True
     max_lag: Annotated[
         Duration,
-        Field(ge=60.0, le=366 * 86_400.0, description="what a sink that is not required may be behind, until it skips"),
+        Field(ge=1.0, le=366 * 86_400.0, description="what a sink that is not required may be behind, until it skips"),
     ] = 86_400.0
     ack_on: Annotated[
         Literal["exported", "appended"],
