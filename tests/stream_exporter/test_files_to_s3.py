@@ -110,4 +110,4 @@ async def test_a_bucket_that_is_made_late_gets_everything_once(at: Any, core: Co
 
     await until_all_arrived(at, core, said)
     await at.until(lambda: sink.status()["state"] == "running", "the condition to go")
-    assert at.acknowledged() == 30
+    await at.until(lambda: bool(at.acknowledged() == 30), "the acknowledgement")
