@@ -3,7 +3,7 @@
     {"v":1, "kind":"status", "component":"opcua-collector", "version":"0.1.0", "time":"2026-03-01T10:00:00Z",
      "state":"running", "uptime_s":3600,
      "connections":{"line1":{"state":"failed","since":"…","why":"…","remedy":"…", …}},
-     "ledger":{"opcua-collector/line1":{"received":…,"filtered":…,"published":…,"dropped":…, …}},
+     "ledger":{"opcua-collector/line1":{"received":…,"filtered":…,"stored":…,"dropped":…, …}},
      "config":{"applied":"…","rejected":[{"path","value","problem","remedy"}, …]},
      "counters":{…}}
 

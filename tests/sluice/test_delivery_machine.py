@@ -322,6 +322,21 @@ class ConsumingSide:
 
 
 FAST, SLOW, OTHER = "fast", "slow", "other"
+FATES = ("deliver", "lose", "double", "to one alone")
+SMALL = ("yield", "write", "flush", "told", "publish", "announce", "answer", "work", "commit", "tell", "deliver", *FATES)
+    "yield",
+    "write",
+    "flush",
+    "told",
+    "publish",
+    "announce",
+    "answer",
+    "work",
+    "commit",
+    "tell",
+    *FATES,
+    "deliver",
+)
 
 
 class Delivery(RuleBasedStateMachine):
@@ -357,42 +372,44 @@ class Delivery(RuleBasedStateMachine):
         self.calm_step()
         self.consuming = sorted([*self.consuming, *deafened], key=lambda side: side.name)
 
-    @rule(count=st.integers(0, 3))
-    def the_readers_queue_and_do_not_work(self, count: int) -> None:
+    @rule(count=st.integers(0, 3), steps=st.integers(1, 4), dies=st.booleans())
+    def the_readers_queue_and_do_not_work(self, count: int, steps: int, dies: bool) -> None:
         for _ in range(count):
             self.producing.yield_one()
-        self.calm_step(work=False)
+        for _ in range(steps):
+            self.calm_step(work=False)
+        for side in self.consuming if dies else []:
+            side.die(power=True)
 
     # --- the source and the producer's disk
 
-    @rule(count=st.integers(1, 5))
-    def the_source_yields(self, count: int) -> None:
-        for _ in range(count):
-            self.producing.yield_one()
-
-    @rule(count=st.integers(1, 5))
-    def commits_proceed(self, count: int) -> None:
-        for _ in range(count):
-            self.producing.write()
-
-    @rule(told=st.integers(0, 9))
-    def commits_are_flushed(self, told: int) -> None:
-        self.producing.flush()
-        for _ in range(told):
-            self.producing.told(self.now)
-
-    @rule(count=st.integers(1, 9))
-    def frames_are_published(self, count: int) -> None:
-        for _ in range(count):
-            self.producing.publish()
-
-    @rule()
-    def the_producer_announces(self) -> None:
-        self.producing.announce()
-
-    @rule(consumer=st.integers(0, 1))
-    def the_producer_answers(self, consumer: int) -> None:
-        self.producing.answer(self.consuming[consumer].name)
+    @rule(actions=st.lists(st.sampled_from(SMALL), min_size=1, max_size=12), data=st.data())
+    def small_things_happen_in_any_order(self, actions: list[str], data: Any) -> None:
+        for action in actions:
+            if action == "yield":
+                self.producing.yield_one()
+            elif action == "write":
+                self.producing.write()
+            elif action == "flush":
+                self.producing.flush()
+            elif action == "told":
+                self.producing.told(self.now)
+            elif action == "publish":
+                self.producing.publish()
+            elif action == "announce":
+                self.producing.announce()
+            elif action == "answer":
+                self.producing.answer(data.draw(st.sampled_from(self.consuming)).name)
+            elif action == "work":
+                self.readers[data.draw(st.sampled_from([FAST, SLOW, OTHER]))].work()
+            elif action == "commit":
+                self.readers[data.draw(st.sampled_from([FAST, SLOW, OTHER]))].flush()
+            elif action == "tell":
+                self.now += 0.5
+                self.wall += 0.5
+                data.draw(st.sampled_from(self.consuming)).tell(self.now, everything=data.draw(st.booleans()))
+            elif busy := self.bus.busy():
+                self.move(data.draw(st.sampled_from(busy)), action)
 
     @rule(count=st.integers(1, 6))
     def there_is_no_room(self, count: int) -> None:
@@ -415,18 +432,6 @@ class Delivery(RuleBasedStateMachine):
         self.producing.settle()
 
     # --- the bus
-
-    @rule(data=st.data(), fate=st.sampled_from(["deliver", "deliver", "deliver", "lose", "double", "to one alone"]))
-    def a_message_moves(self, data: Any, fate: str) -> None:
-        busy = self.bus.busy()
-        if busy:
-            self.move(data.draw(st.sampled_from(busy)), fate)
-
-    @rule(count=st.integers(1, 20))
-    def many_messages_move(self, count: int) -> None:
-        for _ in range(count):
-            for topic in self.bus.busy():
-                self.move(topic, "deliver")
 
     def move(self, topic: str, fate: str) -> None:
         payload = self.bus.topics[topic].popleft()
@@ -473,21 +478,11 @@ class Delivery(RuleBasedStateMachine):
         self.producing.take(topic, b"\xffjunk", self.now, self.wall)
         for payload in encode_cursors(consumer, cursors, wanted, max_bytes=7_000):
             self.producing.take(topic, payload, self.now, self.wall)
+        while self.producing.submitted:  # were it believed, it would have its effect now
+            self.producing.write()
+        self.producing.flush()
 
     # --- the consumers
-
-    @rule(side=st.integers(0, 1), everything=st.booleans(), seconds=st.sampled_from([0.0, 0.5, 2.5]))
-    def a_consumer_tells(self, side: int, everything: bool, seconds: float) -> None:
-        self.now += seconds
-        self.wall += seconds
-        self.consuming[side].tell(self.now, everything=everything)
-
-    @rule(reader=st.sampled_from([FAST, SLOW, OTHER]), count=st.integers(1, 9), flushed=st.booleans())
-    def a_reader_works(self, reader: str, count: int, flushed: bool) -> None:
-        for _ in range(count):
-            self.readers[reader].work()
-        if flushed:
-            self.readers[reader].flush()
 
     @rule(side=st.integers(0, 1), power=st.booleans())
     def a_consumer_dies(self, side: int, power: bool) -> None:

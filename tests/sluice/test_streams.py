@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import random
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sluice import outlets as outlets_module
 from sluice.batch import Announcement, Columns, EventBatch, Header, SampleBatch, Series, ValueType, decode, encode
@@ -119,6 +122,28 @@ class Kept:
         return [event for of in self.batches if isinstance(of, EventBatch) for event in of.events]
 
 
+class Port:
+    """One process's way to the bus: when the process dies, nothing of it is heard any more, and it hears nothing."""
+
+    def __init__(self, bus: MemoryBus) -> None:
+        self.bus, self.cut = bus, False
+        self.subscriptions: list[MemorySubscription] = []
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        if self.cut:
+            raise IpcDisconnected("dead")
+        await self.bus.publish(topic, payload)
+
+    async def subscribe(self, topic_filter: str, handler: Callable[[str, bytes], None]) -> MemorySubscription:
+        self.subscriptions.append(await self.bus.subscribe(topic_filter, handler))
+        return self.subscriptions[-1]
+
+    def die(self) -> None:
+        self.cut = True
+        for subscription in self.subscriptions:
+            subscription.alive = False
+
+
 def columns(*values: float, tag: str = "T") -> Columns:
     return Columns(
         ValueType.DOUBLE,
@@ -142,7 +167,9 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.bus = MemoryBus()
+        self.port = Port(self.bus)
         self.folder = folder
+        self.deaths = 0
         self.outlets: Outlets | None = None
         self.inlets: list[Inlet] = []
         self.sent = 0
@@ -158,8 +185,9 @@ class Site:
 
     async def produce(self, *, source: str | None = "line1", every: float = FAST, **settings: Any) -> Outlet | None:
         """Start the producing component."""
+        self.port = Port(self.bus)
         self.outlets = await Outlets.open(
-            self.bus,
+            self.port,
             PRODUCER,
             self.folder / "outbox",
             OutboxSettings.model_validate({"commitInterval": "10ms", **settings}),
@@ -180,6 +208,16 @@ class Site:
         outlets, self.outlets = self.outlets, None
         if outlets is not None:
             await outlets.close(limit)
+
+    async def die(self) -> None:
+        """End the producing component as a kill does: what it has on the disk at that moment is all that is left."""
+        dying, self.outlets = self.running, None
+        self.port.die()
+        self.deaths += 1
+        left = self.folder.with_name(f"{self.folder.name}-{self.deaths}")
+        shutil.copytree(self.folder / "outbox", left / "outbox")
+        self.folder = left
+        await dying.close(0.0)
 
     async def follow(self, *readers: Kept, **options: Any) -> Inlet:
         options = {"tell_every": FAST, **options}
@@ -410,7 +448,7 @@ async def test_a_producer_that_was_stopped_goes_on_with_its_numbers_and_what_was
     assert reader.numbers() == list(range(1, 211))
 
 
-async def test_a_producer_that_dies_in_the_midst_loses_nothing_that_was_durable(site: Site, tmp_path: Path) -> None:
+async def test_a_producer_that_dies_in_the_midst_loses_nothing_that_was_durable(site: Site) -> None:
     await site.produce()
     reader = Kept()
     reader.exports = False
@@ -419,16 +457,10 @@ async def test_a_producer_that_dies_in_the_midst_loses_nothing_that_was_durable(
     await site.got(reader)
     site.bus.gate.clear()  # committed, and never published
     await site.send(30)
-    copied = tmp_path / "as it was when it died"
-    shutil.copytree(site.folder / "outbox", copied / "outbox")
-    dying = site.running
-    site.outlets, site.folder = None, copied
-    for subscription in [of for of in site.bus.subscriptions if of.filter.startswith("sluice/ack/")]:
-        await subscription.close()
-    dying._subscription = None
-    closing = asyncio.create_task(dying.close(0.1))
-    await eventually(closing.done, site.state)
+    dying = asyncio.create_task(site.die())
+    await asyncio.sleep(0)
     site.bus.gate.set()
+    await dying
     await site.produce()
     await site.got(reader)
     assert reader.gaps == []
@@ -820,3 +852,134 @@ async def test_what_is_in_hand_when_the_producer_is_closed_is_stored_and_publish
     await site.stop()
     await asyncio.gather(*submitted)
     await site.got(reader, 100)
+
+
+# --- everything at once, on real disks ---
+
+
+class Committing(Kept):
+    """A reader whose work counts once it is committed; what is not is forgotten when it dies."""
+
+    def __init__(self, log: list[SampleBatch] | None = None, cursors: dict[tuple[str, str], int] | None = None) -> None:
+        super().__init__(cursors)
+        self.exports = False
+        self.log = log if log is not None else []
+
+    def commit(self) -> None:
+        for batch in self.batches:
+            assert isinstance(batch, SampleBatch)
+            self.log.append(batch)
+            self.done[batch.header.stream, batch.header.epoch] = batch.header.seq
+        self.batches = []
+
+    def again(self) -> Committing:
+        return Committing(self.log, {key: number + 1 for key, number in self.done.items()})
+
+    def logged(self) -> list[float]:
+        return [row.value for batch in self.log for row in batch.columns.samples()]  # type: ignore[misc]
+
+
+DEAF = {"deaf to data": "sluice/data", "deaf to replays": "sluice/replay", "deaf to cursors": "sluice/ack"}
+ACTIONS = (
+    "send",
+    "send",
+    "send unawaited",
+    "commit",
+    "commit one",
+    "producer dies",
+    "producer restarts",
+    "consumer dies",
+    *DEAF,
+    "bus down",
+    "heal",
+    "no room",
+    "wait",
+)
+
+
+@settings(max_examples=12)
+@given(st.lists(st.sampled_from(ACTIONS), min_size=5, max_size=25))
+def test_whatever_dies_or_is_deaf_every_sample_is_committed_once_in_order_by_each_reader(actions: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(everything_at_once(Path(folder) / "core", actions))
+
+
+async def everything_at_once(folder: Path, actions: list[str]) -> None:
+    folder.mkdir()
+    site = Site(folder)
+    readers = [Committing(), Committing()]
+    source = 0
+
+    async def produce() -> None:
+        nonlocal source
+        await site.produce(every=0.02, consumers=["stream-exporter"])
+        source = int(site.outlet.position("source") or b"0")  # it goes back to what is not safe
+
+    def submit(count: int) -> list[Any]:
+        nonlocal source
+        waiting = []
+        for _ in range(count):
+            source += 1
+            position = {"source": b"%d" % source}
+            waiting.append(site.outlet.submit([columns(float(source - 1))], positions=position))
+        return waiting
+
+    def heal() -> None:
+        site.bus.down = None
+        for prefix in DEAF.values():
+            for subscription in site.bus.subscriptions:
+                if subscription.filter.startswith(prefix) and subscription not in dead:
+                    subscription.alive = True
+
+    dead: list[MemorySubscription] = []
+    await produce()
+    inlet = await site.follow(*readers, tell_every=0.02)
+    for action in actions:
+        if action == "send":
+            await asyncio.gather(*submit(20))
+        elif action == "send unawaited":
+            submit(20)
+        elif action == "commit":
+            for reader in readers:
+                reader.commit()
+        elif action == "commit one":
+            readers[0].commit()
+        elif action == "producer dies":
+            dead += site.port.subscriptions
+            await site.die()
+            await produce()
+        elif action == "producer restarts":
+            dead += site.port.subscriptions
+            await site.stop()
+            await produce()
+        elif action == "consumer dies":
+            await inlet.close()
+            readers = [reader.again() for reader in readers]
+            inlet = await site.follow(*readers, tell_every=0.02)
+        elif action in DEAF:
+            site.bus.deafen(DEAF[action], deaf=True)
+        elif action == "bus down":
+            site.bus.down = IpcDisconnected("gone")
+        elif action == "heal":
+            heal()
+        elif action == "no room":
+            readers[1].room = not readers[1].room
+        else:
+            await asyncio.sleep(0.05)
+    heal()
+    readers[1].room = True
+    await asyncio.gather(*submit(3))
+    wanted = [float(n) for n in range(source)]
+
+    def all_committed() -> bool:
+        for reader in readers:
+            reader.commit()
+        return all(reader.logged() == wanted for reader in readers)
+
+    await eventually(all_committed, lambda: (site.state(), [reader.logged() for reader in readers]))
+    assert [reader.gaps for reader in readers] == [[], []]
+    await eventually(lambda: site.ledger()["kept"] == 0, site.state)
+    told = site.ledger()
+    assert told["received"] == told["stored"] == told["acknowledged"] == source
+    await inlet.close()
+    await site.stop()
