@@ -323,20 +323,8 @@ class ConsumingSide:
 
 FAST, SLOW, OTHER = "fast", "slow", "other"
 FATES = ("deliver", "lose", "double", "to one alone")
-SMALL = ("yield", "write", "flush", "told", "publish", "announce", "answer", "work", "commit", "tell", "deliver", *FATES)
-    "yield",
-    "write",
-    "flush",
-    "told",
-    "publish",
-    "announce",
-    "answer",
-    "work",
-    "commit",
-    "tell",
-    *FATES,
-    "deliver",
-)
+SMALL: tuple[str, ...] = ("yield", "write", "flush", "told", "publish", "announce", "answer", "work", "commit", "tell")
+SMALL += ("deliver", *FATES)
 
 
 class Delivery(RuleBasedStateMachine):
