@@ -198,6 +198,9 @@ class Outlets:
         outlet = self._outlets.pop(source, None)
         if outlet is not None:
             outlet.recoverable = False
+            channel = self._channel(outlet.stream)
+            channel.producer.keep_after = None
+            self._unsettled[channel] = None
 
     def apply(self, settings: OutboxSettings, *, max_bytes: int, compress: bool) -> None:
         """Go over to other settings. Frames that are kept already stay as they are."""

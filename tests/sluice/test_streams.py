@@ -630,6 +630,21 @@ async def test_what_is_kept_of_a_source_that_is_gone_from_the_configuration_is_s
     await eventually(lambda: site.running._outbox.streams() == [], site.state)
 
 
+async def test_a_source_that_is_removed_while_running_leaves_nothing_behind_once_it_is_delivered(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outlets_module, "_ORPHAN_STAYS", 0.1)
+    await site.produce()
+    site.outlet.recoverable = True
+    site.outlet.keep_after(0)
+    await site.send(20)
+    site.running.remove("line1")
+    reader = Kept()
+    await site.follow(reader)
+    await site.got(reader)
+    await eventually(lambda: STREAM not in site.running._outbox.streams(), site.state)
+
+
 async def test_a_source_that_comes_back_goes_on_where_it_was(site: Site) -> None:
     await site.produce()
     await site.send(3)
