@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 _CERTIFICATES: Final = "pki"
 _OUTBOX: Final = "outbox"
 _LAST_COMMIT: Final = 2.0  # seconds at the end for what is in hand
-_LOOK: Final = 1.0  # seconds between looks at the outbox
 
 
 @dataclass(slots=True)
@@ -48,7 +47,6 @@ class OpcUaCollector(Component[Configuration]):
         self._identity = Identity(context.work_dir / _CERTIFICATES, f"urn:sluice:{thing}:{self.id}")
         self._running: dict[str, _Running] = {}
         self._outlets: Outlets | None = None
-        self._looking: asyncio.Task[None] | None = None
 
     async def start(self, config: Configuration) -> None:
         self._outlets = outlets = await Outlets.open(
@@ -62,7 +60,6 @@ class OpcUaCollector(Component[Configuration]):
         for name, settings in config.connections.items():
             await self._open(outlets, name, settings)
         await outlets.start()
-        self._looking = asyncio.create_task(self._look(outlets), name="outbox watch")
 
     async def apply(self, config: Configuration, changes: Changes) -> None:
         outlets = self._outlets
@@ -84,10 +81,7 @@ class OpcUaCollector(Component[Configuration]):
 
         Connections stay in the status, so that the last one has the whole ledger.
         """
-        tasks = [running.task for running in self._running.values()]
-        if self._looking is not None:
-            tasks.append(self._looking)
-        await end(*tasks)
+        await end(*(running.task for running in self._running.values()))
         if self._outlets is not None:
             await self._outlets.close(_LAST_COMMIT)
 
@@ -115,15 +109,6 @@ class OpcUaCollector(Component[Configuration]):
         running.connection.forget()
         outlets.remove(name)
 
-    async def _look(self, outlets: Outlets) -> None:
-        """Tells what troubles the outbox, as long as it does."""
-        while True:
-            if outlets.trouble:
-                self.context.problems.report("outbox", outlets.trouble, outlets.remedy)
-            else:
-                self.context.problems.clear("outbox")
-            await asyncio.sleep(_LOOK)
-
     async def _select(self, name: str, settings: ConnectionSettings) -> Selection:
         self.context.problems.clear(f"connections.{name}.tagsFile")
         selection = await asyncio.to_thread(select, name, settings, self.context.work_dir)
@@ -141,6 +126,11 @@ class OpcUaCollector(Component[Configuration]):
             raise TroubleError(
                 "user.password", reference.secret or reference.file, error.problem, error.remedy
             ) from None
+
+    def trouble(self) -> str:
+        """What keeps the outbox from taking, or delivering, anything."""
+        outlets = self._outlets
+        return f"{outlets.trouble}: {outlets.remedy}" if outlets is not None and outlets.trouble else ""
 
     def status(self) -> Mapping[str, Any]:
         connections = {name: running.connection.status() for name, running in self._running.items()}

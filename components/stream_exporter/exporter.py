@@ -78,6 +78,11 @@ class StreamExporter(Component[ExporterSettings]):
         if self._store is not None:
             await self._store.close(CLOSE_LIMIT)
 
+    def trouble(self) -> str:
+        """What keeps the store of units from taking anything."""
+        store = self._store
+        return f"{store.trouble}: {store.remedy}" if store is not None and store.trouble else ""
+
     def status(self) -> Mapping[str, Any]:
         """Sinks as connections, their ledgers, and what came in."""
         return {

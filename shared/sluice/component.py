@@ -129,6 +129,13 @@ class Component(ABC, Generic[C]):
     def status(self) -> Mapping[str, Any]:
         """The component's parts of the status: connections, ledger, counters."""
 
+    def trouble(self) -> str:
+        """What keeps all of it from its work at present, with the remedy, such as a full disk; empty when nothing does.
+
+        While it lasts the status says degraded, and why.
+        """
+        return ""
+
 
 def main(component: type[Component[Any]]) -> None:
     """Run the component until it is told to stop; exits the process."""
@@ -180,6 +187,7 @@ class Runner:
         self._raw: Any = None
         self._loaded: Loaded[ComponentSettings] | None = None
         self._instance: Component[Any] | None = None
+        self._works = False  # the instance has started, and nobody has asked it to stop
         self._told: set[str] = set()
         self._read_again = asyncio.Event()
         self._status_failures = 0
@@ -359,10 +367,12 @@ class Runner:
         await self._keep_last_good(loaded)
 
     def _running(self, loaded: Loaded[ComponentSettings]) -> None:
+        self._works = True
         self._status.set(State.RUNNING)
         self._status.configured(self._rejected())
 
     async def _stop_instance(self) -> None:
+        self._works = False
         if self._instance is None:
             return
         try:
@@ -388,6 +398,9 @@ class Runner:
         if not self._ipc.connected:
             return
         self._status.rejected = self._rejected()
+        if self._instance is not None and self._works:
+            trouble = self._instance.trouble()
+            self._status.set(State.DEGRADED if trouble else State.RUNNING, trouble)
         payload = self._status.report(self._parts(), max_bytes=self._context.max_message_bytes)
         await self._ipc.publish(self._status.topic, payload)
 

@@ -121,6 +121,7 @@ class Database:
         """Why nothing can be committed at present; empty when all is well."""
         self.remedy = ""
         self.commits = 0
+        self._failure = ""  # the error that `trouble` tells of
         self.commit_interval = commit_interval
         self.on_renewed: Callable[[], None] = lambda: None
         """Called in the event loop when the file was malformed while running, and has been begun anew: all is gone."""
@@ -362,10 +363,11 @@ class Database:
         return _UNLIMITED if self._max_bytes is None else max(1, self._max_bytes // PAGE)
 
     def _in_trouble(self, error: BaseException) -> None:
+        if self.trouble and self._failure == str(error):
+            return  # told already: what is free on the disk changes all the time
         told = self._unusable(error)
-        if not self.trouble:
-            logger.error("%s. It is tried again until it succeeds: %s", told.problem, told.remedy)
-        self.trouble, self.remedy = told.problem, told.remedy
+        logger.error("%s. It is tried again until it succeeds: %s", told.problem, told.remedy)
+        self._failure, self.trouble, self.remedy = str(error), told.problem, told.remedy
 
     def _well(self) -> None:
         if self.trouble:

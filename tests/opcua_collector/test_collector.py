@@ -244,11 +244,11 @@ async def test_an_outbox_that_cannot_be_written_is_told_with_its_remedy_and_mend
         assert site.process is not None
         size = sum(file.stat().st_size for file in (site.work / "outbox").iterdir())
         resource.prlimit(site.process.pid, resource.RLIMIT_FSIZE, (size // 2, resource.RLIM_INFINITY))
-        await until(lambda: "outbox" in site.rejected(), site.state)
-        assert site.rejected()["outbox"]["remedy"]
+        await until(lambda: site.status["state"] == "degraded", site.state)
+        assert "outbox.db cannot be written" in site.status["why"]
         assert site.process.returncode is None
         resource.prlimit(site.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        await until(lambda: "outbox" not in site.rejected(), site.state)
+        await until(lambda: site.status["state"] == "running", site.state)
         samples = await plant.finish()
         await until(lambda: site.ledger()["kept"] >= samples, site.state)
         assert await site.stop() == 0

@@ -104,7 +104,7 @@ async def test_a_broken_sink_that_is_not_required_holds_nobody(build: Path, tmp_
         told = orjson.dumps(rehearsal.statuses["stream-exporter"]["connections"]["nowhere"]).decode()
         assert "no-such-stream" in told, told
         rehearsal.site = copy.deepcopy(site)
-        configuration(rehearsal.site, EXPORTER)["sinks"].pop("nowhere")  # it is not judged
+        configuration(dict(rehearsal.site), EXPORTER)["sinks"].pop("nowhere")  # it is not judged
         report = await end(rehearsal)
         assert report.balances, shown(rehearsal, report)
 
