@@ -132,7 +132,9 @@ class AppendingSink(Sink):
         newest = await pipe.ready()
         lost = [unit for unit in units if pipe.gone or known[unit.number] > newest]
         if lost:
-            await self._undo(lost, pipe)
+            # Of these the first messages are still there: they are found there, and not appended again.
+            parts = [unit for unit in lost if unit.newest is not None and unit.noted < newest and not pipe.gone]
+            await self._undo(lost, [replace(unit, newest=None) for unit in parts])
         if pipe.lost_after is not None:
             pipe.restart(())
             await pipe.ready()
@@ -171,8 +173,8 @@ class AppendingSink(Sink):
             )
         await self.store.intend(*parked)
 
-    async def _undo(self, units: Sequence[Unit], pipe: Pipe) -> None:
-        """The stream lost these: their ranges are wanted again."""
+    async def _undo(self, units: Sequence[Unit], begun: Sequence[Unit]) -> None:
+        """The stream lost these units: their ranges are wanted again, for those `begun` to complete them."""
         cursors: dict[Key, int] = {}
         for unit in units:
             cursors[unit.key] = min(cursors.get(unit.key, unit.first), unit.first)
@@ -185,7 +187,10 @@ class AppendingSink(Sink):
             self._tell_repeats(
                 f"batches {first} to {last} of {stream} (epoch {epoch}): stream {name} lost them, or was made anew"
             )
-        await self.store.undo(units, cursors, ledger=self.ledger.kept())
+        undone = self.store.undo(units, cursors, ledger=self.ledger.kept())
+        if begun:
+            self.store.intend(*begun)
+        await undone
         self.rewind()
 
     # --- delivering ---------------------------------------------------------------------------------------------------

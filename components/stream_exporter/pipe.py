@@ -40,6 +40,7 @@ from stream_exporter.messages import Message
 from stream_exporter.remedies import Destination
 from stream_exporter.stream_client import (
     NoSuchStream,
+    Reconnected,
     StoredMessage,
     StreamClient,
     StreamError,
@@ -142,6 +143,7 @@ class Pipe:
         self._stopping = stopping
         self._mend = mend
         self._checked = False
+        self._connection = 0  # on which the stream was looked at last
         self._checking = asyncio.Lock()
         self._info: dict[str, Any] = {}
         self._report_export = report_export
@@ -198,11 +200,15 @@ class Pipe:
                     unsure = False
                     continue
                 chunk = await self._chunk(messages, start)
-                result = await self._client.append_all(self._plan.name, [message.payload for message in chunk])
+                payloads = [message.payload for message in chunk]
+                result = await self._client.append_all(self._plan.name, payloads, self._connection)
             except StreamError as raised:
                 error = raised
             else:
                 error = result.error
+                if isinstance(error, Reconnected):  # what answers now may hold less than what was looked at
+                    self._checked = False
+                    continue
                 aspect = "stream" if isinstance(error, Unreachable) else "append"
                 unsure = isinstance(error, Uncertain)
                 self.uncertain += unsure
@@ -303,7 +309,8 @@ class Pipe:
             return
         expected = self.newest + len(messages)
         if newest < expected:
-            self._lose(-1, f"message {newest} was accepted where {expected} was to come")
+            after = max(-1, newest - len(messages))
+            self._lose(after, f"message {newest} was accepted where {expected} was to come")
             raise StreamReset
         if newest > expected:
             self._meet_foreign(newest - expected)
@@ -432,7 +439,7 @@ class Pipe:
     async def _make_or_mend(self, plan: StreamPlan) -> Any:
         noted = self.newest
         try:
-            info = await self._client.describe(plan.name)
+            info = await self._describe(plan.name)
         except NoSuchStream:
             if not self._mend:
                 if not self.gone and noted >= 0:
@@ -441,7 +448,7 @@ class Pipe:
                 raise
             await self._client.create(new_definition(plan))
             logger.info("stream %s was created", plan.name)
-            info = await self._client.describe(plan.name)
+            info = await self._describe(plan.name)
         if plan is self._plan:
             self._compare_newest(_newest(info), noted)
             self._look_at_export(info)
@@ -459,6 +466,15 @@ class Pipe:
             mended = "; ".join(str(drift) for drift in step.drift if not drift.remedy)
             logger.warning("stream %s was not as configured and was changed: %s", plan.name, mended)
         return info
+
+    async def _describe(self, stream: str) -> Any:
+        """What the stream is, and on which connection that was told: appends are made on that one only."""
+        while True:
+            connection = self._client.rebuilt
+            info = await self._client.describe(stream)
+            if self._client.rebuilt == connection:
+                self._connection = connection
+                return info
 
     def _compare_newest(self, newest: int, noted: int) -> None:
         """`noted` is what was noted before the look: what was appended since may or may not be seen by it."""

@@ -16,6 +16,7 @@ Errors:
 
     StreamError                  place, value and remedy for people
     ├── Unreachable              nobody listens, or the handshake failed: the server did nothing
+    ├── Reconnected              the connection is another one than the append was meant for: nothing was sent
     ├── Refused                  the server answered, and it is no: it did nothing
     │   ├── NoSuchStream
     │   └── TooLarge             no stream of this server takes a message of that size
@@ -91,6 +92,10 @@ class StreamError(Exception):
 
 class Unreachable(StreamError):  # noqa: N818 - the tree is named for what happened
     """Nobody listens, or the handshake failed."""
+
+
+class Reconnected(StreamError):  # noqa: N818
+    """The connection is not the one that was asked for, so that another server may be behind it."""
 
 
 class Refused(StreamError):  # noqa: N818
@@ -207,12 +212,15 @@ class StreamClient:
         self._thread = threading.Thread(target=self._serve, name=f"stream-manager {name}", daemon=True)
         self._thread.start()
 
-    async def append_all(self, stream: str, payloads: Sequence[bytes]) -> Appended:
-        """Append messages in order until all are accepted or one is not. Raises nothing but cancellation."""
+    async def append_all(self, stream: str, payloads: Sequence[bytes], connection: int | None = None) -> Appended:
+        """Append messages in order until all are accepted or one is not. Raises nothing but cancellation.
+
+        connection: only on this one, as counted by `rebuilt`.
+        """
         done: list[int] = []
         error: StreamError | None = None
         try:
-            await self._call(f"append to {stream}", lambda connection: connection.append_all(stream, payloads, done))
+            await self._call(f"append to {stream}", lambda used: used.append_all(stream, payloads, done), connection)
         except StreamError as raised:
             error = raised
         return Appended(len(done), done[-1] if done else None, error)
@@ -257,9 +265,9 @@ class StreamClient:
         self._jobs.put_nowait(None)
         await closed
 
-    async def _call(self, what: str, operation: Callable[[Connection], T]) -> T:
+    async def _call(self, what: str, operation: Callable[[Connection], T], wanted: int | None = None) -> T:
         port = 0 if self.connected else await self._port()
-        return await self._submit(lambda: self._run(what, port, operation))
+        return await self._submit(lambda: self._run(what, port, operation, wanted))
 
     async def _port(self) -> int:
         try:
@@ -299,7 +307,9 @@ class StreamClient:
         while (job := self._jobs.get()) is not None:
             job()
 
-    def _run(self, what: str, port: int, operation: Callable[[Connection], T]) -> T:
+    def _run(self, what: str, port: int, operation: Callable[[Connection], T], wanted: int | None) -> T:
+        if wanted is not None and (self._connection is None or self.rebuilt != wanted):
+            raise Reconnected(f"the connection was made anew before it could {what}", "nothing to do")
         connection = self._connection or self._connect(port)
         try:
             return operation(connection)
