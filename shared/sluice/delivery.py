@@ -53,7 +53,6 @@ the reason is given.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -104,11 +103,6 @@ def data_topic(stream: str) -> str:
 def replay_topic(consumer: str, stream: str) -> str:
     """The topic on which a consumer gets what it asked for."""
     return f"{REPLAY_PREFIX}{consumer}/{stream}"
-
-
-def new_epoch() -> str:
-    """An id that no other numbering of any stream has: 12 hex characters."""
-    return os.urandom(6).hex()
 
 
 # -------------------------------------------------------------------------------------------------------- the producer

@@ -40,7 +40,6 @@ from sluice.delivery import (
     Received,
     Registration,
     data_topic,
-    new_epoch,
     parse,
     replay_topic,
 )
@@ -363,11 +362,6 @@ def test_a_sample_that_lost_its_value_to_the_frame_is_counted() -> None:
 def test_a_producer_takes_only_names_that_consumers_accept(stream: str, epoch: str) -> None:
     with pytest.raises(ValueError, match="is not"):
         Producer(stream, epoch, max_bytes=7_000)
-
-
-def test_epochs_differ() -> None:
-    assert len({new_epoch() for _ in range(1_000)}) == 1_000
-    Producer(STREAM, new_epoch(), max_bytes=7_000)
 
 
 # --- what a reader does with what arrives ---

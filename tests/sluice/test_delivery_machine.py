@@ -9,6 +9,7 @@ there was no room or nobody left to wait for: nothing of the state of what it ju
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,7 +39,6 @@ from sluice.delivery import (
     Producer,
     Registration,
     data_topic,
-    new_epoch,
     parse,
     replay_topic,
 )
@@ -47,6 +47,7 @@ from sluice.following import Following
 PRODUCER, STREAM = "opcua-collector", "opcua-collector/line1"
 TOPIC = data_topic(STREAM)
 EXPIRY = 7 * 86_400.0
+EPOCHS = itertools.count(1)
 WINDOW = 400  # bytes: some three batches
 
 
@@ -92,7 +93,7 @@ class ProducingSide:
 
     def __init__(self, bus: Bus, named: list[str]) -> None:
         self.bus, self.named = bus, named
-        self.disk = ProducerDisk(new_epoch())
+        self.disk = ProducerDisk(f"{next(EPOCHS):012x}")
         self.submitted: list[tuple[Change, list[Frame]]] = []
         self.written: list[tuple[Change, list[Frame]]] = []
         self.flushed: list[list[Frame]] = []
@@ -219,7 +220,7 @@ class ProducingSide:
         self.flush()
         self.no_room |= {value_of(frame) for frame in self.disk.frames.values()}
         self.no_room |= set(range(self.disk.position, self.source))
-        self.disk = ProducerDisk(new_epoch(), position=self.source)
+        self.disk = ProducerDisk(f"{next(EPOCHS):012x}", position=self.source)
         self.submitted, self.written, self.flushed = [], [], []
         self.start(now)
 
@@ -482,7 +483,7 @@ class Delivery(RuleBasedStateMachine):
         """When faults stop, everything is there after a bounded number of steps, once and in order."""
         if not hasattr(self, "bus"):
             return
-        for step in range(400):
+        for step in range(300 + 4 * self.producing.source):  # a reader with little room takes a batch per step
             if step in (60, 120, 180):  # something new for everybody, also for those who have nothing yet
                 self.producing.yield_one()
             self.calm_step()
