@@ -136,13 +136,15 @@ class AppendingSink(Sink):
             parts = [unit for unit in lost if unit.newest is not None and unit.noted < newest and not pipe.gone]
             await self._undo(lost, [replace(unit, newest=None) for unit in parts])
         if pipe.lost_after is not None:
+            if pipe.lost_after < newest:
+                raise StreamReset  # even more was lost meanwhile
             pipe.restart(())
             await pipe.ready()
         units = [unit for unit in self.store.units(self.name) if self._pipe_of(unit) is pipe]
         if any(map(_is_begun, units)):
             await self._park([unit for unit in units if _is_begun(unit)], pipe)
             units = [unit for unit in self.store.units(self.name) if self._pipe_of(unit) is pipe]
-        pipe.restart((_or(unit.newest, pipe.newest), unit.bytes + MESSAGE_OVERHEAD * unit.messages) for unit in units)
+        pipe.account((_or(unit.newest, pipe.newest), unit.bytes + MESSAGE_OVERHEAD * unit.messages) for unit in units)
         for unit in units:
             if unit.newest is None:
                 self._pending.setdefault(unit.key, deque()).append(unit)

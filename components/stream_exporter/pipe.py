@@ -331,11 +331,14 @@ class Pipe:
         self.newest = max(self.newest, newest)
 
     def restart(self, unexported: Iterable[tuple[int, int]]) -> None:
-        """What was lost is dealt with. `unexported`: (number of the last message, bytes) of what waits for export."""
+        """What was lost behind `lost_after` is dealt with. `unexported`: see `account`."""
         if self.lost_after is not None:
-            self.lost_after = None
-            self.newest = NOTHING_NOTED
+            self.newest, self.lost_after = self.lost_after, None
             self._checked = False
+        self.account(unexported)
+
+    def account(self, unexported: Iterable[tuple[int, int]]) -> None:
+        """What waits for export: (number of the last message, bytes) each."""
         self._unexported = deque(sorted(unexported))
         self._unexported_bytes = sum(size for _, size in self._unexported)
 

@@ -224,6 +224,26 @@ async def test_a_unit_of_which_the_stream_kept_a_part_is_completed(bench: Any) -
     assert once(bench.stored(SMALL.stream), 30)
 
 
+async def test_a_loss_while_an_earlier_run_is_looked_into_is_not_overlooked(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await interrupted(bench, messages=2)
+    await bench.open_store()
+    intend = bench.store.intend
+
+    async def intend_slowly(*units: Any) -> None:
+        if units[0].parked:
+            await bench.cut_power()
+            await bench.until(lambda: bench.sinks[0].lost(), "the loss to be seen")
+        await intend(*units)
+
+    monkeypatch.setattr(bench.store, "intend", intend_slowly)
+    sink = bench.sink(SMALL)
+
+    await bench.until(lambda: sink.ledger.appended == 20, "all samples")
+    assert once(bench.stored(SMALL.stream), 20)
+
+
 async def test_an_incomplete_unit_that_the_stream_lost_is_begun_anew(bench: Any) -> None:
     bench.sink(SMALL)
     bench.publish(bench.batch(1, stream=OTHER))
