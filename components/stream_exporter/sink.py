@@ -17,7 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sluice.batch import Announcement, EventBatch, SampleBatch
@@ -75,19 +75,28 @@ class Terms:
     acknowledge_appended: bool = False
 
 
-class _Watched(Consumer):
-    """Cursors that also remember where the streams stood."""
+class _Lax(Consumer):
+    """Cursors of a sink that nobody waits for: what is older than its lag is passed over, so that it may be deleted."""
 
     def __init__(self, cursors: Mapping[Key, int], trail: Trail) -> None:
         super().__init__(cursors)
         self._trail = trail
 
     def offer(self, message: Message, now: float, room: bool = True) -> Received:
-        """Apply the rules to one message."""
+        """Apply the rules to one message, and then the lag."""
+        received = super().offer(message, now, room)
         body = message.body
-        if isinstance(body, Announcement) and not message.replayed:
-            self._trail.note((body.stream, body.epoch), body.newest, now)
-        return super().offer(message, now, room)
+        if not isinstance(body, Announcement) or message.replayed:
+            return received
+        self._trail.note((body.stream, body.epoch), body.newest, now)
+        stood = self._trail.stood((body.stream, body.epoch), now)
+        wanted = self.next(body.stream, body.epoch)
+        if wanted is None or wanted > stood:
+            return received
+        self.move(body.stream, body.epoch, stood + 1)
+        first = wanted if received.gap is None else received.gap.first
+        told = f"batches {first} to {stood} of stream {body.stream!r} are passed over: this sink lags by `maxLag`"
+        return Received(gap=Gap(body.stream, body.epoch, first, stood), told=told)
 
 
 class Sink(ABC):
@@ -106,7 +115,7 @@ class Sink(ABC):
         self._client = client
         self._terms = terms
         self._trail = Trail(terms.max_lag)
-        self.consumer: Consumer = _Watched(store.cursors(name), self._trail)
+        self.consumer = self._new_consumer()
         self._queue: deque[Item] = deque()
         self._queued = 0  # samples in the queue
         self._held = 0  # samples in the queue and in delivery
@@ -141,7 +150,13 @@ class Sink(ABC):
                 self._replaced.setdefault(key, time.monotonic())
 
     def missed(self, gap: Gap) -> None:
-        """Batches will never come: their producer does not keep them any more."""
+        """Batches will never come: their producer does not keep them any more, or the sink lags too much."""
+        for back, item in enumerate(reversed(self._queue), 1):
+            if key_of(item) == key_of(gap):
+                if isinstance(item, Gap) and item.last + 1 == gap.first:  # gaps come as long as the sink is stuck
+                    self._queue[-back] = replace(item, last=gap.last)
+                    return
+                break
         self._append(gap)
 
     def acknowledged(self, stream: str, epoch: str) -> int | None:
@@ -149,6 +164,10 @@ class Sink(ABC):
         known = self.store.committed_to if self._terms.acknowledge_appended else self.store.exported_to
         done = known(self.name, stream, epoch) or 0
         return done if self._terms.required else max(done, self._lagged(stream, epoch))
+
+    def _new_consumer(self) -> Consumer:
+        cursors = self.store.cursors(self.name)
+        return Consumer(cursors) if self._terms.required else _Lax(cursors, self._trail)
 
     def _lagged(self, stream: str, epoch: str) -> int:
         if self._terms.required:
@@ -224,7 +243,7 @@ class Sink(ABC):
         self._queued = self._held = self._held_bytes = 0
         self._oldest = None
         self.ledger.return_waiting()
-        self.consumer = _Watched(self.store.cursors(self.name), self._trail)
+        self.consumer = self._new_consumer()
         self.moved()
 
     def jobs(self) -> list[Callable[[], Awaitable[None]]]:

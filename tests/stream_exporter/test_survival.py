@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluice import crash
-from sluice.batch import EventBatch, Header
-from sluice.delivery import Gap
+from sluice.batch import Announcement, EventBatch, Header
+from sluice.cursors import Cursor, decode_cursors
+from sluice.delivery import Gap, Message
+from sluice.following import Following
 from stream_exporter import pipe as pipe_module
 from stream_exporter import sink as sink_module
 from stream_exporter.config import KinesisSink, SiteWiseSink
@@ -333,13 +335,48 @@ async def test_a_sink_that_is_not_required_holds_nobody_beyond_its_lag(bench: An
 
     await bench.until(lambda: bench.acknowledged() == 200, "the lag to be over")
     bench.streams[LINE, bench.epoch].delete_to(200)
-    bench.publish(bench.batch(201))
     await bench.start_server()
 
-    await bench.until(lambda: sink.ledger.appended == 1010, "what it had in hand, and what came after the gap")
+    await bench.until(lambda: sink.ledger.appended == 1000, "what it had in hand")
+    bench.publish(bench.batch(201))
+    await bench.until(lambda: sink.ledger.appended == 1010, "what came after the gap")
     assert sink.ledger.missed == {"lag": 100}
     assert "batches 101 to 200 of opcua-collector/line1" in sink.status()["missed"][0]
     assert "maxLag" in sink.status()["missed"][0]
+
+
+async def test_what_a_stuck_sink_that_is_not_required_lags_by_is_told_to_the_producer_as_done(bench: Any) -> None:
+    """Through the inlet's rules, which never acknowledge more than came: the cursor has to pass it over."""
+    await bench.server.stop()
+    sink = bench.sink(KINESIS.model_copy(update={"required": False, "max_lag": 0.2, "max_waiting": 1000}))
+    following = Following("stream-exporter")
+    following.readers = {"test": sink}
+    for seq in range(1, 201):
+        bench.publish(bench.batch(seq))
+    now = asyncio.get_running_loop().time()
+    following.offer(Message(Announcement(LINE, bench.epoch, 1, 200)), now)
+    assert sink.consumer.next(LINE, bench.epoch) == 101
+
+    def done() -> bool:
+        now = asyncio.get_running_loop().time()
+        told = [decode_cursors(topic, payload) for topic, payload in following.tell(now, everything=True)]
+        return told[0].streams[LINE] == Cursor(bench.epoch, 200, 201)
+
+    await bench.until(done, "the lag to be over")
+
+
+async def test_a_stuck_sink_keeps_one_gap_however_often_more_is_lost(bench: Any) -> None:
+    await bench.server.stop()
+    sink = bench.sink(KINESIS.model_copy(update={"max_waiting": 1000}))
+    bench.publish(*(bench.batch(seq) for seq in range(1, 201)))
+    bench.publish(bench.batch(1, stream=OTHER))
+    for oldest in range(110, 190):
+        bench.streams[LINE, bench.epoch].delete_to(oldest)
+        bench.offer()
+    gaps = [item for item in sink._queue if isinstance(item, Gap)]
+    assert gaps == [Gap(LINE, bench.epoch, 101, 189)]
+    await bench.start_server()
+    await bench.until(lambda: sink.ledger.missed == {"gone": 89}, "the gap's account")
 
 
 async def test_a_required_sink_that_is_broken_holds_the_acknowledgement_and_not_the_other_sinks(bench: Any) -> None:
