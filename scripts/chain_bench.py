@@ -48,7 +48,9 @@ def now(rehearsal: Rehearsal) -> dict[str, float]:
         taken[f"{short} bytes"] = component.io()["write_bytes"]
         taken[f"{short} cpu_s"] = component.cpu_s
         taken[f"{short} rss_mb"] = component.rss_mb
-    taken["stream manager bytes"] = written(rehearsal.core.stream_manager.pid)
+    # The stand-in also writes down what it accepted, for whoever judges it: that is no cost of the chain.
+    witness = sum(path.stat().st_size for path in (rehearsal.core.root / "witness").glob("*.appends"))
+    taken["stream manager bytes"] = written(rehearsal.core.stream_manager.pid) - witness
     return taken
 
 

@@ -70,6 +70,9 @@ class TinyComponent(Component):
             time.sleep(3600)
         await asyncio.sleep(self.config.stop_takes)
 
+    def trouble(self):
+        return "nothing can be stored: free some space" if self.config.fail == "trouble" else ""
+
     def status(self):
         if self.config.fail == "status":
             raise RuntimeError("no status")
@@ -278,6 +281,17 @@ async def test_a_start_that_fails_is_a_status_that_says_why_and_ends_when_mended
         tiny.merge(fail="")
         status = await tiny.status(is_running)
         assert status["counters"]["starts"] == 2
+
+
+async def test_a_component_that_cannot_do_its_work_is_degraded_and_says_why_until_it_can(tmp_path: Path) -> None:
+    async with running(tmp_path) as tiny:
+        await tiny.status(is_running)
+        tiny.merge(fail="trouble")
+        status = await tiny.status(lambda status: status["state"] == "degraded")
+        assert status["why"] == "nothing can be stored: free some space"
+        tiny.merge(fail="")
+        status = await tiny.status(is_running)
+        assert "why" not in status
 
 
 async def test_a_change_that_cannot_be_applied_starts_the_component_anew_with_it(tmp_path: Path) -> None:
