@@ -150,7 +150,7 @@ class Pipe:
         self._last_complaint = ""
         self._unexported: deque[tuple[int, int]] = deque()  # (number of the last message, bytes)
         self._unexported_bytes = 0
-        self._stale: int | None = None  # a position of the export that is not believed
+        self._stale: tuple[Any, Any] | None = None  # a position of the export that is not believed until it moves
 
     # --- appending ----------------------------------------------------------------------------------------------------
 
@@ -389,7 +389,7 @@ class Pipe:
         """Everything up to this number is exported; None when that is not known."""
         info = self._info.get(self._plan.name)
         reported: int | None = self._export_status().get("exported")
-        if info is None or reported is None or reported == self._stale:
+        if info is None or reported is None or self._position() == self._stale:
             return None
         return reported if self.lost_after is None else min(reported, self.lost_after)
 
@@ -436,8 +436,17 @@ class Pipe:
         identifier = self._plan.export.identifier if self._plan.export is not None else None
         for item in (info.export_statuses if info is not None else None) or ():
             if item.export_config_identifier == identifier:
-                return {"exported": item.last_exported_sequence_number, "error": item.error_message}
+                return {
+                    "exported": item.last_exported_sequence_number,
+                    "error": item.error_message,
+                    "messages": item.exported_messages_count,
+                }
         return {}
+
+    def _position(self) -> tuple[Any, Any]:
+        """Where the export stands, and how many messages it exported in all: it may come to a number a second time."""
+        status = self._export_status()
+        return status.get("exported"), status.get("messages")
 
     async def _make_or_mend(self, plan: StreamPlan) -> Any:
         noted = self.newest
@@ -500,8 +509,8 @@ class Pipe:
         if reported is None:
             return
         if reported > _newest(info):
-            self._stale = reported
-        elif reported != self._stale:
+            self._stale = self._position()
+        elif self._position() != self._stale:
             self._stale = None
         exported = self.exported
         while exported is not None and self._unexported and self._unexported[0][0] <= exported:

@@ -71,6 +71,7 @@ class Bench:
         self.exporting = False
         self.dies_at: list[str] = []  # crash points, in the order in which they kill
         self.died = False
+        self._dead: list[Server] = []
         self._store: UnitStore | None = None
         self._made: list[tuple[AnySink, dict[str, Any]]] = []
 
@@ -98,10 +99,16 @@ class Bench:
             self.server.streams.get(name)._log.flush()
         assert self.server._listener is not None
         self.server._listener.close()
-        for connection in list(self.server.connections):
-            connection.end("rst")
+        self._dead.append(self.server)
+        self._reset_dead()
         discard_unflushed(self.root)
         await self.start_server()
+
+    def _reset_dead(self) -> None:
+        """End the connections of servers that lost their power; some were only about to be accepted then."""
+        for server in self._dead:
+            for connection in list(server.connections):
+                connection.end("rst")
 
     def fault(self, kind: str, **arguments: Any) -> None:
         """Order a fault for coming requests."""
@@ -211,6 +218,7 @@ class Bench:
         """Offer for ever, and export for ever while `exporting`."""
         while True:
             self.offer()
+            self._reset_dead()
             if self.exporting:
                 for name in self.server.streams.names():
                     self.export(name)

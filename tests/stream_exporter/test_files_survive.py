@@ -141,13 +141,18 @@ class Info:
         self.definition = definition
         self.storage_status = mock.Mock(newest_sequence_number=newest, total_bytes=0)
         status = mock.Mock(
-            export_config_identifier="sluice", last_exported_sequence_number=exported, error_message=None
+            export_config_identifier="sluice",
+            last_exported_sequence_number=exported,
+            exported_messages_count=0,
+            error_message=None,
         )
         self.export_statuses = [] if exported is None else [status]
 
 
 class Client:
     """Satisfies what a sink uses of StreamClient."""
+
+    rebuilt = 1
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
@@ -175,7 +180,8 @@ class Client:
         kept = self._cloud.messages.get(stream, [])
         return [StoredMessage(number, kept[number]) for number in range(start, min(start + count, len(kept)))]
 
-    async def append_all(self, stream: str, payloads: Any) -> Appended:
+    async def append_all(self, stream: str, payloads: Any, connection: int) -> Appended:
+        assert connection == self.rebuilt
         answers, self._cloud.answers = self._cloud.answers, "yes"
         await asyncio.sleep(0)
         if answers == "away" or stream not in self._cloud.definitions:
