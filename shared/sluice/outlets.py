@@ -578,7 +578,8 @@ class Outlets:
         if channel.orphan_since is None:
             channel.orphan_since = now
         state = self._outbox.state(stream)
-        if state.oldest == state.next and channel.lost is None and now - channel.orphan_since >= _ORPHAN_STAYS:
+        empty = state.oldest == state.next == channel.producer.newest + 1  # and nothing is under way to the disk
+        if empty and channel.lost is None and now - channel.orphan_since >= _ORPHAN_STAYS:
             del self._channels[stream]
             self._due.pop(channel, None)
             self._unsettled.pop(channel, None)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -642,6 +643,27 @@ async def test_a_source_that_is_removed_while_running_leaves_nothing_behind_once
     reader = Kept()
     await site.follow(reader)
     await site.got(reader)
+    await eventually(lambda: STREAM not in site.running._outbox.streams(), site.state)
+
+
+async def test_what_could_not_be_stored_yet_when_its_source_was_removed_is_delivered_all_the_same(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outlets_module, "_ORPHAN_STAYS", 0.1)
+    await site.produce()
+    with contextlib.closing(sqlite3.connect(site.folder / "outbox" / "outbox.db", isolation_level=None)) as disturber:
+        disturber.execute("BEGIN IMMEDIATE")  # nothing can be stored meanwhile
+        submitted = asyncio.gather(*(site.outlet.submit([columns(float(n))]) for n in range(3)))
+        site.running.remove("line1")
+        channel = site.running._channels[STREAM]
+        loop = asyncio.get_running_loop()
+        await eventually(
+            lambda: channel.orphan_since is not None and loop.time() - channel.orphan_since > 0.3, site.state
+        )
+    await submitted
+    reader = Kept()
+    await site.follow(reader)
+    await site.got(reader, 3)
     await eventually(lambda: STREAM not in site.running._outbox.streams(), site.state)
 
 
