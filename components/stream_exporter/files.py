@@ -126,9 +126,8 @@ class FileSink(Sink):
             "status_unreadable": self.unreadable,
         }
 
-    async def stop(self, limit: float) -> None:
-        """Also let go of files that could not be sealed."""
-        await super().stop(limit)
+    def let_go(self) -> None:
+        """Files that could not be sealed."""
         self._spool.close()
 
     # --- what an earlier run left -------------------------------------------------------------------------------------

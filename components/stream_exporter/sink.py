@@ -203,8 +203,9 @@ class Sink(ABC):
         if self.ledger.waiting:
             logger.info("sinks.%s: %d samples were not delivered and will come again", self.name, self.ledger.waiting)
         try:
-            await within(0.5, self._client.close())
+            await within(0.5, self._client.close(self.let_go))
         except asyncio.TimeoutError:
+            self._client.abandon()
             logger.warning("sinks.%s: a call to stream manager is still under way and is abandoned", self.name)
 
     def status(self) -> dict[str, Any]:
@@ -265,6 +266,9 @@ class Sink(ABC):
 
     async def finish(self) -> None:  # noqa: B027
         """What is to be done after the last range."""
+
+    def let_go(self) -> None:  # noqa: B027
+        """What is to be let go of at the very end, on the client's thread, where no work is under way then."""
 
     def lost(self) -> bool:
         """Whether a stream lost what was appended to it, so that `prepare` has to look again."""

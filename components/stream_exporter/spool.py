@@ -122,6 +122,7 @@ class Spool:
             file = None
         if file is None:
             name = FileName.new(stream, epoch, first, now_ns)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have deleted it
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             descriptor = os.open(self.path(name), flags, 0o600)
             file = self._open[stream] = OpenFile(name, descriptor, now, first - 1)
@@ -183,7 +184,11 @@ class Spool:
             # What of it is on the medium is not known from here on, and another fsync would say that all is well.
             self._give_up(file)
             raise FileLostError(file.name, error) from error
-        self.path(file.name).rename(self.path(sealed))
+        try:
+            self.path(file.name).rename(self.path(sealed))
+        except FileNotFoundError as error:  # somebody deleted it: another attempt would not find it either
+            self._give_up(file)
+            raise FileLostError(file.name, error) from error
         del self._open[file.name.stream]
         os.close(file.descriptor)
         self._renamed.append(SealedFile(sealed, file.size, file.samples))

@@ -165,11 +165,15 @@ class Connection(StreamManagerClient):  # type: ignore[misc]
         if thread is None:
             return
         self._StreamManagerClient__closed = True
-        with contextlib.suppress(RuntimeError):  # the loop is closed already
-            self._loop.call_soon_threadsafe(self._abort)
+        self.interrupt()
         thread.join(RELEASE_TIMEOUT)
         if thread.is_alive():
             logger.error("a stream-manager client did not stop within %g s and is left behind", RELEASE_TIMEOUT)
+
+    def interrupt(self) -> None:
+        """Abort the connection: a call under way fails, and sends nothing more. From any thread; does not wait."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
+            self._loop.call_soon_threadsafe(self._abort)
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -256,14 +260,27 @@ class StreamClient:
         """Run other blocking work of the same user on the owner's thread."""
         return await self._submit(function)
 
-    async def close(self) -> None:
-        """Drop the client and end the thread. Waits for a call under way, at most its timeout."""
+    async def close(self, last: Callable[[], None] = lambda: None) -> None:
+        """Drop the client, do the last work on its thread, and end that. Waits for a call under way, at most its
+        timeout; the rest is done also when nobody waits any more."""
         if self._closed:
             return
-        closed = self._submit(self._drop)
+
+        def end() -> None:
+            self._drop()
+            last()
+
+        closed = self._submit(end)
         self._closed = True
         self._jobs.put_nowait(None)
-        await closed
+        await asyncio.shield(closed)
+
+    def abandon(self) -> None:
+        """After a `close` that was not waited for: a call under way ends without its answer. What it would have sent
+        after that must not go out beside a successor's."""
+        connection = self._connection
+        if connection is not None:
+            connection.interrupt()
 
     async def _call(self, what: str, operation: Callable[[Connection], T], wanted: int | None = None) -> T:
         port = 0 if self.connected else await self._port()
@@ -290,6 +307,8 @@ class StreamClient:
                 future.set_result(result)  # type: ignore[arg-type]
 
         def job() -> None:
+            if future.cancelled():
+                return  # nobody waits for it any more, and somebody else may be at work
             result, error = None, None
             try:
                 result = function()

@@ -207,6 +207,24 @@ def test_a_file_that_cannot_be_flushed_is_given_up_because_a_second_flush_would_
     assert len(files.seal(0.0, everything=True)) == 1
 
 
+def test_an_open_file_that_somebody_deleted_is_given_up_instead_of_being_waited_for(tmp_path: Path) -> None:
+    files = spool(tmp_path / "files")
+    write(files, 1, 2)
+    (part,) = (tmp_path / "files").iterdir()
+    part.unlink()
+    with pytest.raises(FileLostError):
+        files.seal(0.0, everything=True)
+    assert (files.bytes, files.seal(0.0, everything=True)) == (0, [])
+
+
+def test_a_folder_that_somebody_deleted_is_made_again(tmp_path: Path) -> None:
+    files = spool(tmp_path / "files")
+    (tmp_path / "files").rmdir()
+    write(files, 1, 2)
+    (sealed,) = files.seal(0.0, everything=True)
+    assert names(tmp_path / "files") == [str(sealed.name)]
+
+
 def test_a_file_is_not_told_before_its_new_name_is_on_the_medium(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -323,6 +323,22 @@ async def test_a_full_pipe_is_told_and_ends_with_the_export(bench: Any, monkeypa
     assert sink.status()["state"] == "running"
 
 
+async def test_a_sink_that_is_replaced_in_the_middle_of_slow_appends_appends_nothing_beside_its_successor(
+    bench: Any,
+) -> None:
+    sink = bench.sink(SMALL)
+    bench.fault("delay", operation="append", seconds=0.2, count=1_000)
+    bench.publish(*(bench.batch(seq) for seq in range(1, 6)))
+    await bench.until(lambda: len(bench.stored(SMALL.stream)) > 1, "the first messages")
+    bench.sinks = []
+    await sink.stop(0.05)
+    successor = bench.sink(SMALL)
+    await bench.until(lambda: successor.ledger.appended == 50, "all samples")
+    ended = sink._client._thread
+    await bench.until(lambda: not ended.is_alive(), "the end of what the first one had under way")
+    assert once(bench.stored(SMALL.stream), 50)
+
+
 # --- who holds what -------------------------------------------------------------------------------------------------
 
 
