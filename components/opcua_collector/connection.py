@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Coroutine, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Protocol
 
 from opcua_collector import browse, recovery, subscription
@@ -43,6 +43,7 @@ _STABLE: Final = 5.0  # seconds after which a connection that is lost is tried a
 _MOST_TICKETS: Final = 3  # times that a line may end over the old session before it is given up
 _LOOK: Final = 0.5  # seconds between looks whether there is room in the outbox
 _TEND: Final = 2.0
+_SHALLOW: Final = "a queue of one value"  # a gap's reason
 
 _POSITIONS: Final = (SESSION, ITEMS, SEQUENCE, MARKS, GAPS)
 
@@ -223,7 +224,10 @@ class Connection:
             self._session = self._publishing = None
             self._parted = _now()
             self._items.interrupted()
-            await asyncio.shield(session.close(politely=politely or self._leaving))
+            farewell = politely or self._leaving
+            # A session that came to nothing is never used again, and servers have few. Its subscriptions stay.
+            unknown = self._kept is None or self._kept.ticket is not session.ticket
+            await asyncio.shield(session.close(politely=farewell or unknown, subscriptions=farewell))
 
     async def _unless_changed(self, work: Coroutine[Any, Any, _Opened]) -> _Opened | None:
         """The work's result; None when the configuration changes before it is there."""
@@ -248,7 +252,10 @@ class Connection:
             raise
         self._tickets = 0
         opened = await _first_look(session)
-        if not session.resumed or kept is None or opened.started == kept.started:
+        if not session.resumed or kept is None:
+            return opened
+        if opened.started == kept.started:
+            self._kept = replace(kept, ticket=session.ticket)  # the old nonce is of no use any more, whatever comes now
             return opened
         # The server was restarted and has given our token to somebody else, whose session this is.
         await session.close(politely=False)
@@ -310,6 +317,10 @@ class Connection:
         )
         if not session.resumed:
             self._intake.gaps.ask_again()
+        # Behind what came last before the end, and behind what is republished: neither says what it replaced.
+        shallow = self._items.shallow() if self._feed is not None else []
+        if shallow:
+            self._intake.gaps.open(shallow, _SHALLOW)
         rung = await recovery.climb(situation)
         feed = situation.feed
         assert feed is not None
@@ -322,6 +333,8 @@ class Connection:
             self._intake.note({SESSION: self._kept.dump(), ITEMS: None, SEQUENCE: None})
         else:
             self._intake.note({SESSION: self._kept.dump()})
+            if shallow:
+                self._intake.open_gap(_SHALLOW, shallow)
             self._intake.watched(None)
         self._count(rung, situation, session, _now() - began)
         return feed

@@ -164,6 +164,20 @@ class Gaps:
         self.unknown.discard(handle)
         del self._tags[handle], self._handles[tag]
 
+    def leave(self, handle: int) -> None:
+        """The tag will have another handle at once; what it lacks, it still lacks."""
+        tag = self._tags.pop(handle, None)
+        if tag is None:
+            return
+        del self._handles[tag]
+        self._busy.pop(tag, None)
+        self._refused.discard(tag)
+        self._why.pop(tag, None)
+        self.unknown.discard(handle)
+        self._opened -= int(self._open[handle])
+        self._bringing -= int(self._had[handle] != _NEVER)
+        self._open[handle], self._had[handle] = False, _NEVER
+
     def eligible(self, handle: int, why: str) -> None:
         """Whether the server keeps a history of the tag: "", or why not."""
         tag = self._tags.get(handle)

@@ -165,10 +165,10 @@ class Intake:
         self.open_gap("missing messages")
         self.watched(None)
 
-    def open_gap(self, reason: str) -> None:
-        """Samples of every tag may be missing from here on."""
+    def open_gap(self, reason: str, handles: Iterable[int] | None = None) -> None:
+        """Samples of these tags, or of all, may be missing from here on."""
         self.traffic.gaps += 1
-        self.gaps.open(None, reason)
+        self.gaps.open(handles, reason)
         self._note_progress()
 
     def watched(self, handles: Iterable[int] | None) -> None:

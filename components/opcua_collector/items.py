@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _TOLD: Final = 20  # tags named in one event
 _NODE_PAUSES: Final = (5.0, 600.0)
+_BUNCH: Final = 1.0  # seconds between tries of refused nodes: those of which the pauses end in one go together
 
 
 class Reporter(Protocol):
@@ -118,6 +119,7 @@ class Items:
         self._kept = Kept(0, 0, ())
         for item in self._items.values():
             item.monitored = 0
+            item.node = None  # it may be another one's id by now: a server that was restarted counts anew
 
     def interrupted(self) -> None:
         """The session has ended: in the next, every refused node is tried again.
@@ -126,9 +128,10 @@ class Items:
         apart.
         """
         for name in self._asked:
-            item = self._items.pop(name)
-            self._intake.assembler.remove(item.handle)
+            item = self._items[name]
             del self.names[item.handle]
+            item.handle = self._intake.assembler.another(item.handle)
+            self.names[item.handle] = name
         self._asked.clear()
         for item in self._items.values():
             item.due = 0.0
@@ -168,7 +171,7 @@ class Items:
             now = asyncio.get_running_loop().time()
             due = min((item.due for item in self._items.values() if item.problem is not None), default=now + 3600)
             try:
-                await within(max(0.05, due - now), self._changed.wait())
+                await within(max(_BUNCH, due - now), self._changed.wait())
             except asyncio.TimeoutError:
                 continue
 
@@ -220,7 +223,7 @@ class Items:
             item = self._item(name, wanted[name][1], known.get(name, browse.Metadata()).unit, rule)
             item.node = node
             wishes[name] = Wish(node, item.handle, run.sampling, run.queue)
-        if self.are_of(run.subscribed.id) and self._intake.assembler.handles > self._kept.reserved:
+        if wishes and self.are_of(run.subscribed.id) and self._intake.assembler.handles > self._kept.reserved:
             await self._keep(run.subscribed.id)  # no handle goes out before it is reserved
         await self._monitor(run, wanted, wishes, now)
         for name, problem in [*nodes.items(), *rules.items()]:
@@ -250,7 +253,8 @@ class Items:
             item.pauses.reset()
             begun.append(item.handle)
         self._intake.watched(begun)
-        await self._keep(run.subscribed.id)
+        if begun or not self.are_of(run.subscribed.id):  # with many tags it is long, and refused ones come often
+            await self._keep(run.subscribed.id)
 
     def _refuse(self, item: _Item, problem: Problem, now: float) -> None:
         item.problem = problem
@@ -306,6 +310,10 @@ class Items:
         """The node that the handle stands for, as last resolved."""
         item = self._items.get(self.names.get(handle, ""))
         return None if item is None else item.node
+
+    def shallow(self) -> list[int]:
+        """Handles of the tags of which the server keeps one value only: it replaces it, and sets no overflow bit."""
+        return [item.handle for item in self._items.values() if item.monitored and item.queue <= 1]
 
     @property
     def monitored(self) -> int:

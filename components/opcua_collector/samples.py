@@ -201,6 +201,20 @@ class Assembler:
         self._latest[handle] = _NEVER
         self._seen.clear()
 
+    def another(self, handle: int) -> int:
+        """The tag goes on with a new client handle, which is returned; what still arrives for this one is filtered."""
+        series, rule = self._series[handle], self._rule[handle]
+        assert series is not None
+        time, status = self._latest[handle], self._latest_status[handle]
+        mark, restored = self._latest_mark[handle], self._restored[handle]
+        self.gaps.leave(handle)
+        self.remove(handle)
+        new = self.add(series)
+        self._rule[new] = rule
+        self._latest[new], self._latest_status[new] = time, status
+        self._latest_mark[new], self._restored[new] = mark, restored
+        return new
+
     def subscribed(self, handle: int) -> None:
         """The item was created (again): its first notification may repeat what is known."""
         self._fresh[handle] = True

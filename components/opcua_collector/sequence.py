@@ -9,7 +9,7 @@ number that the *next* message will have, and so proves that everything before i
 | the expected number               | delivered, and after it whatever waited for it                               |
 | a later number                    | waits; what lies before it is *overdue*                                      |
 | an earlier number, or one waiting | a repetition: acknowledged again, not delivered again                        |
-| an earlier number, far away       | the server has begun to count anew: delivered, counted on from there         |
+| an earlier number, far away       | the server counts anew: what waited, then this is delivered, counted on there|
 | number 0                          | a server with its own idea of numbers: delivered, never sequenced            |
 | keep-alive with a later number    | what lies before it is overdue                                               |
 | Republish gives an overdue number | as if it had come by itself                                                  |
@@ -87,10 +87,9 @@ class Sequence(Generic[M]):
             return Step((message,))
         steps = distance(self.expected, number)
         if steps < -_FAR:
-            self.expected = following(number)
-            self._waiting.clear()
-            self._announced = 0
-            return Step((message,))
+            waited = [self._waiting[old] for old in sorted(self._waiting, key=lambda old: distance(self.expected, old))]
+            self.forget(following(number))
+            return Step((*waited, message))
         if steps < 0 or number in self._waiting:
             return Step(repeated=True)
         self._waiting[number] = message

@@ -204,13 +204,13 @@ class Session:
 
         await in_batches(items, batch, ask)
 
-    async def close(self, *, politely: bool) -> None:
-        """End the session; politely: tell the server, so that session and subscription end now. Never raises."""
+    async def close(self, *, politely: bool, subscriptions: bool = True) -> None:
+        """End the session; politely: tell the server, so that session and subscriptions end now. Never raises."""
         if self._renewal is not None:
             self._renewal.cancel()
         if politely:
             with contextlib.suppress(Exception):
-                await within(_CLOSING, self.stack.close_session(True))
+                await within(_CLOSING, self.stack.close_session(subscriptions))
             with contextlib.suppress(Exception):
                 await within(_CLOSING, self._client.uaclient.close_secure_channel())
         with contextlib.suppress(Exception):
@@ -302,10 +302,15 @@ async def _activate_again(client: Any, settings: Connection, password: Secret | 
 async def _new_session(client: Any, settings: Connection, choice: Choice, password: Secret | None) -> str:
     """CreateSession and ActivateSession; the server's application URI."""
     created = await client.create_session()
-    if settings.user is not None:
-        token = client.server_policy(ua.UserTokenType.UserName)
-        _check_password(settings, choice, token.SecurityPolicyUri or "")
-    await _activate(client, settings, password)
+    try:
+        if settings.user is not None:
+            token = client.server_policy(ua.UserTokenType.UserName)
+            _check_password(settings, choice, token.SecurityPolicyUri or "")
+        await _activate(client, settings, password)
+    except (UaError, TroubleError):  # else each try with a wrong password costs a small server one of its sessions
+        with contextlib.suppress(Exception):
+            await within(_CLOSING, client.uaclient.session.close_session(True))
+        raise
     uris = [description.Server.ApplicationUri for description in created.ServerEndpoints or ()]
     return str(uris[0] or "") if uris else ""
 

@@ -182,6 +182,11 @@ class PlantServer:
             await service.delete_subscriptions(list(service.subscriptions))
 
     @property
+    def sessions(self) -> int:
+        """Number of sessions that clients have, activated or not."""
+        return self._internal.external_sessions
+
+    @property
     def subscriptions(self) -> int:
         """Number of subscriptions that there are."""
         return len(self._internal.mended_subscriptions.subscriptions)

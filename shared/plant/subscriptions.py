@@ -57,6 +57,11 @@ class MendedServer(InternalServer):
         self._ours.pop(session.auth_token, None)
         super().unregister_external_session(session)
 
+    @property
+    def external_sessions(self) -> int:
+        """Number of sessions of clients."""
+        return len(self._ours)
+
     def forget_sessions(self) -> None:
         """Know no session of a client any more; their subscriptions live on for their lifetime."""
         for session in list(self._ours.values()):

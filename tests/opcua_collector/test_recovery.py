@@ -14,10 +14,13 @@ from urllib.parse import urlparse
 
 import pytest
 import pytest_asyncio
+from asyncua.client.ua_session import UaSession
 
+from opcua_collector import browse
 from opcua_collector.config import Connection as Settings
 from opcua_collector.connection import Connection
-from opcua_collector.session import Identity, Session
+from opcua_collector.session import Identity, Monitored, Session
+from opcua_collector.stack import UaStatusCodeError
 from plant.line import Line
 from plant.opcua_server import PlantServer
 from plant.process import PlantProcess
@@ -575,3 +578,178 @@ async def test_damaged_notes_mean_a_new_beginning_and_nothing_worse(rig: Rig, se
     assert rig.rung == "renewed"
     await rig.monitors(1)
     await has(rig, await show(server, 1))
+
+
+@here
+async def test_tries_that_come_to_nothing_cost_a_server_no_session(
+    rig: Rig, server: PlantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small servers have five, and each would be taken until its timeout."""
+    shown = await show(server, 1)
+    await has(rig, shown)
+    made = ended = 0
+    create, close = UaSession.create_session, UaSession.close_session
+
+    async def created(*arguments: Any) -> Any:
+        nonlocal made
+        made += 1
+        return await create(*arguments)
+
+    async def closed(*arguments: Any) -> None:
+        nonlocal ended
+        await close(*arguments)
+        ended += 1
+
+    async def refused(*_: Any) -> Any:
+        raise UaStatusCodeError(0x80770000)  # BadTooManySubscriptions
+
+    monkeypatch.setattr(UaSession, "create_session", created)
+    monkeypatch.setattr(UaSession, "close_session", closed)
+    await rig.away()
+    await server.forget(subscriptions=True)
+    rig.password = Secret("another")
+    rig.line.refuse(False)
+    await until(lambda: made == 3, rig.state)
+    assert "connections.line1.user" in rig.reports.found
+    assert ended >= 2
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "subscribe", refused)
+        rig.password = Secret("Kennwort-7")
+        await until(lambda: "no subscription left" in str(rig.reports.found), rig.state)
+        begun = made
+        await until(lambda: made == begun + 2, rig.state)
+        assert ended >= made - 1
+    await rig.connects(2)
+    await rig.monitors(1)
+    shown += await show(server, 2)
+    await has(rig, shown)
+    assert (server.sessions, server.subscriptions) == (1, 1)
+
+
+@here
+async def test_what_was_transferred_into_a_session_outlives_it(
+    rig: Rig, server: PlantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line is lost before anything was fetched: the subscription is transferred once more, into another session."""
+    shown = await show(server, 2)
+    await has(rig, shown)
+    await rig.away()
+    await server.forget(subscriptions=False)
+    shown += await show(server, 3)
+    transfer = Session.transfer
+    transferred = 0
+
+    async def interrupted(*arguments: Any) -> Any:
+        nonlocal transferred
+        transferred += 1
+        answer = await transfer(*arguments)
+        if transferred == 1:
+            raise UaStatusCodeError(0x80260000)  # BadSessionClosed
+        return answer
+
+    monkeypatch.setattr(Session, "transfer", interrupted)
+    await rig.back()
+    assert (rig.rung, transferred) == ("transferred", 2)
+    await has(rig, shown)
+    assert (server.sessions, server.subscriptions) == (1, 1)
+    assert not await rig.events("gap")
+
+
+@here
+async def test_a_queue_of_one_value_tells_of_no_loss_so_what_an_outage_cost_is_read_back(
+    rig: Rig, server: PlantServer
+) -> None:
+    rig.change(queueSize=1)
+    await rig.connects(2)
+    await rig.monitors(1)
+    before = await show(server, 1)
+    await has(rig, before)
+    await rig.away()
+    away = await show(server, 5)
+    await rig.back()
+    assert (rig.rung, rig.status()["queue"]) == ("resumed", 1)
+    await has(rig, before + away[-1:] + away[:-1])
+
+
+@here
+async def test_a_tag_that_was_refused_and_then_half_monitored_lacks_what_it_lacked_before(
+    rig: Rig, server: PlantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new client handle, because of what the server may send twice, is no new tag."""
+    before = await show(server, 2)
+    await has(rig, before)
+    await rig.away()
+    await server.forget(subscriptions=True)
+    away = await show(server, 3)
+    monitor = Session.monitor
+    calls = 0
+
+    async def hindered(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            return [Monitored(0x80340000)]  # BadNodeIdUnknown
+        made = await monitor(*arguments)
+        if calls == 2:
+            await rig.line.cut()
+            raise ConnectionResetError
+        return made
+
+    monkeypatch.setattr(Session, "monitor", hindered)
+    await rig.back()
+    await until(lambda: "does not exist" in str(rig.reports.found), rig.state)
+    items = rig.connection._items
+    items._items[ROW_TAG].due = 0.0
+    items.want(rig.connection._settings, rig.connection._tags)
+    await rig.monitors(1)
+    assert calls == 3
+    after = await show(server, 2)
+    await has(rig, before + away[-1:] + after + away[:-1])
+
+
+@here
+async def test_a_node_of_a_server_that_was_restarted_is_asked_for_nothing_until_it_is_found_again(
+    rig: Rig, server: PlantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its namespaces may have another order: the old node id can stand for another tag, and so can its history."""
+    await has(rig, await show(server, 1))
+    items = rig.connection._items
+    (handle,) = items.names
+    assert items.node(handle) is not None
+    found: list[Any] = []
+    resolve = browse.resolve
+
+    async def looked(*arguments: Any) -> Any:
+        found.append(items.node(handle))
+        return await resolve(*arguments)
+
+    monkeypatch.setattr(browse, "resolve", looked)
+    await rig.away()
+    await server.forget(subscriptions=True)
+    await rig.back()
+    await rig.monitors(1)
+    assert found == [None]
+    assert items.node(handle) is not None
+
+
+@here
+async def test_a_node_that_is_refused_again_and_again_costs_the_disk_nothing(rig: Rig, server: PlantServer) -> None:
+    outlet = rig.outlets.outlet("line1")
+    rig.change(tags={**SOME, "Gone": {"node": "nsu=urn:sluice:plant;s=Gone"}})
+    await until(lambda: rig.status().get("bad_tags"), rig.state)
+    noted: list[str] = []
+    note = outlet.note
+
+    def listen(positions: Mapping[str, bytes | None]) -> Any:
+        noted.extend(positions)
+        return note(positions)
+
+    outlet.note = listen  # type: ignore[method-assign]
+    items = rig.connection._items
+    pauses = items._items["Gone"].pauses
+    refused = rig.reports.found.pop("connections.line1.tags.Gone.node")
+    items._items["Gone"].due = 0.0
+    items.want(rig.connection._settings, rig.connection._tags)
+    await until(lambda: rig.reports.found.get("connections.line1.tags.Gone.node") == refused, rig.state)
+    assert pauses is items._items["Gone"].pauses
+    assert "items" not in noted

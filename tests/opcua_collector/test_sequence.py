@@ -136,3 +136,11 @@ def test_in_another_session_what_waited_is_expected_again() -> None:
     assert order.overdue is None
     assert order.receive(2, "b").ready == ("b",)
     assert order.receive(3, "c").ready == ("c",)
+
+
+def test_a_server_that_counts_anew_leaves_nobody_waiting_for_what_it_will_never_send() -> None:
+    order: Sequence[str] = Sequence(500_000)
+    assert not order.receive(500_002, "third").ready
+    assert not order.receive(500_001, "second").ready
+    assert order.receive(1, "anew").ready == ("second", "third", "anew")
+    assert (order.expected, order.waiting, order.overdue) == (2, 0, None)
