@@ -75,11 +75,31 @@ class Terms:
     acknowledge_appended: bool = False
 
 
-class _Lax(Consumer):
-    """Cursors of a sink that nobody waits for: what is older than its lag is passed over, so that it may be deleted."""
+class _Cursors(Consumer):
+    """Cursors whose going back is told: numbers that a producer gives once more are not done with."""
 
-    def __init__(self, cursors: Mapping[Key, int], trail: Trail) -> None:
+    def __init__(self, cursors: Mapping[Key, int], back: Callable[[Key, int], None]) -> None:
         super().__init__(cursors)
+        self._back = back
+
+    def offer(self, message: Message, now: float, room: bool = True) -> Received:
+        """Apply the rules to one message."""
+        if not isinstance(message.body, Announcement):
+            return super().offer(message, now, room)
+        key = message.stream, message.of.epoch
+        before = self.next(*key)
+        received = super().offer(message, now, room)
+        after = self.next(*key)
+        if before is not None and after is not None and after < before:
+            self._back(key, after)
+        return received
+
+
+class _Lax(_Cursors):
+    """Those of a sink that nobody waits for: what is older than its lag is passed over, so that it may be deleted."""
+
+    def __init__(self, cursors: Mapping[Key, int], back: Callable[[Key, int], None], trail: Trail) -> None:
+        super().__init__(cursors, back)
         self._trail = trail
 
     def offer(self, message: Message, now: float, room: bool = True) -> Received:
@@ -167,7 +187,13 @@ class Sink(ABC):
 
     def _new_consumer(self) -> Consumer:
         cursors = self.store.cursors(self.name)
-        return Consumer(cursors) if self._terms.required else _Lax(cursors, self._trail)
+        if self._terms.required:
+            return _Cursors(cursors, self._go_back)
+        return _Lax(cursors, self._go_back, self._trail)
+
+    def _go_back(self, key: Key, number: int) -> None:
+        """The producer has lost numbers that it had given, and gives them again: for other batches."""
+        self.store.move(self.name, *key, number)
 
     def _lagged(self, stream: str, epoch: str) -> int:
         if self._terms.required:

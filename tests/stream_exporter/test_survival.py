@@ -381,6 +381,28 @@ async def test_what_a_stuck_sink_that_is_not_required_lags_by_is_told_to_the_pro
     await bench.until(done, "the lag to be over")
 
 
+async def test_numbers_that_a_producer_gives_a_second_time_are_not_acknowledged_before_they_are_exported(
+    bench: Any,
+) -> None:
+    """Its disk has lost what it had promised to keep."""
+    bench.exporting = True
+    sink = bench.sink(KINESIS)
+    bench.publish(*(bench.batch(seq) for seq in range(1, 21)))
+    await bench.until(lambda: bench.acknowledged() == 20, "the export")
+    await bench.server.stop()
+    kept = bench.streams[LINE, bench.epoch]
+    kept.batches = {seq: batch for seq, batch in kept.batches.items() if seq <= 5}
+    now = asyncio.get_running_loop().time()
+    for announced in range(3):
+        sink.consumer.offer(Message(Announcement(LINE, bench.epoch, 1, 5)), now + 2.0 * announced)
+    assert sink.consumer.next(LINE, bench.epoch) == 6
+    bench.publish(bench.batch(6), bench.batch(7))
+    assert sink.consumer.next(LINE, bench.epoch) == 8
+    await bench.until(lambda: bench.acknowledged() == 5, "the cursor that went back")
+    await bench.start_server()
+    await bench.until(lambda: bench.acknowledged() == 7 and sink.ledger.appended == 220, "the second export")
+
+
 async def test_a_stuck_sink_keeps_one_gap_however_often_more_is_lost(bench: Any) -> None:
     await bench.server.stop()
     sink = bench.sink(KINESIS.model_copy(update={"max_waiting": 1000}))
