@@ -268,7 +268,7 @@ class Gaps:
             if hole is not None and not hole.settled and hole.until is None:
                 # Beyond the moment itself, for clocks of sources may be ahead of the server's; live samples of that
                 # time come within the patience, and end the hole.
-                hole.until = server_ns + int(self.patience * _SECOND)
+                hole.until = max(server_ns, hole.at) + int(self.patience * _SECOND)
                 hole.due = now + self.patience
 
     def passed(self, handles: NDArray[np.int64], times: NDArray[np.int64]) -> None:

@@ -543,3 +543,17 @@ def test_messages_cost_nothing_when_nothing_is_missing() -> None:
     made.columns(message(*((handle, at(1), 0) for handle in range(100))))
     assert not gaps.changed
     assert gaps.dump(1) == before
+
+
+def test_a_tag_whose_clock_is_far_ahead_of_its_servers_is_read_and_done_with() -> None:
+    """Else a hole that ends before it begins would stay for ever."""
+    gaps = Gaps()
+    gaps.add(0, "fast")
+    gaps.eligible(0, "")
+    gaps.mark_of = lambda handle: START + 3600 * SECOND
+    gaps.open([0], "missing messages")
+    gaps.watched(None, START, 0.0)
+    (piece,) = gaps.work(60.0, 10)
+    assert piece.at == START + 3600 * SECOND < piece.until
+    gaps.finished(piece)
+    assert gaps.status() == {}
