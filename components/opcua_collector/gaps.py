@@ -76,6 +76,7 @@ class _Hole:
     why: str = ""  # it cannot be read
     brought: bool = False  # open, and history has brought the samples up to `at`
     settled: bool = False
+    since: int = _NEVER  # where it began, if known: what a clock that was set back says of before it, it did not bring
     until: int | None = None  # watched: where to read to if no live sample comes
     due: float | None = None  # when to do something about it
 
@@ -134,6 +135,7 @@ class Gaps:
         self._handles: dict[str, int] = {}
         self._open: NDArray[np.bool_] = np.zeros(64, bool)  # by handle: the last hole has no end
         self._had: NDArray[np.int64] = np.full(64, _NEVER, np.int64)  # and history has brought the samples up to here
+        self._since: NDArray[np.int64] = np.full(64, _NEVER, np.int64)  # not from before this
         self._opened = self._bringing = 0  # how many of them
 
     # --- tags ---
@@ -144,6 +146,7 @@ class Gaps:
             more = max(handle + 1, 2 * len(self._open)) - len(self._open)
             self._open = np.concatenate([self._open, np.zeros(more, bool)])
             self._had = np.concatenate([self._had, np.full(more, _NEVER, np.int64)])
+            self._since = np.concatenate([self._since, np.full(more, _NEVER, np.int64)])
         self._tags[handle] = tag
         self._handles[tag] = handle
         if tag not in self._why:
@@ -213,7 +216,7 @@ class Gaps:
     def _begin(self, tag: str, mark: int, reason: str) -> None:
         hole = self._tail(tag)
         if hole is None:
-            self._append(tag, _Hole(mark, None, reason))
+            self._append(tag, _Hole(mark, None, reason, since=mark))
             return
         hole.settled, hole.until, hole.due = False, None, None
         if mark > hole.at:
@@ -312,7 +315,7 @@ class Gaps:
         """Which of these live samples history has brought before them; None: none."""
         if not self._bringing:
             return None
-        found = times <= self._had[handles]
+        found = (times <= self._had[handles]) & (times >= self._since[handles])
         return found if found.any() else None
 
     def is_last(self, handle: int, time: int) -> bool:
@@ -595,3 +598,4 @@ class Gaps:
         self._opened += (tail is not None) - int(self._open[handle])
         self._bringing += (had != _NEVER) - int(self._had[handle] != _NEVER)
         self._open[handle], self._had[handle] = tail is not None, had
+        self._since[handle] = _NEVER if tail is None else tail.since

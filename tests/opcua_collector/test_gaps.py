@@ -557,3 +557,20 @@ def test_a_tag_whose_clock_is_far_ahead_of_its_servers_is_read_and_done_with() -
     assert piece.at == START + 3600 * SECOND < piece.until
     gaps.finished(piece)
     assert gaps.status() == {}
+
+
+def test_a_clock_that_is_set_back_behind_a_gap_that_history_filled_costs_no_sample() -> None:
+    gaps = Gaps()
+    assembler = Assembler(gaps)
+    handle = assembler.add(Series("fast"))
+    assembler.fix(handle, Rule.DOUBLE)
+    gaps.eligible(handle, "")
+    assembler.columns(message((handle, START, 0)))
+    gaps.open(None, "new subscription")
+    gaps.watched([handle], START + 60 * SECOND, 0.0)
+    (piece,) = gaps.work(60.0, 10)
+    gaps.advanced(piece, START + 30 * SECOND)
+    gaps.finished(piece)
+    assert not assembler.columns(message((handle, START + 30 * SECOND, 0)))  # history has brought it
+    back = assembler.columns(message((handle, START - 3600 * SECOND, 0), (handle, START - 3599 * SECOND, 0)))
+    assert [len(columns) for columns in back] == [2]
