@@ -106,7 +106,8 @@ class Demand:
                 unheard = asked.unheard
         else:
             turn = min(places)
-        if sum(of.open and now - of.heard < ANSWER_WITHIN for of in self._asked.values()) >= self._most:
+        # Whoever did not answer an earlier ask is asked again, and keeps nobody else from being asked.
+        if sum(of.open and now - of.unheard < ANSWER_WITHIN for of in self._asked.values()) >= self._most:
             return None
         self._asked[stream] = _Asked(turn, epoch, places[turn], now, now, unheard)
         self.counters["asks"] += 1

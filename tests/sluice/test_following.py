@@ -187,6 +187,22 @@ def test_an_answer_of_another_epoch_or_of_a_stream_nobody_asked_for_is_no_answer
     assert demand.may_ask(STREAM, 0.1)
 
 
+def test_streams_of_a_producer_that_is_gone_do_not_keep_another_from_catching_up() -> None:
+    of = following(a=TestReader())
+    for number in range(24):
+        of.offer(announce(1_000, f"gone/s{number}"), 0.0)
+    of.offer(announce(1_000_000, "here/s"), 0.0)
+    answers = 0
+    for tick in range(1_000):
+        now = tick * 0.02
+        for ask in asked(of, now):
+            if ask.stream == "here/s":
+                answers += 1
+                of.offer(batch(ask.first, ask.stream, replayed=True), now)
+                of.offer(announce(ask.first, ask.stream, replayed=True), now)
+    assert answers > 300, "of 1,000 chances, less those until the others have been tried once and found silent"
+
+
 # --- telling ---
 
 
