@@ -16,8 +16,6 @@ import contextlib
 import json
 import logging
 import math
-import shutil
-import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,13 +28,13 @@ import typer
 from plant.line import Line
 from rehearsal import away, trace
 from rehearsal.command import (
-    TROUBLE,
     Interrupted,
     Stage,
     above_zero,
     arrived,
     balanced,
     build,
+    conclude,
     is_live,
     known_profile,
     new_file,
@@ -379,33 +377,21 @@ def chaos(
         for line in trace.lines(traced):
             say(line)
         return
-    root = keep
-    status = 1
-    try:
-        root = keep or Path(tempfile.mkdtemp(prefix="sluice-chaos-"))
-        options = Options(seconds, seed, rate, profile, built, away_for, is_live(quiet))
+    options = Options(seconds, seed, rate, profile, built, away_for, is_live(quiet))
+
+    def run(root: Path) -> int:
         report = asyncio.run(rehearse(root, options))
-        status = 0 if report["passed"] else 1
         if json_file is not None:
             json_file.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n")
         show(report, "the plant's own log")
         tell(report)
-        if status:
-            for line in trace.lines(root):
-                say(line)
-    except Interrupted as interrupted:
-        status = 128 + interrupted.number
-        say(f"ended by {interrupted}: nothing was judged")
-    except TROUBLE as error:
-        status = 1
-        say(f"the run could not be made: {error}")
-    finally:
-        if root is not None:
-            if keep is None and status != 1:
-                shutil.rmtree(root, ignore_errors=True)
-            else:
-                say(f"logs and data are in {root}")
-    raise typer.Exit(status)
+        if report["passed"]:
+            return 0
+        for line in trace.lines(root):
+            say(line)
+        return 1
+
+    conclude(run, keep, "sluice-chaos-", "the run could not be made")
 
 
 def main() -> None:

@@ -8,12 +8,14 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
@@ -279,3 +281,27 @@ def new_folder(value: Path | None) -> Path | None:
     except OSError as error:
         raise typer.BadParameter(f"{value} cannot be made: {error.strerror}") from error
     return value.absolute()
+
+
+def conclude(work: Callable[[Path], int], keep: Path | None, prefix: str, problem: str) -> NoReturn:
+    """Do the work in a folder, `keep` or a temporary one, say why when it cannot be done, and exit with its status.
+
+    The folder stays when it was asked for, and when the work failed: whoever looks for the reason needs it.
+    """
+    root = keep
+    status = 1
+    try:
+        root = keep or Path(tempfile.mkdtemp(prefix=prefix))
+        status = work(root)
+    except Interrupted as interrupted:
+        status = 128 + interrupted.number
+        say(f"ended by {interrupted}: nothing was judged")
+    except TROUBLE as error:
+        say(f"{problem}: {error}")
+    finally:
+        if root is not None:
+            if keep is None and status != 1:
+                shutil.rmtree(root, ignore_errors=True)
+            else:
+                say(f"logs and data are in {root}")
+    raise typer.Exit(status)

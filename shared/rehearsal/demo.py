@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,13 +16,13 @@ from typing import Annotated, Any
 import typer
 
 from rehearsal.command import (
-    TROUBLE,
     Interrupted,
     Stage,
     above_zero,
     arrived,
     balanced,
     build,
+    conclude,
     is_live,
     known_profile,
     new_file,
@@ -34,7 +32,7 @@ from rehearsal.command import (
     states,
 )
 from rehearsal.rehearsal import Rehearsal
-from rehearsal.site import load_site
+from rehearsal.site import SiteError, load_site
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,30 +151,20 @@ def demo(
     quiet: Annotated[bool, typer.Option(help="No live display.")] = False,
 ) -> None:
     """Run the whole gateway on this machine and prove that what was produced arrived."""
-    root = keep
-    status = 1
     try:
         site = None if config is None else load_site(config)
-        root = keep or Path(tempfile.mkdtemp(prefix="sluice-demo-"))
-        live = is_live(quiet)
-        report = asyncio.run(rehearse(root, Options(seconds, rate, units, profile, site, live)))
-        status = 0 if balanced(report) else 1
+    except SiteError as error:
+        say(f"the demonstration could not run: {error}")
+        raise typer.Exit(1) from None
+
+    def run(root: Path) -> int:
+        report = asyncio.run(rehearse(root, Options(seconds, rate, units, profile, site, is_live(quiet))))
         if json_file is not None:
             json_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         show(report, "the plant's own log" if config is None else "the collectors' ledgers")
-    except Interrupted as interrupted:
-        status = 128 + interrupted.number
-        say(f"ended by {interrupted}: nothing was judged")
-    except TROUBLE as error:
-        status = 1
-        say(f"the demonstration could not run: {error}")
-    finally:
-        if root is not None:
-            if keep is None and status != 1:
-                shutil.rmtree(root, ignore_errors=True)
-            else:
-                say(f"logs and data are in {root}")
-    raise typer.Exit(status)
+        return 0 if balanced(report) else 1
+
+    conclude(run, keep, "sluice-demo-", "the demonstration could not run")
 
 
 def main() -> None:
