@@ -403,7 +403,8 @@ def _part(type_: ValueType, block: Block, rows: Any) -> _Part:
         else:
             null = np.zeros(len(index), bool)
         if (raw.dtype == object) == (form is object):
-            value = raw.astype(form)  # a copy: nulls are written into it
+            with np.errstate(invalid="ignore"):  # a NaN where the tag is an integer: it becomes null, type-mismatch
+                value = raw.astype(form)  # a copy: nulls are written into it
         else:
             value = np.full(len(index), _NOTHING[type_], form)
     return _Part(index, block.handle[rows], value, null, block.status[rows].astype(np.int64), block.time[rows])
