@@ -163,7 +163,7 @@ class S3Sink(SinkSettings):
 AnySink = SiteWiseSink | KinesisSink | S3Sink
 
 
-class ExporterSettings(ComponentSettings):
+class Configuration(ComponentSettings):
     """The whole configuration of io.sluice.StreamExporter."""
 
     sources: list[Source] = Field(

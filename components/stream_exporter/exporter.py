@@ -20,7 +20,7 @@ from sluice.component import Component, Context
 from sluice.config import Changes
 from sluice.ipc import IpcError
 from sluice.streams import Inlet
-from stream_exporter.config import AnySink, ExporterSettings, streams_of, topic_filters
+from stream_exporter.config import AnySink, Configuration, streams_of, topic_filters
 from stream_exporter.sink import Sink
 from stream_exporter.sinks import make_sink
 from stream_exporter.stream_client import DEFAULT_PORT, StreamClient
@@ -42,11 +42,11 @@ WINDOW = 1_000_000
 LITE_WINDOW = 256_000
 
 
-class StreamExporter(Component[ExporterSettings]):
+class StreamExporter(Component[Configuration]):
     """Follows the sources and offers each batch to every sink."""
 
     id: ClassVar[str] = "stream-exporter"
-    settings: ClassVar[type[ExporterSettings]] = ExporterSettings
+    settings: ClassVar[type[Configuration]] = Configuration
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -54,14 +54,14 @@ class StreamExporter(Component[ExporterSettings]):
         self._inlet: Inlet | None = None
         self._store: UnitStore | None = None
 
-    async def start(self, config: ExporterSettings) -> None:
+    async def start(self, config: Configuration) -> None:
         """Start the sinks, then listen. Raises DatabaseError."""
         self._store = await UnitStore.open(Path(self.context.work_dir) / STORE)
         self._forget_removed(config)
         await self._replace_sinks(set(), config)
         await self._listen(config)
 
-    async def apply(self, config: ExporterSettings, changes: Changes) -> None:
+    async def apply(self, config: Configuration, changes: Changes) -> None:
         """Touch what changed: a sink that did not change does not notice."""
         sinks = changes.entries("sinks")
         everything = changes.under("streamManager")
@@ -105,7 +105,7 @@ class StreamExporter(Component[ExporterSettings]):
             )
         return {STORE: told}
 
-    async def _listen(self, config: ExporterSettings) -> None:
+    async def _listen(self, config: Configuration) -> None:
         filters = topic_filters(config.sources)
         if self._inlet is not None:
             await self._inlet.follow(filters)
@@ -117,7 +117,7 @@ class StreamExporter(Component[ExporterSettings]):
         for sink in self._sinks.values():
             sink.moved = inlet.moved
 
-    async def _replace_sinks(self, names: set[str], config: ExporterSettings) -> None:
+    async def _replace_sinks(self, names: set[str], config: Configuration) -> None:
         """Stop the sinks called `names`, and start every sink of the configuration that does not run."""
         for name in names:
             self.context.problems.clear(f"sinks.{name}")
@@ -131,14 +131,14 @@ class StreamExporter(Component[ExporterSettings]):
         for name in begun:
             self._sinks[name].start()
 
-    def _forget_removed(self, config: ExporterSettings) -> None:
+    def _forget_removed(self, config: Configuration) -> None:
         assert self._store is not None
         for name in self._store.sinks():
             if name not in config.sinks:
                 logger.info("sinks.%s is not configured any more: what is known of it is forgotten", name)
                 self._store.forget(name)
 
-    def _make_sinks(self, config: ExporterSettings) -> list[str]:
+    def _make_sinks(self, config: Configuration) -> list[str]:
         """Make every sink of the configuration that is not there yet; their names."""
         timeout = config.stream_manager.request_timeout
         made = []
@@ -152,7 +152,7 @@ class StreamExporter(Component[ExporterSettings]):
             made.append(name)
         return made
 
-    def _clashes(self, name: str, settings: AnySink, config: ExporterSettings) -> bool:
+    def _clashes(self, name: str, settings: AnySink, config: Configuration) -> bool:
         """Whether another sink that runs already has a stream that this one wants; it is left out and reported."""
         place = f"sinks.{name}"
         self.context.problems.clear(place)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sluice.config import load
-from stream_exporter.config import ExporterSettings, KinesisSink, S3Sink, SiteWiseSink, stream_size, topic_filters
+from stream_exporter.config import Configuration, KinesisSink, S3Sink, SiteWiseSink, stream_size, topic_filters
 
 SINKS: dict[str, Any] = {
     "sitewise": {"type": "sitewise", "alias": "{asset}/{tag}", "stream": "SluiceSiteWise", "packInterval": "400ms"},
@@ -25,7 +25,7 @@ SINKS: dict[str, Any] = {
 
 
 def test_the_documented_configuration_is_good() -> None:
-    loaded = load(ExporterSettings, {"sources": ["*"], "streamManager": {"requestTimeout": "5s"}, "sinks": SINKS})
+    loaded = load(Configuration, {"sources": ["*"], "streamManager": {"requestTimeout": "5s"}, "sinks": SINKS})
 
     assert (loaded.problems, loaded.warnings) == ([], [])
     sitewise, kinesis, s3 = (loaded.config.sinks[name] for name in ("sitewise", "kinesis", "s3"))
@@ -40,7 +40,7 @@ def test_everything_as_text_is_the_same_configuration() -> None:
     text = {name: {key: str(value) for key, value in sink.items()} for name, sink in SINKS.items()}
     text["kinesis"]["priority"] = "3"
 
-    loaded = load(ExporterSettings, {"sinks": text})
+    loaded = load(Configuration, {"sinks": text})
 
     assert loaded.problems == []
     assert loaded.config.sinks["kinesis"].priority == 3
@@ -48,7 +48,7 @@ def test_everything_as_text_is_the_same_configuration() -> None:
 
 def test_a_sink_is_required_and_acknowledges_what_is_exported_unless_told_otherwise() -> None:
     loaded = load(
-        ExporterSettings,
+        Configuration,
         {
             "sinks": {
                 "kinesis": SINKS["kinesis"],
@@ -63,14 +63,14 @@ def test_a_sink_is_required_and_acknowledges_what_is_exported_unless_told_otherw
 
 
 def test_large_segments_make_a_stream_of_three_unless_told_otherwise() -> None:
-    loaded = load(ExporterSettings, {"sinks": {"kinesis": {**SINKS["kinesis"], "segmentSize": "100MiB"}}})
+    loaded = load(Configuration, {"sinks": {"kinesis": {**SINKS["kinesis"], "segmentSize": "100MiB"}}})
 
     assert loaded.problems == []
     assert stream_size(loaded.config.sinks["kinesis"]) == 300 << 20
 
 
 def test_nothing_configured_is_good_and_exports_nothing() -> None:
-    loaded = load(ExporterSettings, {})
+    loaded = load(Configuration, {})
 
     assert (loaded.problems, loaded.config.sinks, loaded.config.sources) == ([], {}, ["*"])
 
@@ -92,7 +92,7 @@ def test_nothing_configured_is_good_and_exports_nothing() -> None:
     ],
 )
 def test_a_wrong_sink_costs_itself_and_says_how_to_mend_it(change: dict[str, Any], place: str, remedy: str) -> None:
-    loaded = load(ExporterSettings, {"sinks": {"good": SINKS["kinesis"], **change}})
+    loaded = load(Configuration, {"sinks": {"good": SINKS["kinesis"], **change}})
 
     assert [problem.path for problem in loaded.problems] == [place]
     assert remedy in loaded.problems[0].remedy
@@ -101,7 +101,7 @@ def test_a_wrong_sink_costs_itself_and_says_how_to_mend_it(change: dict[str, Any
 
 
 def test_an_unknown_key_is_a_warning_with_the_nearest_one() -> None:
-    loaded = load(ExporterSettings, {"sinks": {"kinesis": {**SINKS["kinesis"], "packInterfal": "1s"}}})
+    loaded = load(Configuration, {"sinks": {"kinesis": {**SINKS["kinesis"], "packInterfal": "1s"}}})
 
     assert "kinesis" in loaded.config.sinks
     (warning,) = loaded.warnings
@@ -125,7 +125,7 @@ def test_sources_are_followed_with_their_backfill(sources: list[str], filters: l
 
 @pytest.mark.parametrize("source", ["", "line1", "a/b/c", "a/#", "+/b", "a b/c"])
 def test_a_source_that_is_none_is_refused(source: str) -> None:
-    loaded = load(ExporterSettings, {"sources": [source]})
+    loaded = load(Configuration, {"sources": [source]})
 
     assert loaded.problems
     assert loaded.config.sources == ["*"]

@@ -17,7 +17,7 @@ from sluice.ipc import IpcNotFound
 from sluice.outlets import Outlets
 from sluice.secrets import Secrets
 from sluice.streams import covers
-from stream_exporter.config import ExporterSettings
+from stream_exporter.config import Configuration
 from stream_exporter.exporter import StreamExporter
 
 KINESIS = {"type": "kinesis", "kinesisStream": "plant-data", "packInterval": "20ms"}
@@ -77,7 +77,7 @@ class Stage:
         self.bus = bus
         self.bus.values = {"STREAM_MANAGER_SERVER_PORT": "0", "port": float(bench.port)}
         self.problems = Problems()
-        self.config = ExporterSettings()
+        self.config = Configuration()
         self.outlets = outlets
         self._folder = tmp_path / "work"
         self._bench = bench
@@ -93,7 +93,7 @@ class Stage:
         )
 
     async def start(self, **raw: Any) -> None:
-        self.config = load(ExporterSettings, raw).config
+        self.config = load(Configuration, raw).config
         await self.exporter.start(self.config)
 
     async def restart(self) -> None:
@@ -102,7 +102,7 @@ class Stage:
         await self.exporter.start(self.config)
 
     async def apply(self, **raw: Any) -> None:
-        config = load(ExporterSettings, raw).config
+        config = load(Configuration, raw).config
         changes = diff(self.config, config)
         self.config = config
         await self.exporter.apply(config, changes)

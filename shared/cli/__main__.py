@@ -1,0 +1,6 @@
+"""Starts the tool."""
+
+from cli.app import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""The commands of scripts/sluice under one name."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import typer
+
+from cli.output import Failure, say
+
+COMMANDS = ("check", "schema", "diff", "tags", "deploy", "publish", "doctor")
+"""Modules of this package, in the order of --help."""
+
+
+def make_app() -> typer.Typer:
+    """The application with every command."""
+    app = typer.Typer(
+        name="sluice",
+        help="Checks, packages and deploys a Sluice gateway.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for name in COMMANDS:
+        importlib.import_module(f"cli.{name}").register(app)
+    return app
+
+
+def main() -> None:
+    """Run the command of the command line, and exit with its status: see cli.output."""
+    try:
+        make_app()()
+    except Failure as failure:
+        say(str(failure))
+        sys.exit(failure.status)
