@@ -195,6 +195,14 @@ class ComponentSettings(Settings):
     status_interval: Annotated[Duration, Field(ge=1.0, le=3600.0)] = 5.0
     max_message_bytes: Annotated[int | Literal["auto"], BeforeValidator(_size_or_auto)] = "auto"
     compress: bool = True
+    cloud_commands: Annotated[list[Literal["status", "backfill", "forget"]], Field(max_length=16)] = Field(
+        default_factory=lambda: ["status", "backfill"]
+    )
+    """Commands that may come from AWS IoT Core, on sluice/<thing>/command/<component>; [] for none at all."""
+    validate_deployments: bool = False
+    """Have the nucleus ask this component before a deployment changes its configuration, and refuse one with a problem.
+    Then every other component that the same deployment configures, StreamManager included, must answer too, or the
+    deployment fails."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
