@@ -76,6 +76,8 @@ T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+COMMANDS = ("status", "backfill", "forget")
+"""Every command that a component of the suite has."""
 _LONGEST_LABEL = 256
 _MOST = 1_000
 _NOT_OURS = frozenset({"accessControl"})  # lives beside the settings and belongs to the nucleus
@@ -120,6 +122,13 @@ def _size_or_auto(value: Any) -> int | str:
             "use auto, or 7000 for a core that runs nucleus lite and up to 16MB for one that does not",
         )
     return size
+
+
+def _command(value: Any) -> str:
+    word = str(value).strip().lower()
+    if word not in COMMANDS:
+        refuse("is no command", f"{one_of(COMMANDS, word)}; or [] to allow none")
+    return word
 
 
 def _log_level(value: Any) -> str:
@@ -195,7 +204,7 @@ class ComponentSettings(Settings):
     status_interval: Annotated[Duration, Field(ge=1.0, le=3600.0)] = 5.0
     max_message_bytes: Annotated[int | Literal["auto"], BeforeValidator(_size_or_auto)] = "auto"
     compress: bool = True
-    cloud_commands: Annotated[list[Literal["status", "backfill", "forget"]], Field(max_length=16)] = Field(
+    cloud_commands: Annotated[list[Annotated[str, BeforeValidator(_command)]], Field(max_length=16)] = Field(
         default_factory=lambda: ["status", "backfill"]
     )
     """Commands that may come from AWS IoT Core, on sluice/<thing>/command/<component>; [] for none at all."""
