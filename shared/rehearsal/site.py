@@ -17,10 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from cli.document import DocumentError, load
 
 COLLECTOR = "io.sluice.OpcUaCollector"
 EXPORTER = "io.sluice.StreamExporter"
+DATA_ONLY = ("io.sluice.Runtime", "io.sluice.Tags.")
+"""How the names of components begin that bring files for others and run nothing."""
 
 
 class SiteError(ValueError):
@@ -30,28 +32,11 @@ class SiteError(ValueError):
 def load_site(path: Path) -> dict[str, Any]:
     """Read a site document. Raises SiteError when it is not one."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SiteError(f"{path}: cannot be read ({error.strerror}): give the path of a site document") from error
-    except yaml.YAMLError as error:
-        raise SiteError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(document, Mapping) or not isinstance(document.get("components"), Mapping):
-        raise SiteError(f"{path}: no `components` mapping: a site document maps component names to configurationUpdate")
-    for name, component in document["components"].items():
-        if component is None:
-            continue
-        update = component.get("configurationUpdate", {}) if isinstance(component, Mapping) else None
-        if not isinstance(update, Mapping):
-            raise SiteError(f"{path}: components.{name}: expected a mapping with configurationUpdate")
-        merge = update.get("merge", {})
-        if isinstance(merge, str):
-            try:
-                merge = json.loads(merge)
-            except ValueError as error:
-                raise SiteError(f"{path}: components.{name}.configurationUpdate.merge: not JSON: {error}") from error
-        if not isinstance(merge, Mapping):
-            raise SiteError(f"{path}: components.{name}.configurationUpdate.merge: expected a mapping")
-    return {"components": {name: dict(component or {}) for name, component in document["components"].items()}}
+        document = load(path)
+    except DocumentError as error:
+        first = error.faults[0]
+        raise SiteError(f"{path}: {first} (line {first.line})") from None
+    return {"components": {name: dict(component or {}) for name, component in document.raw["components"].items()}}
 
 
 def sinks(site: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
