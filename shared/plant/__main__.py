@@ -17,6 +17,7 @@ subscription before a client fetched them. It is told on its standard input:
     {"command": "fault", "number": 4}          a fault sets in; 0 ends it; "unit": 2 for one unit only
     {"command": "rate", "values_per_s": 500}
     {"command": "counters"}
+    {"command": "forget"}                      know no session and no subscription any more, as a restarted server
     {"command": "stop"}                        finish the row, end the log; the server goes on serving
     {"command": "quit"}                        or the end of the input: end
 
@@ -177,17 +178,20 @@ async def _obey(production: Production, server: PlantServer, log: PlantLog) -> N
             },
         )
 
+    forgetting: list[asyncio.Future[None]] = []
     commands: dict[str, Callable[[Mapping[str, Any]], None]] = {
         "start": lambda _: production.start(),
         "stop": lambda _: production.stop(),
         "fault": lambda command: _fault(production, command),
         "rate": lambda command: production.set_rate(_number(command, "values_per_s")),
         "counters": counters,
+        "forget": lambda _: forgetting.append(asyncio.ensure_future(server.forget(subscriptions=True))),
     }
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while (line := await reader.readline()) and _obey_line(line, commands):
-        pass
+        while forgetting:
+            await forgetting.pop()
 
 
 def _obey_line(line: bytes, commands: Mapping[str, Callable[[Mapping[str, Any]], None]]) -> bool:

@@ -150,6 +150,11 @@ class PlantProcess:
         if refused:
             raise PlantError(refused[0]["problem"])
 
+    async def forget(self) -> None:
+        """Let the server know no session and no subscription any more, as after its restart; its history stays."""
+        self.send("forget")
+        await self.counters()  # commands are obeyed in order
+
     def set_rate(self, values_per_s: float) -> None:
         """Produce that many samples per second from now on."""
         self.send("rate", values_per_s=values_per_s)

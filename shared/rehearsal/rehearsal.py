@@ -20,7 +20,7 @@ import orjson
 from localcore import Core, received
 from plant import PlantProcess, example_config, write_tags_csv
 from plant.reconciliation import Delivered, Report, reconcile
-from rehearsal.site import EXPORTER, demo_site, sinks
+from rehearsal.site import DATA_ONLY, EXPORTER, demo_site, sinks
 
 
 class RehearsalError(RuntimeError):
@@ -129,10 +129,10 @@ class Rehearsal:
                 self.core.aws.create_bucket(sink["bucket"])
 
     async def deploy(self, site: Mapping[str, Any], *, timeout: float = 300.0) -> None:
-        """Deploy a site document and wait until each of its components runs."""
+        """Deploy a site document and wait until each of its components runs, apart from those that run nothing."""
         self.site = site
         await self.core.deploy(site, self.recipes, self.artifacts)
-        for name in site["components"]:
+        for name in self._processes():
             await self.core.wait_state(name, "RUNNING", timeout)
 
     async def start_production(self, *, timeout: float = 60.0) -> None:
@@ -189,7 +189,7 @@ class Rehearsal:
 
     async def stop_collecting(self, *, timeout: float = 15.0) -> int:
         """Stop every collector and return how many samples its last status says it stored, to be delivered."""
-        collectors = [name for name in self.site["components"] if name != EXPORTER]
+        collectors = [name for name in self._processes() if name != EXPORTER]
         for name in collectors:
             await self.core.component(name).stop()
         await self.wait_for(lambda: self._stopping() >= len(collectors), "last status of every collector", timeout)
@@ -208,6 +208,11 @@ class Rehearsal:
             lambda: last("stream-exporter", {}).get("state") == "stopping", "last status of the exporter", timeout
         )
         return {name: counts["filtered_by"] for name, counts in self.statuses["stream-exporter"]["ledger"].items()}
+
+    def _processes(self) -> list[str]:
+        """The components of the site that run, without those of AWS."""
+        deployed = self.core.components()
+        return [name for name in self.site["components"] if name in deployed and not name.startswith(DATA_ONLY)]
 
     def _stopping(self) -> int:
         return sum(status.get("state") == "stopping" for status in self.statuses.values())

@@ -1,0 +1,227 @@
+"""The site documents of examples/, deployed as they are written, with the simulated plant as the server.
+
+Nothing of a document is changed but the endpoint. What is expected is read from the document itself: which tag stands
+for which of the plant's variables, under which alias it goes to SiteWise. The plant's own log is the judge of every
+value, and its server's counters show that nobody wrote to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import pytest
+
+from localcore import received
+from plant import PlantProcess
+from plant.log import LoggedRow, read_log
+from plant.reconciliation import QUALITIES, Delivered
+from rehearsal import Rehearsal
+from rehearsal.site import COLLECTOR, EXPORTER, load_site, sinks
+
+pytestmark = pytest.mark.system
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXAMPLES = REPOSITORY / "examples"
+WRITTEN = "opc.tcp://127.0.0.1:4840/plant"
+"""The endpoint that the examples name."""
+LIMIT = 60.0
+ASKED = {"Read", "Browse", "TranslateBrowsePathsToNodeIds", "HistoryRead", "Publish", "Republish"}
+SESSION = {"CreateSession", "ActivateSession", "CloseSession"}
+SUBSCRIPTION = {
+    *("CreateSubscription", "ModifySubscription", "TransferSubscriptions", "SetPublishingMode"),
+    *("DeleteSubscriptions", "CreateMonitoredItems", "ModifyMonitoredItems", "DeleteMonitoredItems"),
+    "SetMonitoringMode",
+}
+READ_ONLY = ASKED | SESSION | SUBSCRIPTION
+"""Services that change nothing in a plant: Write, Call, HistoryUpdate, AddNodes and the like are not among them."""
+
+Sample = tuple[str, int]
+"""Name at the destination, time in ns."""
+
+
+class Tag(NamedTuple):
+    """A tag of a document: its name, where it stands, and the plant's variable behind it."""
+
+    name: str
+    asset: str
+    variable: str
+
+
+def tags(site: Mapping[str, Any]) -> Iterator[Tag]:
+    """Every tag that a document collects."""
+    for connection in merge_of(site, COLLECTOR)["connections"].values():
+        entries = dict(connection.get("tags", {}))
+        if package := connection.get("tagsPackage"):
+            with (EXAMPLES / f"{package}.csv").open(encoding="utf-8") as file:
+                entries |= {row["tag"]: row for row in csv.DictReader(file)}
+        for name, entry in entries.items():
+            node, path = entry.get("node"), entry.get("path")
+            parts = [part.rpartition(":")[2] for part in (path or "").split("/")]
+            variable = node.rpartition(";s=")[2] if node else f"{parts[-3]}/{parts[-1]}"
+            yield Tag(name, entry.get("asset") or connection["asset"], variable)
+
+
+def merge_of(site: Mapping[str, Any], component: str) -> dict[str, Any]:
+    merge: dict[str, Any] = site["components"][component]["configurationUpdate"]["merge"]
+    return merge
+
+
+def alias(template: str, tag: Tag) -> str:
+    return template.replace("{asset}", tag.asset).replace("{tag}", tag.name)
+
+
+class Running:
+    """A document at work: deployed, everything watched, the plant producing."""
+
+    def __init__(self, plant: PlantProcess, rehearsal: Rehearsal, site: Mapping[str, Any]) -> None:
+        self.plant = plant
+        self.rehearsal = rehearsal
+        self.site = site
+        self.tags = list(tags(site))
+
+    async def produced(self, more: int) -> None:
+        """Wait until the plant has logged so many further samples."""
+        until = self.plant.samples() + more
+        await self.rehearsal.wait_for(lambda: self.plant.samples() >= until, f"{more} samples of the plant", LIMIT)
+
+    def logged(self, name: Callable[[Tag], str]) -> dict[Sample, tuple[Any, str]]:
+        """Value and quality of each sample of the document's tags, by what it is called at a destination."""
+        names = {tag.variable: name(tag) for tag in self.tags}
+        return {
+            (names[variable], line.time_ns): (value, QUALITIES[line.statuses.get(variable, 0) >> 30])
+            for line in read_log(self.plant.log)
+            if isinstance(line, LoggedRow)
+            for variable, value in line.values.items()
+            if variable in names
+        }
+
+    def stored(self) -> int:
+        """Samples that the collector has in its outbox or had, by its status."""
+        ledger = self.rehearsal.statuses.get("opcua-collector", {}).get("ledger", {})
+        return sum(counts.get("stored", 0) for stream, counts in ledger.items() if not stream.endswith("/events"))
+
+    async def end(self) -> dict[str, dict[str, int]]:
+        """Stop the plant, wait until all was collected, stop collector and exporter (files that are open are sent
+        then), and wait until each destination has what it should. Returns what each sink filtered, by reason."""
+        await self.plant.finish()
+        whole = len(self.logged(lambda tag: f"{tag.asset}/{tag.name}"))
+        assert whole > 100, "the plant produced nothing to compare"
+        await self.rehearsal.wait_for(lambda: self.stored() >= whole, f"{whole} collected samples", LIMIT)
+        await self.rehearsal.stop_collecting()
+        expected = {name: len(self.expected(sink)) for name, sink in sinks(self.site).items()}
+        live = {name for name, sink in sinks(self.site).items() if sink["type"] != "s3"}
+        await self.arrived({name: expected[name] for name in live})
+        filtered = await self.rehearsal.stop_exporting()
+        await self.arrived(expected)
+        return filtered
+
+    async def arrived(self, expected: Mapping[str, int]) -> None:
+        """Wait until each of these destinations has so many samples."""
+        deadline = time.monotonic() + LIMIT
+        while missing := {
+            name: (len(got), expected[name])
+            for name in expected
+            if len(got := await asyncio.to_thread(lambda one=name: list(self.delivered(one)))) < expected[name]
+        }:
+            assert time.monotonic() < deadline, self.told(missing)
+            await asyncio.sleep(0.2)
+
+    def expected(self, sink: Mapping[str, Any]) -> dict[Sample, tuple[Any, str]]:
+        """What a destination must have in the end; SiteWise is sent no nulls here."""
+        if sink["type"] != "sitewise":
+            return self.logged(lambda tag: tag.name)
+        template = sink["alias"]
+        logged = self.logged(lambda tag: alias(template, tag))
+        return {sample: told for sample, told in logged.items() if told[0] is not None}
+
+    def delivered(self, name: str) -> Iterable[Delivered]:
+        return self.rehearsal.deliveries()[name]()
+
+    def differences(self, name: str, filtered: Mapping[str, int]) -> list[object]:
+        """What a destination has and should not have, has twice, or has not: nothing."""
+        sink = sinks(self.site)[name]
+        expected = self.expected(sink)
+        found: list[object] = []
+        seen: dict[Sample, str | None] = {}
+        for one in self.delivered(name):
+            sample = one.tag, one.time_ns
+            # A reader of Kinesis drops what it has seen by its id; nothing else may come twice.
+            if sample in seen and not (sink["type"] == "kinesis" and seen[sample] == one.id):
+                found.append(("twice", one))
+            elif expected.get(sample) != (one.value, one.quality):
+                found.append(("not as the plant logged it", one, expected.get(sample)))
+            seen[sample] = one.id
+        found += [("missing", sample) for sample in expected.keys() - seen.keys()]
+        nulls = len(self.logged(lambda tag: f"{tag.asset}/{tag.name}")) - len(expected)
+        if {reason: count for reason, count in filtered.items() if count} != ({"null": nulls} if nulls else {}):
+            found.append(("filtered", dict(filtered), nulls))
+        return found[:10]
+
+    def told(self, *more: object) -> str:
+        return orjson.dumps([*more, self.rehearsal.statuses], option=orjson.OPT_INDENT_2, default=str).decode()
+
+
+@asynccontextmanager
+async def running(document: str, build: Path, folder: Path, *, units: int = 1) -> AsyncIterator[Running]:
+    """Deploy a document of examples/ against a plant of its own."""
+    text = (EXAMPLES / document).read_text(encoding="utf-8")
+    assert WRITTEN in text
+    site_file = folder / document
+    async with PlantProcess(folder / "plant", units=units, rate=1000 * units) as plant:
+        site_file.write_text(text.replace(WRITTEN, plant.endpoint), encoding="utf-8")
+        site = load_site(site_file)
+        async with Rehearsal(folder, build, with_plant=False) as rehearsal:
+            run = Running(plant, rehearsal, site)
+            await rehearsal.provide(site)
+            await rehearsal.deploy(site)
+            await rehearsal.wait_for(lambda: "stream-exporter" in rehearsal.statuses, "first status", LIMIT)
+            await plant.watched(LIMIT, items=len(run.tags))
+            # The plant waits for every variable that it has; the document watches those that it wants.
+            await plant.produce()
+            yield run
+            counters = await plant.counters()
+    assert counters["services"].keys() <= READ_ONLY, counters
+
+
+async def test_opcua_to_sitewise(build: Path, tmp_path: Path) -> None:
+    """Every value of every type is a property's value, under the alias that the document says."""
+    async with running("opcua-to-sitewise.yaml", build, tmp_path) as run:
+        await run.produced(2000)
+        filtered = await run.end()
+        assert run.differences("sitewise", filtered["sitewise"]) == [], run.told()
+        aliases = {one.tag for one in run.delivered("sitewise")}
+    assert "/site/area/reactor/Reactor/Pressure" in aliases
+    assert len(aliases) == len(run.tags)
+
+
+async def test_history_to_s3(build: Path, tmp_path: Path) -> None:
+    """The gateway is off, and meanwhile the server is restarted: what nobody saw live comes from its history."""
+    async with running("history-to-s3.yaml", build, tmp_path) as run:
+        await run.produced(1000)
+        collector = run.rehearsal.core.component(COLLECTOR)
+        await collector.stop()
+        await run.plant.forget()
+        away = time.time_ns()
+        await run.produced(1000)
+        back = time.time_ns()
+        collector.start(install=False)
+        await run.rehearsal.core.wait_state(COLLECTOR, "RUNNING", LIMIT)
+        await run.plant.watched(LIMIT, items=len(run.tags))
+        await run.produced(1000)
+        filtered = await run.end()
+        assert run.differences("archive", filtered["archive"]) == [], run.told()
+        prefix = merge_of(run.site, EXPORTER)["sinks"]["archive"]["prefix"] + "opcua-collector/reactor/"
+        read_back = list(received.s3(run.rehearsal.core.aws, "plant-archive", f"{prefix}backfill/"))
+        between = [row for row in read_back if away < row[1] < back]
+    assert len(between) > 50, "nothing was read back from the time of the outage"
