@@ -102,14 +102,14 @@ def _duration(value: Any) -> float:
     try:
         return units.parse_duration(value)
     except units.UnitError as error:
-        refuse(str(error), "write a number with a unit: 500ms, 5s, 2m, 1h or 7d")
+        refuse(str(error), error.remedy or "write a number with a unit: 500ms, 5s, 2m, 1h or 7d")
 
 
 def _size(value: Any) -> int:
     try:
         return units.parse_size(value)
     except units.UnitError as error:
-        refuse(str(error), "write a number of bytes or a size with a unit: 7000, 64KB, 16MB or 1GiB")
+        refuse(str(error), error.remedy or "write a number of bytes or a size with a unit: 7000, 64KB, 16MB or 1GiB")
 
 
 def _size_or_auto(value: Any) -> int | str:

@@ -9,12 +9,13 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import PydanticUndefined
 
 from sluice.schema import Place, Unit, literals
+from sluice.units import comma
 
 LOOKS_SECRET = re.compile(r"pas+w|pass|pwd|^pw$|secret|token|credential|key$", re.IGNORECASE | re.MULTILINE)
 _LONGEST_VALUE = 120
@@ -30,6 +31,9 @@ class Problem:
     problem: str
     remedy: str
     effect: str = ""
+    file: str = field(default="", compare=False)
+    """Of a row of a table: the file that it stands in, as it was named, and below its line; the text names both."""
+    line: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         place = self.path or "configuration"
@@ -116,6 +120,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "string_type": _TEXT,
     "tuple_type": _LIST,
 }
+_NUMBERS = frozenset(kind for kind, words in _WORDS.items() if words in (_NUMBER, _WHOLE))
 _BOUNDS = {
     "greater_than": ("gt", "is too small", "use more than {}"),
     "greater_than_equal": ("ge", "is too small", "use {} or more"),
@@ -144,6 +149,8 @@ def tell(error: dict[str, Any], info: Any, value: Any) -> tuple[str, str]:
     if kind in ("literal_error", "enum"):
         words = literals(info.annotation) if info else []
         return "is not one of the allowed words", one_of([str(word) for word in words], value)
+    if kind in _NUMBERS and (with_comma := comma(value)) is not None:
+        return with_comma
     if kind in _WORDS:
         problem, remedy = _WORDS[kind]
         return problem, remedy + _example(info)

@@ -22,10 +22,35 @@ BYTES = {
     "gib": 2**30,
 }
 _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*")
+_WITH_COMMA = re.compile(r"([+-]?[0-9]+),([0-9]+)((?:[eE][+-]?[0-9]+)?\s*[A-Za-z%]*)")
+_IN_THOUSANDS = re.compile(r"([+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+)(\.[0-9]+)?(\s*[A-Za-z%]*)")
 
 
 class UnitError(ValueError):
-    """A text or number that is no duration or size; the message says what is wrong with it."""
+    """A text or number that is no duration or size.
+
+    The message says what is wrong with it, `remedy` how to mend it where that is known better than in general.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem)
+        self.remedy = remedy
+
+
+def comma(value: Any) -> tuple[str, str] | None:
+    """Problem and remedy when this is a number, with or without a unit, that has a comma as many countries write it."""
+    text = value.strip() if isinstance(value, str) else ""
+    if len(text) > 64:
+        return None
+    if found := _IN_THOUSANDS.fullmatch(text):
+        number, rest, unit = found[1], found[2] or "", found[3]
+        whole = number.replace(",", "")
+        if rest or number.count(",") > 1:
+            return "has commas between its digits", f"write {whole}{rest}{unit}"
+        return "has a comma", f"write {whole}{unit}, or {number.replace(',', '.')}{unit} if it is a decimal comma"
+    if found := _WITH_COMMA.fullmatch(text):
+        return "has a decimal comma", f"write {found[1]}.{found[2]}{found[3]}"
+    return None
 
 
 def parse_duration(value: Any) -> float:
@@ -68,6 +93,8 @@ def _quantity(value: Any, kind: str) -> tuple[float, str]:
     if isinstance(value, str):
         match = _QUANTITY.fullmatch(value)
         if match is None:
+            if told := comma(value):
+                raise UnitError(*told)
             raise UnitError(f"is not a {kind}")
         number, unit = float(match[1]), match[2]
     elif isinstance(value, (int, float)) and not isinstance(value, bool):

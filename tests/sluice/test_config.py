@@ -146,6 +146,22 @@ USER_ERRORS: list[tuple[str, dict[str, Any], tuple[str, Any, str, str, str]]] = 
         ),
     ),
     (
+        "a duration has a decimal comma",
+        site(publishingInterval="0,5s"),
+        ("connections.line1.publishingInterval", "0,5s", "has a decimal comma", "write 0.5s", LINE1_OUT),
+    ),
+    (
+        "a number has a decimal comma",
+        site(tags={"T": {"node": "i=1", "deadband": "0,5"}}),
+        (
+            "connections.line1.tags.T.deadband",
+            "0,5",
+            "has a decimal comma",
+            "write 0.5",
+            "connections.line1.tags.T is not applied",
+        ),
+    ),
+    (
         "a number has a fraction where none can be",
         site(queueSize=2.5),
         ("connections.line1.queueSize", 2.5, "is not a whole number", "write a whole number such as 5", LINE1_OUT),

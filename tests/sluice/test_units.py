@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.units import UnitError, format_duration, format_size, parse_duration, parse_size
+from sluice.units import UnitError, comma, format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,32 @@ def test_a_formatted_size_reads_back_as_itself(size: int) -> None:
 @given(st.integers(min_value=1, max_value=10**7).map(lambda ms: ms / 1000))
 def test_a_formatted_duration_reads_back_as_itself(seconds: float) -> None:
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("written", "problem", "remedy"),
+    [
+        ("0,5s", "has a decimal comma", "write 0.5s"),
+        (" 2,25 h ", "has a decimal comma", "write 2.25 h"),
+        ("0,500", "has a decimal comma", "write 0.500"),
+        ("1,500ms", "has a comma", "write 1500ms, or 1.500ms if it is a decimal comma"),
+        ("1,000,000", "has commas between its digits", "write 1000000"),
+        ("1,000.5s", "has commas between its digits", "write 1000.5s"),
+    ],
+)
+def test_a_comma_in_a_number_is_told_in_words(written: str, problem: str, remedy: str) -> None:
+    for parse in (parse_duration, parse_size):
+        with pytest.raises(UnitError) as refused:
+            parse(written)
+        assert (str(refused.value), refused.value.remedy) == (problem, remedy)
+
+
+@given(st.integers(0, 10**6), st.integers(0, 99), st.sampled_from(["", "s", "ms", " MB"]))
+def test_the_remedy_of_a_decimal_comma_is_the_number_that_was_meant(whole: int, hundredths: int, unit: str) -> None:
+    told = comma(f"{whole},{hundredths:02}{unit}")
+    assert told == ("has a decimal comma", f"write {whole}.{hundredths:02}{unit}")
+
+
+@pytest.mark.parametrize("written", ["a,b", "1.5", ",5", "5,", "1,5,2", 1.5, None, "1," * 1000])
+def test_what_is_no_number_with_a_comma_is_left_to_others(written: Any) -> None:
+    assert comma(written) is None
