@@ -18,19 +18,26 @@ import yaml
 import wheelhouse
 
 ROOT = Path(__file__).resolve().parents[1]
-COMPONENTS = sorted(path.name for path in (ROOT / "components").iterdir() if (path / "requirements.txt").exists())
+LOCKED = sorted(path.parent.name for path in (ROOT / "components").glob("*/requirements.txt"))
+"""Every folder of a deployable component, the data-only one included."""
+
+DATA_ONLY = {"runtime"}
+"""Carries wheels that the build finds, and no code."""
+
+COMPONENTS = [name for name in LOCKED if name not in DATA_ONLY]
 
 MAY_IMPORT = {
     "shared/sluice": {"sluice"},
     # Stand-ins and judges: written from the protocols, so that they cannot share a mistake with what they judge.
     "shared/localcore": {"localcore"},
     "shared/plant": {"plant"},
-    "shared/rehearsal": {"rehearsal", "localcore", "plant"},
+    "shared/rehearsal": {"rehearsal", "localcore", "plant", "cli"},
+    "shared/cli": {"cli", "sluice", *COMPONENTS},  # the same models and checks that run on the device
     **{f"components/{name}": {"sluice", name} for name in COMPONENTS},
 }
 """Which of our own packages the modules of a folder may import."""
 
-OURS = {"sluice", "localcore", "plant", "rehearsal", *COMPONENTS}
+OURS = {"sluice", "localcore", "plant", "rehearsal", "cli", *COMPONENTS}
 
 
 @cache
@@ -103,6 +110,12 @@ def test_a_component_folder_has_what_every_component_folder_has(component: str) 
     assert {"__init__.py", "__main__.py", "config.py", "README.md", "requirements.txt"} <= present
 
 
+@pytest.mark.parametrize("folder", sorted(DATA_ONLY))
+def test_a_folder_without_code_has_its_lock_and_says_what_it_is(folder: str) -> None:
+    present = {path.name for path in (ROOT / "components" / folder).iterdir()}
+    assert present == {"README.md", "requirements.txt"}
+
+
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_main_starts_the_component_and_decides_nothing(component: str) -> None:
     main = dict(modules(f"components/{component}"))[f"components/{component}/__main__.py"]
@@ -119,7 +132,7 @@ def test_every_component_has_a_recipe_and_every_recipe_a_component() -> None:
         for path in (ROOT / "recipes").glob("*.yaml")
         for match in re.finditer(r"/sluice-([a-z0-9-]+)-x86_64\.zip", path.read_text(encoding="utf-8"))
     }
-    assert packages == set(COMPONENTS)
+    assert packages == set(LOCKED)
 
 
 # --- one version, and locks that say exactly which others -----------------------------------------------------------
@@ -142,13 +155,20 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "lock", ["scripts/requirements.lock", *(f"components/{c}/requirements.txt" for c in COMPONENTS)]
+    "lock", ["scripts/requirements.lock", *(f"components/{name}/requirements.txt" for name in LOCKED)]
 )
 def test_a_lock_pins_every_package_by_hash_and_all_locks_agree(lock: str) -> None:
     of_all = {(one.name, one.version): one.hashes for one in wheelhouse.read_lock(ROOT / "scripts/requirements.lock")}
     for requirement in wheelhouse.read_lock(ROOT / lock):
         assert requirement.hashes
         assert requirement.hashes == of_all[requirement.name, requirement.version]
+
+
+def test_the_lock_of_the_runtime_is_those_of_all_components_together() -> None:
+    def lock(name: str) -> set[wheelhouse.Requirement]:
+        return set(wheelhouse.read_lock(ROOT / "components" / name / "requirements.txt"))
+
+    assert lock("runtime") == set().union(*(lock(name) for name in COMPONENTS))
 
 
 @pytest.mark.parametrize("folder", ["shared/sluice", *(f"components/{name}" for name in COMPONENTS)])

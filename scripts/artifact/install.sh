@@ -1,14 +1,13 @@
 #!/bin/sh
 # Makes the Python environment venv/ in the component's work folder, where Greengrass starts this script, from the
-# wheels beside it: no network, no compiler. Greengrass runs it at each of its own starts, so it is over in a moment
-# when the environment is there already. An environment is complete or it is not called venv.
+# wheels of io.sluice.Runtime, which lies beside this component: no network, no compiler. Greengrass runs it at each of
+# its own starts, so it is over in a moment when the environment is there already, and then needs no Runtime. An
+# environment is complete or it is not called venv.
 #
-# pip comes along and runs straight from its wheel: a Python without ensurepip (Debian packs that apart) is enough, and
-# the environment holds what the component uses and nothing else.
+# pip comes with the Runtime and runs straight from its wheel: a Python without ensurepip (Debian packs that apart) is
+# enough, and the environment holds what the component uses and nothing else.
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
-pythons="@PYTHONS@"
-pip=$here/@PIP@/pip
 lock=$here/requirements.txt
 venv=$PWD/venv
 new=$PWD/venv.new.$$
@@ -27,48 +26,7 @@ if [ -s "$venv/stamp" ] && [ "$(stamp "$venv/bin/python")" = "$(cat "$venv/stamp
     exit 0
 fi
 
-# A name on PATH may be a shim that does not run, an unsupported version, or lack what is needed: ask each.
-probe='
-import os, sys
-version = "%d.%d" % sys.version_info[:2]
-if version not in sys.argv[1].split():
-    sys.exit("is Python " + version)
-if sys.maxsize < 2**32:
-    sys.exit("is a 32-bit Python; this package is for 64-bit")
-libc = (os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else None) or "not glibc"
-if not libc.startswith("glibc ") or tuple(int(part) for part in libc.split()[1].split(".")[:2]) < (2, 28):
-    sys.exit("runs on " + libc + "; glibc 2.28 or later is needed")
-try:
-    import venv, zlib
-except ImportError as error:
-    sys.exit("lacks the module " + error.name + "; on Debian or Ubuntu: apt-get install python" + version)
-'
-python=
-seen=
-names=
-for version in $pythons; do names="$names python$version"; done
-set -f
-IFS=:
-# shellcheck disable=SC2086 # the folders of PATH, as "$@"
-set -- $PATH
-unset IFS
-set +f
-for name in $names python3; do
-    for folder in "$@"; do
-        [ -f "$folder/$name" ] && [ -x "$folder/$name" ] || continue
-        if answer=$("$folder/$name" -I -c "$probe" "$pythons" 2>&1); then
-            python=$folder/$name
-            break 2
-        fi
-        seen="$seen
-  $folder/$name $(printf '%s\n' "$answer" | tail -n 1)"
-    done
-done
-if [ -z "$python" ]; then
-    echo "install: no Python that can run this component. It needs one of: $pythons, with its standard library." >&2
-    echo "install: looked for$names python3 on PATH=$PATH and found:${seen:- none}" >&2
-    exit 1
-fi
+. "$here/python.sh"
 
 # What an earlier run left behind that was killed before it could tidy up.
 for left in "$PWD"/venv.new.* "$PWD"/venv.old.*; do
@@ -82,8 +40,7 @@ echo "install: making venv with $("$python" -I --version), once for this version
 mkdir -p "$new/tmp"
 export TMPDIR="$new/tmp" # /tmp of a gateway may be small, or in memory
 "$python" -I -m venv --without-pip "$new"
-PIP_CONFIG_FILE=/dev/null "$new/bin/python" -I "$pip" --isolated install --quiet --disable-pip-version-check --no-input \
-    --no-cache-dir --no-compile --no-index --find-links "$here/wheels" --require-hashes --no-deps --requirement "$lock"
+"$new/bin/python" -I "$here/install_packages.py" "$here"
 rm -rf "$new/tmp"
 # One import leaves the bytecode of what the component uses, a fraction of all that was installed, and shows here, not
 # at its start, that everything is there.

@@ -18,10 +18,16 @@ from typing import Any
 import pytest
 import yaml
 
+from build import runtime_requirement
 from sluice.config import ComponentSettings, load
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RUNTIME = ROOT / "recipes" / "io.sluice.Runtime.yaml"
+DATA_ONLY = {RUNTIME}
+"""Components that only lie there for others: no process, no settings, no policies."""
+
+PROCESSES = [path for path in RECIPES if path not in DATA_ONLY]
 ARCHITECTURES = {"amd64": "x86_64", "aarch64": "aarch64"}
 """What Greengrass calls an architecture, and what our zips call it."""
 
@@ -41,6 +47,7 @@ STEPS = {"install", "run"}  # lite has no shutdown and no recover
 STEP_KEYS = {"Script", "Timeout", "RequiresPrivilege", "Setenv"}  # lite has no Skipif
 POLICY_KEYS = {"policyDescription", "operations", "resources"}
 PUBSUB = "aws.greengrass.ipc.pubsub"
+NO_POLICIES: dict[str, Any] = {"DefaultConfiguration": {"accessControl": {}}}
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -67,7 +74,9 @@ def defaults(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def policies(recipe: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for service, entries in recipe["ComponentConfiguration"]["DefaultConfiguration"]["accessControl"].items():
+    for service, entries in recipe.get("ComponentConfiguration", NO_POLICIES)["DefaultConfiguration"][
+        "accessControl"
+    ].items():
         for policy_id, policy in entries.items():
             yield service, policy_id, policy
 
@@ -111,7 +120,13 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
+def steps(path: Path) -> set[str]:
+    """What a component's lifecycle consists of: one without a process only looks whether it is whole."""
+    return {"install"} if path in DATA_ONLY else STEPS
+
+
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+every_process = pytest.mark.parametrize("path", PROCESSES, ids=lambda path: path.stem)
 
 
 # --- form -----------------------------------------------------------------------------------------------------------
@@ -126,14 +141,15 @@ def test_a_recipe_is_small_enough_for_the_service_and_for_gdk(path: Path) -> Non
 def test_its_keys_are_spelled_as_both_nuclei_accept_them(path: Path) -> None:
     recipe = read(path)
     assert set(recipe) <= TOP_KEYS
-    assert set(recipe["ComponentConfiguration"]) == {"DefaultConfiguration"}
+    assert ("ComponentConfiguration" not in recipe) == (path in DATA_ONLY)
+    assert set(recipe.get("ComponentConfiguration", {"DefaultConfiguration": {}})) == {"DefaultConfiguration"}
     for dependency in recipe["ComponentDependencies"].values():
         assert set(dependency) == {"VersionRequirement", "DependencyType"}
         assert dependency["DependencyType"] in ("HARD", "SOFT")
     for manifest in recipe["Manifests"]:
         assert set(manifest) <= MANIFEST_KEYS
         assert set(manifest["Platform"]) == {"os", "architecture", "runtime"}
-        assert set(manifest["Lifecycle"]) == STEPS
+        assert set(manifest["Lifecycle"]) == steps(path), "nucleus lite refuses a component without a step"
         for step in manifest["Lifecycle"].values():
             assert set(step) <= STEP_KEYS
         for artifact in manifest["Artifacts"]:
@@ -172,8 +188,11 @@ def test_each_manifest_unpacks_its_own_zip_and_starts_what_is_in_it(path: Path) 
     for manifest in recipe["Manifests"]:
         stem = f"sluice-{short_id(recipe)}-{ARCHITECTURES[manifest['Platform']['architecture']]}"
         uri = f"s3://BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION/{stem}.zip"
-        assert manifest["Artifacts"] == [{"Uri": uri, "Unarchive": "ZIP"}]
-        for step in STEPS:
+        artifact = {"Uri": uri, "Unarchive": "ZIP"}
+        if path == RUNTIME:  # whichever user a component runs as, it installs from there
+            artifact["Permission"] = {"Read": "ALL"}
+        assert manifest["Artifacts"] == [artifact]
+        for step in steps(path):
             # Through sh: files of an unpacked zip are not executable.
             assert manifest["Lifecycle"][step]["Script"] == f"sh {{artifacts:decompressedPath}}/{stem}/{step}.sh"
 
@@ -190,9 +209,9 @@ def test_its_scripts_hold_no_brace_but_a_recipe_variable_and_no_configuration(pa
 @every_recipe
 def test_install_may_take_its_time_and_run_has_no_limit(path: Path) -> None:
     for manifest in read(path)["Manifests"]:
-        assert manifest["Lifecycle"]["install"]["Timeout"] == 900
-        assert "Timeout" not in manifest["Lifecycle"]["run"]
-        assert not manifest["Lifecycle"]["run"].get("RequiresPrivilege")
+        assert manifest["Lifecycle"]["install"]["Timeout"] == (120 if path in DATA_ONLY else 900)
+        assert "Timeout" not in manifest["Lifecycle"].get("run", {})
+        assert not any(step.get("RequiresPrivilege") for step in manifest["Lifecycle"].values())
 
 
 # --- dependencies ---------------------------------------------------------------------------------------------------
@@ -202,20 +221,47 @@ def test_install_may_take_its_time_and_run_has_no_limit(path: Path) -> None:
 def test_it_depends_on_the_nucleus_softly_and_on_stream_manager_only_where_it_is_used(path: Path) -> None:
     recipe = read(path)
     expected = {"aws.greengrass.Nucleus": {"VersionRequirement": ">=2.6.0 <3.0.0", "DependencyType": "SOFT"}}
-    if "stream-manager==" in (
-        (ROOT / "components" / short_id(recipe).replace("-", "_") / "requirements.txt").read_text(encoding="utf-8")
-    ):
-        expected["aws.greengrass.StreamManager"] = {
-            "VersionRequirement": ">=2.1.8 <3.0.0",
-            "DependencyType": "HARD",
+    if path in PROCESSES:
+        expected["io.sluice.Runtime"] = {
+            "VersionRequirement": runtime_requirement(recipe["ComponentVersion"]),
+            "DependencyType": "SOFT",
         }
+        lock = ROOT / "components" / short_id(recipe).replace("-", "_") / "requirements.txt"
+        if "stream-manager==" in lock.read_text(encoding="utf-8"):
+            expected["aws.greengrass.StreamManager"] = {
+                "VersionRequirement": ">=2.1.8 <3.0.0",
+                "DependencyType": "HARD",
+            }
     assert recipe["ComponentDependencies"] == expected
+
+
+@every_recipe
+def test_it_needs_nothing_firmly_that_has_no_process(path: Path) -> None:
+    """Nucleus lite binds a component to the service of each hard dependency, and one without a process has none."""
+    without_process = {one.stem for one in DATA_ONLY}
+    for name, dependency in read(path)["ComponentDependencies"].items():
+        assert name not in without_process or dependency["DependencyType"] == "SOFT", name
+
+
+@every_recipe
+def test_its_version_requirements_are_comparisons_which_are_all_that_lite_understands(path: Path) -> None:
+    """To lite a requirement with `~`, `^`, `*` or `||` is never met; one space stands between two comparisons."""
+    comparison = r"(>=|<=|>|<|=)?\d+\.\d+\.\d+"
+    for name, dependency in read(path)["ComponentDependencies"].items():
+        assert re.fullmatch(rf"{comparison}( {comparison})*", dependency["VersionRequirement"]), name
+
+
+@pytest.mark.parametrize(
+    ("version", "requirement"), [("0.1.0", ">=0.1.0 <0.2.0"), ("0.9.3", ">=0.9.0 <0.10.0"), ("2.0.1", ">=2.0.0 <2.1.0")]
+)
+def test_any_runtime_of_its_minor_version_serves_a_component(version: str, requirement: str) -> None:
+    assert runtime_requirement(version) == requirement
 
 
 # --- what it may do on the core -------------------------------------------------------------------------------------
 
 
-@every_recipe
+@every_process
 def test_its_policies_fit_into_what_lite_keeps_of_them(path: Path) -> None:
     by_service = read(path)["ComponentConfiguration"]["DefaultConfiguration"]["accessControl"]
     for service, entries in by_service.items():
@@ -243,7 +289,7 @@ def test_its_policies_are_its_own_described_and_name_what_they_allow(path: Path)
             assert not set(resource) & set("?{}$ "), f"{policy_id}: {resource} is refused or replaced by a nucleus"
 
 
-@every_recipe
+@every_process
 def test_on_the_local_bus_it_may_do_its_own_part_and_nothing_else(path: Path) -> None:
     """A producer publishes below its own name; a consumer acknowledges under its own: nobody deletes another's data."""
     recipe = read(path)
@@ -259,7 +305,7 @@ def test_on_the_local_bus_it_may_do_its_own_part_and_nothing_else(path: Path) ->
             assert re.fullmatch(rules[operation], resource), f"{policy_id}: {resource}"
 
 
-@every_recipe
+@every_process
 def test_it_says_its_status_and_needs_few_subscriptions(path: Path) -> None:
     recipe = read(path)
     allowed: dict[str, list[str]] = {}
@@ -283,7 +329,7 @@ def test_it_reads_only_secrets_that_were_made_for_sluice(path: Path) -> None:
 # --- configuration --------------------------------------------------------------------------------------------------
 
 
-@every_recipe
+@every_process
 def test_its_configuration_fits_into_what_lite_keeps_and_reads(path: Path) -> None:
     configuration = read(path)["ComponentConfiguration"]["DefaultConfiguration"]
     keys = 0
@@ -298,14 +344,14 @@ def test_its_configuration_fits_into_what_lite_keeps_and_reads(path: Path) -> No
         assert len(json.dumps(leaf)) < 1000, place
 
 
-@every_recipe
+@every_process
 def test_its_configuration_holds_no_secret(path: Path) -> None:
     for place, leaf in leaves(defaults(read(path))):
         assert not re.search(r"passw|secret|token|credential", place, re.IGNORECASE), place
         assert not re.search(r"AKIA|BEGIN [A-Z ]*KEY", str(leaf)), place
 
 
-@every_recipe
+@every_process
 def test_its_defaults_are_every_setting_of_the_model_at_its_default(path: Path) -> None:
     recipe = read(path)
     model = settings_model(recipe)
@@ -316,7 +362,7 @@ def test_its_defaults_are_every_setting_of_the_model_at_its_default(path: Path) 
     assert set(raw) == {field.alias for field in model.model_fields.values()}
 
 
-@every_recipe
+@every_process
 def test_its_defaults_mean_the_same_on_lite_which_makes_text_of_every_value(path: Path) -> None:
     def as_text(value: Any) -> Any:
         if isinstance(value, dict):
@@ -331,7 +377,7 @@ def test_its_defaults_mean_the_same_on_lite_which_makes_text_of_every_value(path
     assert loaded.config == settings_model(recipe)()
 
 
-@every_recipe
+@every_process
 def test_each_setting_is_explained_in_a_sentence_above_it(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     for key in defaults(read(path)):
@@ -344,7 +390,7 @@ def test_each_setting_is_explained_in_a_sentence_above_it(path: Path) -> None:
         assert any(line.rstrip().endswith((".", ":")) or ". " in line for line in above), key
 
 
-@every_recipe
+@every_process
 def test_the_example_in_its_comments_is_accepted_word_for_word(path: Path) -> None:
     """Comment lines indented by three or more spaces are an example of what a deployment merges."""
     text = path.read_text(encoding="utf-8")
