@@ -178,7 +178,8 @@ async def running(document: str, build: Path, folder: Path, *, units: int = 1) -
     text = (EXAMPLES / document).read_text(encoding="utf-8")
     assert WRITTEN in text
     site_file = folder / document
-    async with PlantProcess(folder / "plant", units=units, rate=1000 * units) as plant:
+    watched = len(list(tags(load_site(EXAMPLES / document))))
+    async with PlantProcess(folder / "plant", units=units, rate=1000 * units, expect_items=watched) as plant:
         site_file.write_text(text.replace(WRITTEN, plant.endpoint), encoding="utf-8")
         site = load_site(site_file)
         async with Rehearsal(folder, build, with_plant=False) as rehearsal:
@@ -186,8 +187,6 @@ async def running(document: str, build: Path, folder: Path, *, units: int = 1) -
             await rehearsal.provide(site)
             await rehearsal.deploy(site)
             await rehearsal.wait_for(lambda: "stream-exporter" in rehearsal.statuses, "first status", LIMIT)
-            await plant.watched(LIMIT, items=len(run.tags))
-            # The plant waits for every variable that it has; the document watches those that it wants.
             await plant.produce()
             yield run
             counters = await plant.counters()
@@ -225,3 +224,58 @@ async def test_history_to_s3(build: Path, tmp_path: Path) -> None:
         read_back = list(received.s3(run.rehearsal.core.aws, "plant-archive", f"{prefix}backfill/"))
         between = [row for row in read_back if away < row[1] < back]
     assert len(between) > 50, "nothing was read back from the time of the outage"
+
+
+@pytest.fixture
+def with_line2(build: Path, tmp_path: Path) -> Path:
+    """The build, and in it the tag package that the mixed document names, made as the document says."""
+    output = tmp_path / "build"
+    shutil.copytree(build, output, copy_function=os.link)
+    command = [REPOSITORY / "scripts" / "sluice", "tags", "package", EXAMPLES / "line2.csv", "--name", "line2"]
+    done = subprocess.run([*command, "--output", output], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    return output
+
+
+async def test_mixed(with_line2: Path, tmp_path: Path) -> None:
+    """Two connections, one with a tag package, to four sinks: each of them has everything, once."""
+    async with running("mixed.yaml", with_line2, tmp_path, units=2) as run:
+        await run.produced(4000)
+        filtered = await run.end()
+        for name in sinks(run.site):
+            assert run.differences(name, filtered[name]) == [], run.told(name)
+        aliases = {one.tag for one in run.delivered("sitewise")}
+    assert {"site/area/line1/Feed/A", "site/area/line2/Stripper/Level", "site/area/utilities/Compressor/Work"} < aliases
+
+
+def demo(site: Path, folder: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:
+    """What `scripts/demo --config` says of a site document."""
+    command = [REPOSITORY / "scripts" / "demo", "--config", site, *options]
+    environment = {**os.environ, "TMPDIR": str(folder)}  # where the demo puts what it keeps
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+
+
+async def test_the_demonstration_runs_a_site_document(tmp_path: Path) -> None:
+    """The command of the README, with the simulated plant as the server, on a port of its own."""
+    async with PlantProcess(tmp_path / "plant", units=1, rate=200, expect_items=5) as plant:
+        plant.send("start")
+        text = (EXAMPLES / "site.yaml").read_text(encoding="utf-8")
+        assert WRITTEN in text
+        site = tmp_path / "site.yaml"
+        site.write_text(text.replace(WRITTEN, plant.endpoint), encoding="utf-8")
+        report = tmp_path / "report.json"
+        done = await asyncio.to_thread(demo, site, tmp_path, "--seconds", "4", "--json", report)
+        counters = await plant.counters()
+    assert done.returncode == 0, done.stderr
+    told = json.loads(report.read_text(encoding="utf-8"))
+    assert told["produced"] > 10
+    assert {counts["delivered"] for counts in told["destinations"].values()} == {told["produced"]}
+    assert counters["services"].keys() <= READ_ONLY, counters
+
+
+def test_the_demonstration_refuses_a_wrong_site_document_in_words(tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text("component: {}\n", encoding="utf-8")
+    done = demo(site, tmp_path, "--seconds", "1")
+    assert done.returncode == 1
+    assert "site.yaml: no `components` mapping" in done.stderr.replace("\n", "")
