@@ -9,6 +9,7 @@ A component's whole `__main__` is ``main(OpcUaCollector)``. What it can rely on:
 - Configuration events come in bursts, one per leaf: after half a second of quiet everything is read and compared. It
   is also read every minute, because on nucleus lite a subscription can die without a sign.
 - Status is published on `sluice/status/<id>` every `statusInterval`.
+- Commands are listened to on `sluice/command/<id>`, and from the cloud as far as `cloudCommands` allows.
 """
 
 from __future__ import annotations
@@ -21,19 +22,24 @@ import signal
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import orjson
+
 from sluice import __version__, log
 from sluice.batch import CLASSIC_MAX_MESSAGE_BYTES, LITE_MAX_MESSAGE_BYTES
+from sluice.command import Call, Command, NoArguments
+from sluice.command_service import CommandService
 from sluice.config import Changes, ComponentSettings, LastGood, Loaded, Problem, diff, load
 from sluice.ipc import Ipc, IpcDisconnected, IpcError, IpcNotFound, IpcRefused, IpcTimeout
 from sluice.retry import Backoff
 from sluice.secrets import Secrets
 from sluice.status import State, Status
 from sluice.tasks import end, within
+from sluice.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +53,7 @@ _STOP = 3.0  # seconds for the component's own stop; the nucleus kills 5 s after
 _EXIT = 3.6  # the end whatever hangs: 4 s, less what a busy machine takes to bring the signal and to reap the process
 _MAX_PROBLEMS = 1_000
 _MAX_LOGGED = 50
+_WHOLE_STATUS = 16_000_000  # bytes: nothing of it is left out
 
 
 class Problems:
@@ -96,6 +103,8 @@ class Context:
     secrets: Secrets
     max_message_bytes: int
     problems: Problems
+    recheck: Callable[[], None] = lambda: None
+    """Have `Component.check` look again: a file that the configuration names has changed."""
 
 
 class Component(ABC, Generic[C]):
@@ -128,6 +137,18 @@ class Component(ABC, Generic[C]):
     @abstractmethod
     def status(self) -> Mapping[str, Any]:
         """The component's parts of the status: connections, ledger, counters."""
+
+    @classmethod
+    def check(cls, config: C, directory: Path) -> Sequence[Problem]:
+        """What is wrong with a configuration that its models accept; they stand in the status, and in `sluice check`.
+
+        directory: the work folder, from which relative paths start. Called on a thread of its own. No network.
+        """
+        return ()
+
+    def commands(self) -> Sequence[Command[Any]]:
+        """What it can be asked to do, beside `status`."""
+        return ()
 
     def trouble(self) -> str:
         """What keeps all of it from its work at present, with the remedy, such as a full disk; empty when nothing does.
@@ -183,7 +204,14 @@ class Runner:
             secrets=Secrets(ipc, work_dir),
             max_message_bytes=LITE_MAX_MESSAGE_BYTES,
             problems=self._problems,
+            recheck=self._recheck,
         )
+        self._commands = CommandService(
+            ipc, component.id, thing_name, work_dir, [Command("status", NoArguments, self._tell_status, reads=True)]
+        )
+        self._validation = Validation(ipc, self._judge)
+        self._check_again = asyncio.Event()
+        self._checked: Sequence[Problem] = ()
         self._raw: Any = None
         self._loaded: Loaded[ComponentSettings] | None = None
         self._instance: Component[Any] | None = None
@@ -208,6 +236,7 @@ class Runner:
         await end(life, stopped, refused)
         self._status.set(State.STOPPING)
         await self._stop_instance()
+        await self._commands.stop()
         with contextlib.suppress(IpcError, asyncio.TimeoutError):
             await within(0.3, self._publish_status())
         await self._ipc.close()
@@ -218,12 +247,15 @@ class Runner:
         await self._ipc.start()
         await self._until_answered(self._ipc.detect_nucleus)
         await self._read()
-        subscription = asyncio.create_task(self._subscribe())
-        status = asyncio.create_task(self._report())
+        await self._commands.start()
+        beside = [
+            asyncio.create_task(work)
+            for work in (self._subscribe(), self._report(), self._validation.run(), self._keep_checked())
+        ]
         try:
             await self._follow()
         finally:
-            await end(subscription, status)
+            await end(*beside)
 
     # --- configuration ---
 
@@ -267,6 +299,9 @@ class Runner:
         config = self._loaded.config
         log.set_level(config.log_level)
         self._context.max_message_bytes = self._message_bytes(config)
+        self._commands.configure(config.cloud_commands, self._context.max_message_bytes)
+        self._validation.configure(config.validate_deployments)
+        self._check_again.set()
         return True
 
     async def _get(self) -> Any:
@@ -325,6 +360,38 @@ class Runner:
             return LITE_MAX_MESSAGE_BYTES
         return int(wanted)
 
+    async def _keep_checked(self) -> None:
+        """Look for what the models cannot see, whenever there is reason to."""
+        while True:
+            await self._check_again.wait()
+            self._check_again.clear()
+            if self._loaded is not None:
+                found = await asyncio.to_thread(self._found, self._loaded.config)
+                new = [problem for problem in found if problem not in self._checked]
+                self._checked = found
+                for problem in new[:_MAX_LOGGED]:
+                    logger.warning(str(problem))
+
+    def _recheck(self) -> None:
+        self._check_again.set()
+
+    def _found(self, config: ComponentSettings) -> Sequence[Problem]:
+        """On a thread: the component's own check, which must not cost more than itself."""
+        try:
+            return list(self._component.check(config, self._context.work_dir))[:_MAX_PROBLEMS]
+        except Exception:
+            logger.exception("The configuration could not be checked")
+            return ()
+
+    async def _judge(self, raw: Any) -> Sequence[Problem]:
+        """Everything that is wrong with a configuration that is not applied yet."""
+
+        def problems() -> Sequence[Problem]:
+            loaded = load(self._component.settings, raw)
+            return [*loaded.problems, *self._found(loaded.config)]
+
+        return await asyncio.to_thread(problems)
+
     async def _keep_last_good(self, loaded: Loaded[ComponentSettings]) -> None:
         await asyncio.to_thread(self._last_good.write, loaded.applied)
 
@@ -344,6 +411,7 @@ class Runner:
             self._instance = None
             return
         self._running(loaded)
+        self._commands.offer(self._instance.commands())
         logger.info("Sluice %s runs", self._component.id)
         await self._keep_last_good(loaded)
 
@@ -375,6 +443,7 @@ class Runner:
         self._works = False
         if self._instance is None:
             return
+        await self._commands.withdraw()
         try:
             await within(_STOP, self._instance.stop())
         except asyncio.TimeoutError:
@@ -397,16 +466,24 @@ class Runner:
     async def _publish_status(self) -> None:
         if not self._ipc.connected:
             return
+        await self._ipc.publish(self._status.topic, self._report_of(self._context.max_message_bytes))
+
+    def _report_of(self, max_bytes: int) -> bytes:
         self._status.rejected = self._rejected()
         if self._instance is not None and self._works:
             trouble = self._instance.trouble()
             self._status.set(State.DEGRADED if trouble else State.RUNNING, trouble)
-        payload = self._status.report(self._parts(), max_bytes=self._context.max_message_bytes)
-        await self._ipc.publish(self._status.topic, payload)
+        return self._status.report(self._parts(), max_bytes=max_bytes)
+
+    async def _tell_status(self, call: Call[NoArguments]) -> dict[str, Any]:
+        """The command `status`: the whole of it; what is too long for a message is cut there."""
+        status: dict[str, Any] = orjson.loads(self._report_of(_WHOLE_STATUS))
+        return status
 
     def _rejected(self) -> list[dict[str, Any]]:
         problems = self._loaded.problems if self._loaded else []
-        return [problem.as_dict() for problem in (*problems, *self._problems)]
+        told = {str(problem): problem for problem in (*problems, *self._checked, *self._problems)}
+        return [problem.as_dict() for problem in told.values()]
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {}
@@ -419,6 +496,8 @@ class Runner:
         counters = {f"ipc_{name}": count for name, count in sorted(self._ipc.counters.items())}
         counters |= {"ipc_dropped": self._ipc.dropped, "status_failures": self._status_failures}
         parts["counters"] = {**counters, **parts.get("counters", {})}
+        if commands := self._commands.status():
+            parts["commands"] = commands
         if self._loaded is not None and self._loaded.warnings:
             parts["warnings"] = [warning.as_dict() for warning in self._loaded.warnings]
         return parts

@@ -59,7 +59,9 @@ _LONGEST_TOPIC = 256
 
 _HANDOVER_BYTES = 16 * 2**20
 _HANDOVER_ITEMS = 20_000
-_NOT_ON_LITE = frozenset({"GetSecretValue"})
+_NOT_ON_LITE = frozenset(
+    {"GetSecretValue", "SubscribeToValidateConfigurationUpdates", "SendConfigurationValidityReport"}
+)
 
 _SERVICES = {
     "PublishToTopic": "aws.greengrass.ipc.pubsub",
@@ -505,6 +507,39 @@ class Ipc:
         subscription = await self._subscribe("SubscribeToConfigurationUpdate", f"/{'/'.join(key_path)}", make)
         subscription.on_renewed = lambda: callback(list(key_path))
         return subscription
+
+    async def on_proposed_configuration(self, callback: Callable[[str, Any], None]) -> Subscription:
+        """Have `callback(deployment id, proposed configuration)` called before a deployment changes the component's
+        configuration. It waits for the answer: `report_validity`.
+
+        Raises IpcUnsupported on nucleus lite.
+        """
+
+        def take(stream: _Stream, event: Any) -> None:
+            proposed = event.validate_configuration_update_event
+            if not proposed.deployment_id:
+                raise TypeError("a proposed configuration without a deployment")
+            stream.received(1_000, callback, proposed.deployment_id, proposed.configuration)
+
+        def make(stream: _Stream) -> tuple[Any, Any]:
+            listener = _sdk_handler(client.SubscribeToValidateConfigurationUpdatesStreamHandler, stream, take)
+            operation = self._begin("subscribe_to_validate_configuration_updates", listener)
+            return operation, model.SubscribeToValidateConfigurationUpdatesRequest()
+
+        return await self._subscribe("SubscribeToValidateConfigurationUpdates", "this component", make)
+
+    async def report_validity(self, deployment_id: str, accepted: bool, message: str = "") -> None:
+        """Answer for the configuration that a deployment proposed."""
+        report = model.ConfigurationValidityReport(
+            status=model.ConfigurationValidityStatus.ACCEPTED
+            if accepted
+            else model.ConfigurationValidityStatus.REJECTED,
+            deployment_id=deployment_id,
+            message=message or None,
+        )
+        request = model.SendConfigurationValidityReportRequest(configuration_validity_report=report)
+        operation = self._begin("send_configuration_validity_report")
+        await self._call(operation, request, "SendConfigurationValidityReport", deployment_id)
 
     async def update_state(self, state: str) -> None:
         """Tell the nucleus that the component is RUNNING or ERRORED."""

@@ -148,6 +148,14 @@ class Status:
             return orjson.dumps(head)
 
 
+def cut(sections: Mapping[str, Any], max_bytes: int) -> bytes:
+    """The sections as one JSON object of at most max_bytes, cut in the way of a status. Never raises."""
+    try:
+        return _fitting({}, _plain(sections), max_bytes)
+    except (TypeError, ValueError, RecursionError) as error:
+        return orjson.dumps({"problem": f"this cannot be written: {error}"[: min(MAX_TEXT, max(0, max_bytes - 20))]})
+
+
 def _is_well(connection: Any) -> bool:
     return not (isinstance(connection, dict) and connection.get("why"))
 

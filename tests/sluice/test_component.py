@@ -141,9 +141,22 @@ class Running:
 async def running(tmp_path: Path, profile: Profile = CLASSIC, **settings: Any) -> AsyncIterator[Running]:
     server = IpcServer(tmp_path / "ipc.socket", profile)
     await server.start()
-    policy = {f"{ME}:1": {"operations": ["aws.greengrass#PublishToTopic"], "resources": ["sluice/status/tiny"]}}
+    policy = {
+        f"{ME}:1": {
+            "operations": ["aws.greengrass#PublishToTopic"],
+            "resources": ["sluice/status/tiny", "sluice/reply/tiny"],
+        },
+        f"{ME}:2": {"operations": ["aws.greengrass#SubscribeToTopic"], "resources": ["sluice/command/tiny"]},
+    }
+    cloud = {
+        f"{ME}:3": {
+            "operations": ["aws.greengrass#SubscribeToIoTCore", "aws.greengrass#PublishToIoTCore"],
+            "resources": ["sluice/*/command/tiny", "sluice/*/reply/tiny"],
+        }
+    }
+    policies = {"aws.greengrass.ipc.pubsub": policy, "aws.greengrass.ipc.mqttproxy": cloud}
     settings = {"statusInterval": "1s", **settings}
-    server.configuration(ME).merge((), {"accessControl": {"aws.greengrass.ipc.pubsub": policy}, **settings}, 1.0)
+    server.configuration(ME).merge((), {"accessControl": policies, **settings}, 1.0)
     work_dir = tmp_path / "work"
     work_dir.mkdir(exist_ok=True)
     (tmp_path / "tiny.py").write_text(TINY)
