@@ -51,6 +51,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import stage as gdk_project
 from licences import licence_list
 from wheelhouse import ARCHITECTURES, PYTHONS, BuildError, Requirement, Target, collect, read_lock, sha256
 
@@ -172,6 +173,27 @@ def plan(
             }
         planned.append(Planned(component, recipe, zips))
     return planned
+
+
+def stage(
+    name: str,
+    project: Path,
+    *,
+    root: Path = ROOT,
+    targets: list[Target] | None = None,
+    cache: Path | None = None,
+    version: str | None = None,
+    bucket: str | None = None,
+    region: str | None = None,
+) -> list[Path]:
+    """Builds one component into a project of gdk (see stage.py), and returns the zips. `bucket` and `region` replace
+    those of the root gdk-config.json."""
+    [planned] = plan(root=root, names=[name], targets=targets, cache=cache, version=version)
+    configuration = gdk_project.config(root / "gdk-config.json", name, planned.component.version, bucket, region)
+    zips = write([planned], gdk_project.clear(project, name), planned.recipe)
+    (project / "recipe.yaml").write_text(planned.recipe, encoding="utf-8")
+    (project / "gdk-config.json").write_text(configuration, encoding="utf-8")
+    return zips
 
 
 def write(planned: list[Planned], output: Path, main_recipe: str) -> list[Path]:
@@ -327,19 +349,34 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "greengrass-build", help="default: greengrass-build")
     parser.add_argument("--host-only", action="store_true", help="only for this machine's Python and architecture")
     parser.add_argument("--version", metavar="X.Y.Z", help="under another version than the tree's, to try an upgrade")
+    parser.add_argument("--stage", type=Path, metavar="DIR", help="instead: a gdk project for the one --component")
+    parser.add_argument("--bucket", metavar="NAME", help="with --stage: instead of the one in gdk-config.json")
+    parser.add_argument("--region", metavar="NAME", help="with --stage: instead of the one in gdk-config.json")
     options = parser.parse_args(arguments)
+    if options.stage is not None and len(options.component or ()) != 1:
+        parser.error("--stage makes a project for one component: name it with --component")
+    if options.stage is None and (options.bucket or options.region):
+        parser.error("--bucket and --region belong to --stage")
     try:
-        zips = build(
-            output=options.output.resolve(),
-            names=options.component,
-            targets=[host()] if options.host_only else None,
-            version=options.version,
-        )
+        targets = [host()] if options.host_only else None
+        if options.stage is not None:
+            zips = stage(
+                options.component[0],
+                options.stage.resolve(),
+                targets=targets,
+                version=options.version,
+                bucket=options.bucket,
+                region=options.region,
+            )
+        else:
+            zips = build(
+                output=options.output.resolve(), names=options.component, targets=targets, version=options.version
+            )
     except BuildError as error:
         print(f"build: {error}", file=sys.stderr)
         return 1
     except OSError as error:  # a full disk, a folder of somebody else's
-        print(f"build: {error}: make room, or give a folder that can be written with --output", file=sys.stderr)
+        print(f"build: {error}: make room, or give a folder that can be written", file=sys.stderr)
         return 1
     for path in zips:
         print(f"{path.stat().st_size / 1e6:7.1f} MB  {path}")
