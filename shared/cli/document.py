@@ -90,6 +90,8 @@ class Document:
     raw: dict[str, Any]
     twins: tuple[Twin, ...]
     _tree: Tree = field(repr=False)
+    _above: int = 0
+    """Steps of a place that the file does not have, for it begins at the merge."""
 
     def line(self, component: str, place: Place | str = ()) -> Position:
         """Where a place of a component's merge is written: of the key, or of the nearest place above that is there.
@@ -102,7 +104,7 @@ class Document:
 
     def at(self, place: Place) -> Position:
         """The same for a place of the whole document."""
-        return self._tree.position(place)
+        return self._tree.position(place[self._above :])
 
 
 def load(path: Path) -> Document:
@@ -158,6 +160,19 @@ def load(path: Path) -> Document:
     if faults:
         raise DocumentError(path, faults)
     return Document(path, components, raw, _twins(raw, components), tree)
+
+
+def merge_of(path: Path, component: str) -> Document:
+    """A file that holds nothing but what is merged into one component, as a document of it. Raises DocumentError."""
+    tree = Tree.read(path)
+    merge = {} if tree.value is None else tree.value
+    if not isinstance(merge, dict):
+        tree.faults.append(Fault(1, 1, "", "is not a map of settings", "write key: value lines"))
+    if tree.faults:
+        raise DocumentError(path, tree.faults)
+    raw = {"components": {component: {"configurationUpdate": {"merge": merge}}}}
+    components = {component: Entry(None, merge, [])}
+    return Document(path, components, raw, _twins(raw, components), tree, 4)
 
 
 _NO_COMPONENTS: Final = "no `components` mapping"

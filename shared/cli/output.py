@@ -1,9 +1,9 @@
 """How every command speaks: results on stdout (as JSON with --json), everything else on stderr, and its exit status.
 
-    0  as it should be
-    1  something is wrong with what was given, and the output says what and how to mend it
-    2  the command line is wrong
-    3  something else stood in the way: a network, a disk, an account
+0  as it should be
+1  something is wrong with what was given, and the output says what and how to mend it
+2  the command line is wrong
+3  something else stood in the way: a network, a disk, an account
 """
 
 from __future__ import annotations

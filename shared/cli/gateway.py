@@ -1,0 +1,93 @@
+"""What a document makes of the suite's components: each one's configuration as it will run."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from cli.document import Document
+from cli.suite import Member, members
+from sluice.config import ComponentSettings, Loaded, Problem, load
+
+COLLECTOR: Final = "io.sluice.OpcUaCollector"
+EXPORTER: Final = "io.sluice.StreamExporter"
+TAGS: Final = "io.sluice.Tags."
+
+
+def merged(base: Any, merge: Any) -> Any:
+    """`base` after a deployment's MERGE: maps are merged, everything else is replaced."""
+    if not isinstance(base, Mapping) or not isinstance(merge, Mapping):
+        return merge
+    return {**base, **{key: merged(base[key], value) if key in base else value for key, value in merge.items()}}
+
+
+@dataclass(frozen=True)
+class Configured:
+    """One of the suite's components as a document configures it. `raw` is what the nucleus would keep."""
+
+    member: Member
+    raw: Mapping[str, Any]
+    directory: Path
+    _tags: dict[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+
+    def tags(self, connection: str) -> Mapping[str, Any]:
+        """All tags of a connection that can be collected, those of its files included, which are read once."""
+        if connection not in self._tags:
+            select = importlib.import_module(f"{self.member.package}.tags").select
+            self._tags[connection] = select(connection, self.config.connections[connection], self.directory).tags
+        return self._tags[connection]
+
+    @cached_property
+    def loaded(self) -> Loaded[ComponentSettings]:
+        """As the component itself would load it at its first start."""
+        assert self.member.settings is not None
+        return load(self.member.settings, self.raw)
+
+    @property
+    def config(self) -> Any:
+        return self.loaded.config
+
+    @cached_property
+    def checked(self) -> list[Problem]:
+        """What the component's own checks find beyond its models: the rows of tag files, streams used twice."""
+        try:
+            checks = importlib.import_module(f"{self.member.package}.checks")
+        except ModuleNotFoundError as error:
+            if error.name != f"{self.member.package}.checks":
+                raise
+            return []
+        return list(checks.check(self.config, self.directory))
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The suite's components of one document by their full names. `directory`: where relative paths begin."""
+
+    document: Document
+    directory: Path
+    components: Mapping[str, Configured] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, document: Document) -> Gateway:
+        suite = members()
+        directory = document.path.absolute().parent
+        found = {
+            name: Configured(suite[name], merged(suite[name].defaults, entry.merge), directory)
+            for name, entry in document.components.items()
+            if name in suite and suite[name].settings is not None
+        }
+        return cls(document, directory, found)
+
+    @property
+    def exporter(self) -> Configured | None:
+        return self.components.get(EXPORTER)
+
+    def producers(self) -> Iterator[Configured]:
+        """The components that yield data of their own."""
+        for configured in self.components.values():
+            if hasattr(configured.config, "connections"):
+                yield configured

@@ -1,0 +1,87 @@
+"""Everything that can be said about a document without a device: each check in its order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cli.aliases import check_aliases
+from cli.deployments import check_components, check_validation
+from cli.document import Document
+from cli.estimate import Estimate, check_estimate, estimate
+from cli.finding import Findings, Level
+from cli.gateway import Configured, Gateway
+from cli.keys import check_keys, check_twins
+from cli.limits import Nucleus, check_deployment, check_lite, check_names, check_plain_secrets
+from cli.routes import check_routes
+from sluice.config import Problem
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came out of one file. `estimate` is None where there is nothing to estimate."""
+
+    findings: Findings
+    estimate: Estimate | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.findings.file
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {
+            "file": str(self.path),
+            "findings": [finding.as_dict() for finding in self.findings],
+            "left_out": self.findings.left_out,
+            "estimate": None if self.estimate is None else self.estimate.as_dict(),
+        }
+
+
+def check_document(document: Document, *, nucleus: Nucleus = "any", change: float = 1.0) -> Report:
+    """All checks of a site document.
+
+    nucleus: what the core is known to run; with `any`, what only nucleus lite minds is a warning.
+    change: the fraction of sampling intervals in which a tag has a new value, for the estimates.
+    """
+    findings = Findings(document.path, document.line)
+    gateway = Gateway.of(document)
+    check_keys(document, findings)
+    check_components(document, findings)
+    check_deployment(document, findings)
+    for configured in gateway.components.values():
+        check_component(configured, findings, nucleus)
+    check_twins(document, findings)
+    check_routes(gateway, findings)
+    check_names(gateway, findings)
+    check_aliases(gateway, findings)
+    check_validation(gateway, findings)
+    found = estimate(gateway, change)
+    check_estimate(gateway, found, findings)
+    return Report(findings, found if found.connections or found.sinks else None)
+
+
+def check_component(configured: Configured, findings: Findings, nucleus: Nucleus = "any") -> None:
+    """One component's configuration: its models, its own checks, the nuclei's limits, secrets in plain text.
+
+    Problems have the words that the component's status has, for the same code finds them.
+    """
+    name = configured.member.name
+    for problem in configured.loaded.problems:
+        findings.add("error", name, problem)
+    for warning in configured.loaded.warnings:
+        # A device runs on with a key that nobody reads. Whoever writes a document wants to know.
+        findings.add("error" if warning.problem == "is an unknown key" else "warning", name, warning)
+    for problem in configured.checked:
+        findings.add(_level(problem), name, problem)
+    check_lite(configured, findings, nucleus)
+    check_plain_secrets(configured, findings)
+
+
+def _level(problem: Problem) -> Level:
+    """A file that only the device has cannot be read here, and need not be."""
+    last = problem.path.rpartition(".")[2]
+    if last == "tagsPackage" or (last == "tagsFile" and str(problem.value).startswith("/")):
+        return "warning" if problem.problem.startswith(("cannot be read", "is not installed")) else "error"
+    return "error"
