@@ -13,7 +13,7 @@ from opcua_collector.config import Connection as ConnectionSettings
 from opcua_collector.connection import Connection
 from opcua_collector.problems import TroubleError
 from opcua_collector.session import Identity
-from opcua_collector.tags import Selection, select
+from opcua_collector.tags import Selection, Stamp, forget, select, stamps
 from sluice.component import Component, Context
 from sluice.config import Changes
 from sluice.log import Secret
@@ -26,10 +26,12 @@ logger = logging.getLogger(__name__)
 _CERTIFICATES: Final = "pki"
 _OUTBOX: Final = "outbox"
 _LAST_COMMIT: Final = 2.0  # seconds at the end for what is in hand
+_LOOK: Final = 2.0  # seconds between looks whether a tag table has changed; twice the same, and it is complete
 
 
 @dataclass(slots=True)
 class _Running:
+    settings: ConnectionSettings
     connection: Connection
     task: asyncio.Task[None]
     selection: Selection
@@ -47,6 +49,8 @@ class OpcUaCollector(Component[Configuration]):
         self._identity = Identity(context.work_dir / _CERTIFICATES, f"urn:sluice:{thing}:{self.id}")
         self._running: dict[str, _Running] = {}
         self._outlets: Outlets | None = None
+        self._changing = asyncio.Lock()
+        self._watch: asyncio.Task[None] | None = None
 
     async def start(self, config: Configuration) -> None:
         self._outlets = outlets = await Outlets.open(
@@ -60,8 +64,13 @@ class OpcUaCollector(Component[Configuration]):
         for name, settings in config.connections.items():
             await self._open(outlets, name, settings)
         await outlets.start()
+        self._watch = asyncio.create_task(self._watch_tables(), name="tag tables")
 
     async def apply(self, config: Configuration, changes: Changes) -> None:
+        async with self._changing:
+            await self._apply(config, changes)
+
+    async def _apply(self, config: Configuration, changes: Changes) -> None:
         outlets = self._outlets
         assert outlets is not None
         if changes.keys() & {"maxMessageBytes", "compress", "outbox"}:
@@ -72,16 +81,14 @@ class OpcUaCollector(Component[Configuration]):
         for name in entries.added:
             await self._open(outlets, name, config.connections[name])
         for name in entries.changed:
-            running = self._running[name]
-            running.selection = await self._select(name, config.connections[name])
-            running.connection.reconfigure(config.connections[name], running.selection.tags)
+            await self._reselect(name, config.connections[name])
 
     async def stop(self) -> None:
         """Commit what is in hand and leave without goodbye: the next start goes on where this one ended.
 
         Connections stay in the status, so that the last one has the whole ledger.
         """
-        await end(*(running.task for running in self._running.values()))
+        await end(*(running.task for running in self._running.values()), *((self._watch,) if self._watch else ()))
         if self._outlets is not None:
             await self._outlets.close(_LAST_COMMIT)
 
@@ -97,7 +104,7 @@ class OpcUaCollector(Component[Configuration]):
             problems=self.context.problems,
         )
         self._running[name] = _Running(
-            connection, asyncio.create_task(connection.run(), name=f"connection {name}"), selection
+            settings, connection, asyncio.create_task(connection.run(), name=f"connection {name}"), selection
         )
 
     async def _close(self, outlets: Outlets, name: str) -> None:
@@ -108,13 +115,58 @@ class OpcUaCollector(Component[Configuration]):
         await end(running.task)
         running.connection.forget()
         outlets.remove(name)
+        await asyncio.to_thread(forget, name, self.context.work_dir)
+
+    # --- tags ---
 
     async def _select(self, name: str, settings: ConnectionSettings) -> Selection:
-        self.context.problems.clear(f"connections.{name}.tagsFile")
-        selection = await asyncio.to_thread(select, name, settings, self.context.work_dir)
+        """The connection's tags; what is wrong with its tables is reported."""
+        selection = await asyncio.to_thread(select, name, settings, self.context.work_dir, keep=True)
+        running = self._running.get(name)
+        paths = {problem.path for problem in selection.problems}
+        for problem in running.selection.problems if running is not None else ():
+            if problem.path not in paths:
+                self.context.problems.clear(problem.path)
         for problem in selection.problems:
-            self.context.problems.report(problem.path, problem.problem, problem.remedy, problem.value)
+            self.context.problems.report(
+                problem.path, problem.problem, problem.remedy, problem.value, effect=problem.effect
+            )
+        for warning in selection.warnings:
+            logger.warning("%s", warning)
         return selection
+
+    async def _reselect(self, name: str, settings: ConnectionSettings) -> None:
+        """The connection goes over to these settings, and to its tags as they are now; the others flow on."""
+        running = self._running[name]
+        running.settings = settings
+        running.selection = await self._select(name, settings)
+        running.connection.reconfigure(settings, running.selection.tags)
+
+    async def _watch_tables(self) -> None:
+        """Applies tag tables that change, come or go."""
+        before: dict[str, tuple[Stamp, ...]] = {}
+        while True:
+            await asyncio.sleep(_LOOK)
+            for name in list(self._running):
+                await self._look(name, before)
+
+    async def _look(self, name: str, before: dict[str, tuple[Stamp, ...]]) -> None:
+        """Apply the connection's tables if they have changed, and are as they were at the last look (`before`)."""
+        async with self._changing:
+            running = self._running.get(name)
+            if running is None:
+                return
+            now = await asyncio.to_thread(stamps, running.settings, self.context.work_dir)
+            if now == running.selection.stamps:
+                before.pop(name, None)
+            elif before.get(name) != now:
+                before[name] = now
+            else:
+                logger.info("Connection %s: its tag tables have changed", name)
+                try:
+                    await self._reselect(name, running.settings)
+                except Exception:  # whatever it is, others go on, and it is looked at again
+                    logger.exception("Connection %s: its tag tables could not be applied; it is tried again", name)
 
     async def _password(self, settings: ConnectionSettings) -> Secret | None:
         if settings.user is None or settings.user.password is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Collection, Coroutine, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -27,6 +27,7 @@ from opcua_collector.items import Items, Reporter
 from opcua_collector.kept import ITEMS, SEQUENCE, SESSION, Kept, fingerprint, load_items, load_sequence, load_session
 from opcua_collector.problems import explain
 from opcua_collector.publishing import OutboxFullError, Publishing, SubscriptionLostError, outstanding
+from opcua_collector.requested import MOST_REQUESTS, Request, Requested
 from opcua_collector.security import thumbprint
 from opcua_collector.session import Identity, Session, Ticket, TicketError, connect
 from sluice.log import Secret
@@ -45,7 +46,8 @@ _LOOK: Final = 0.5  # seconds between looks whether there is room in the outbox
 _TEND: Final = 2.0
 _SHALLOW: Final = "a queue of one value"  # a gap's reason
 
-_POSITIONS: Final = (SESSION, ITEMS, SEQUENCE, MARKS, GAPS)
+_REQUESTS: Final = "requests"
+_POSITIONS: Final = (SESSION, ITEMS, SEQUENCE, MARKS, GAPS, _REQUESTS)
 
 
 class PasswordSource(Protocol):
@@ -104,6 +106,17 @@ class Connection:
         self._backfill = Backfill(
             name, outlet, self._intake.assembler, node=self._items.node, behind=lambda: self._behind
         )
+        self._requested = Requested(self._items.handle, self._intake.gaps.history)
+        self._on_request = Backfill(
+            name,
+            outlet,
+            self._intake.assembler,
+            node=self._items.node,
+            behind=lambda: self._behind,
+            work=self._requested,
+            position=_REQUESTS,
+            wait=self._before_requests,
+        )
         self._kept: Kept | None = None
         self._feed: Feed | None = None
         self._restart = asyncio.Event()  # settings that need another channel at least
@@ -125,12 +138,49 @@ class Connection:
         """Whether the server has more live data than it could send yet."""
         return self._publishing is not None and self._publishing.behind
 
+    @property
+    def tags(self) -> Mapping[str, Tag]:
+        """What is collected, by tag."""
+        return self._tags
+
+    def history(self, tag: str) -> str | None:
+        """Whether the server keeps a history of the tag: "", or why not; None: it is not known yet."""
+        return self._intake.gaps.history(tag)
+
+    @property
+    def asked(self) -> bool:
+        """As many ranges of the past are asked for as can be."""
+        return self._requested.waiting >= MOST_REQUESTS
+
+    def request(self, identity: str, first: int, until: int, tags: Collection[str]) -> Request:
+        """Read a range of the past (ns, first <= time < until) again; an id that is known goes on where it was."""
+        found = self._requested.get(identity)
+        if found is None:
+            self._requested.add(identity, first, until, tags)
+            self._note_requests()
+        known = found or self._requested.get(identity)
+        assert known is not None
+        return known
+
+    async def settled(self) -> None:
+        """Until what has been read so far, and the note of it, are durable."""
+        await self._note_requests()
+
+    def _note_requests(self) -> asyncio.Future[None]:
+        return self._intake.note({_REQUESTS: self._requested.dump(self._outlet.newest)})
+
+    def _before_requests(self) -> str:
+        """What a request has to wait for: nothing is to be lost, or late, for its sake."""
+        if not self._outlet.roomy:
+            return "for room in the outbox: consumers have to take what is kept first"
+        return "for gaps to be filled" if self._backfill.reading else ""
+
     def reconfigure(self, settings: Settings, tags: Mapping[str, Tag]) -> None:
         """Go over to this: tags come and go while the others flow on; all else needs another channel, or session."""
         before, self._settings = self._settings, settings
         self._tags = tags
         self._items.want(settings, tags)
-        same = {"tags": {}, "tags_file": "", "asset": ""}
+        same = {"tags": {}, "tags_file": "", "tags_package": "", "asset": ""}
         if before.model_copy(update=same) != settings.model_copy(update=same):
             self._restart.set()
 
@@ -170,6 +220,8 @@ class Connection:
     async def _restore(self) -> None:
         """Begin where the last run ended."""
         await self._intake.restore(self._tags)
+        if trouble := self._requested.load(self._outlet.position(_REQUESTS)):
+            logger.error("Connection %s: %s", self.name, trouble)
         kept = load_session(self._outlet.position(SESSION))
         items = load_items(self._outlet.position(ITEMS))
         reached = load_sequence(self._outlet.position(SEQUENCE))
@@ -291,7 +343,9 @@ class Connection:
             await end(limits)
 
     async def _fill(self, session: Session, limits: asyncio.Task[browse.OperationLimits]) -> None:
-        await self._backfill.run(session, await asyncio.shield(limits))
+        found = await asyncio.shield(limits)
+        self._requested.paused()
+        await asyncio.gather(self._backfill.run(session, found), self._on_request.run(session, found))
 
     async def _recover(self, opened: _Opened, settings: Settings) -> Feed:
         """Climb the ladder: what to publish from."""
@@ -417,6 +471,8 @@ class Connection:
             told["recovery"] = asdict(self._recovery)
         if backfill := self._backfill.status():
             told["backfill"] = backfill
+        if requested := self._on_request.status():
+            told["requested"] = requested
         if self._intake.latest:
             told["latest"] = when(self._intake.latest)
         told.update({key: value for key, value in asdict(self.traffic).items() if value})

@@ -85,6 +85,9 @@ class Items:
         """These tags from now on."""
         self._settings = settings
         self._tags = dict(tags)
+        for item in self._items.values():  # who has read a table anew has forgotten what was wrong with its tags
+            if item.problem is not None:
+                self._problems.report(item.problem.path, item.problem.problem, item.problem.remedy, item.problem.value)
         self._changed.set()
 
     # --- over the ends of sessions and processes ---
@@ -100,6 +103,9 @@ class Items:
             if tag is None or address_of(tag) != one.address:
                 self._ended.append(one.monitored)
                 continue
+            tag = tag.model_copy(
+                update={"sampling_interval": one.sampling}
+            )  # as the server was asked, until it is told
             item = _Item(one.handle, tag, one.monitored, one.queue, one.unit, Rule(one.rule), one.node)
             self._items[one.tag] = item
             assembler.add(self._series(one.tag, item), one.handle)
@@ -148,6 +154,7 @@ class Items:
                 int(item.rule),
                 item.unit,
                 item.node,
+                item.tag.sampling_interval,
             )
             for name, item in self._items.items()
             if item.monitored and item.rule is not None
@@ -167,6 +174,7 @@ class Items:
         while True:
             self._changed.clear()
             await self._remove(run)
+            await self._resample(run)
             await self._add(run)
             now = asyncio.get_running_loop().time()
             due = min((item.due for item in self._items.values() if item.problem is not None), default=now + 3600)
@@ -182,6 +190,8 @@ class Items:
             tag = self._tags.get(name)
             if tag is not None and address_of(tag) == address_of(item.tag):
                 if tag != item.tag or self._series(name, item) != assembler.series(item.handle):
+                    if item.monitored:  # what the server samples by is for `_resample` to change
+                        tag = tag.model_copy(update={"sampling_interval": item.tag.sampling_interval})
                     item.tag = tag
                     assembler.relabel(item.handle, self._series(name, item))
                 continue
@@ -197,6 +207,30 @@ class Items:
             await self._keep(run.subscribed.id)
             await run.session.unmonitor(run.subscribed.id, ended, run.limits.monitor)
             self._ended = self._ended[len(ended) :]
+
+    async def _resample(self, run: _Run) -> None:
+        """Tells the server of sampling intervals that have changed: the items live on, and nothing is missed."""
+        changed = [
+            (f"{self._place(name)}.samplingInterval", item, tag)
+            for name, item in self._items.items()
+            if item.monitored
+            and (tag := self._tags.get(name)) is not None
+            and tag.sampling_interval != item.tag.sampling_interval
+        ]
+        if not changed:
+            return
+        wishes = [run.wish(item.node, item.handle, tag) for _, item, tag in changed]
+        monitored = [item.monitored for _, item, _ in changed]
+        answers = await run.session.resample(run.subscribed.id, monitored, wishes, run.limits.monitor)
+        for (place, item, tag), answer in zip(changed, answers, strict=True):
+            item.tag = tag
+            if answer.status >> 30 >= 2:
+                problem = node_problem(place, tag.sampling_interval, answer.status)
+                self._problems.report(place, problem.problem, problem.remedy, problem.value)
+            else:
+                item.queue = answer.queue
+                self._problems.clear(place)
+        await self._keep(run.subscribed.id)
 
     async def _add(self, run: _Run) -> None:
         """Resolves, types and monitors what is wanted and not monitored; each node's trouble is its own."""
@@ -222,7 +256,7 @@ class Items:
             assert isinstance(rule, Rule)
             item = self._item(name, wanted[name][1], known.get(name, browse.Metadata()).unit, rule)
             item.node = node
-            wishes[name] = Wish(node, item.handle, run.sampling, run.queue)
+            wishes[name] = run.wish(node, item.handle, item.tag)
         if wishes and self.are_of(run.subscribed.id) and self._intake.assembler.handles > self._kept.reserved:
             await self._keep(run.subscribed.id)  # no handle goes out before it is reserved
         await self._monitor(run, wanted, wishes, now)
@@ -280,8 +314,7 @@ class Items:
         return Series(name, asset=item.tag.asset or self._settings.asset, unit=item.tag.unit or item.unit)
 
     def _place(self, name: str) -> str:
-        where = "tags" if name in self._settings.tags else "tagsFile"
-        return f"connections.{self._connection}.{where}.{name}"
+        return f"connections.{self._connection}.{self._tags[name].setting}.{name}"
 
     async def _metadata(self, run: _Run, nodes: Mapping[str, NodeId]) -> dict[str, browse.Metadata]:
         """Units and ranges, told as an event where they are new. A server that cannot say them costs only them."""
@@ -310,6 +343,11 @@ class Items:
         """The node that the handle stands for, as last resolved."""
         item = self._items.get(self.names.get(handle, ""))
         return None if item is None else item.node
+
+    def handle(self, tag: str) -> int | None:
+        """The tag's client handle; None while nobody knows its node."""
+        item = self._items.get(tag)
+        return None if item is None or item.node is None else item.handle
 
     def shallow(self) -> list[int]:
         """Handles of the tags of which the server keeps one value only: it replaces it, and sets no overflow bit."""
@@ -341,9 +379,13 @@ class _Run:
         self.limits = browse.OperationLimits()
         self.spaces: tuple[str, ...] = ()
         publishing = settings.publishing_interval
-        self.sampling = publishing if settings.sampling_interval is None else settings.sampling_interval
-        self.queue = (
-            subscription.queue_size(self.sampling, subscribed.interval)
-            if settings.queue_size == "auto"
-            else int(settings.queue_size)
-        )
+        self._sampling = publishing if settings.sampling_interval is None else settings.sampling_interval
+        self._queue = settings.queue_size
+
+    def wish(self, node: NodeId, handle: int, tag: Tag) -> Wish:
+        """What the server is asked for: the tag's own sampling interval, else the connection's, and a queue for it."""
+        sampling = self._sampling if tag.sampling_interval is None else tag.sampling_interval
+        queue = self._queue
+        if not isinstance(queue, int):
+            queue = subscription.queue_size(sampling, self.subscribed.interval)
+        return Wish(node, handle, sampling, queue)

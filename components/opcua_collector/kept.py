@@ -31,7 +31,7 @@ _DAMAGE: Final = (ValueError, TypeError, KeyError, IndexError)
 
 def fingerprint(settings: Connection) -> str:
     """Differs when the settings need another session or another subscription."""
-    dumped = settings.model_dump(mode="json", exclude={"tags", "tags_file", "asset", "request_timeout"})
+    dumped = settings.model_dump(mode="json", exclude={"tags", "tags_file", "tags_package", "asset", "request_timeout"})
     return hashlib.sha256(orjson.dumps(dumped, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
@@ -98,6 +98,7 @@ class KeptItem:
     rule: int
     unit: str  # from the server
     node: NodeId
+    sampling: float | None = None  # as configured for the tag itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,8 @@ class Items:
     def dump(self) -> bytes:
         """As a position."""
         rows = [
-            (i.tag, i.address, i.handle, i.monitored, i.queue, i.rule, i.unit, write_node(i.node)) for i in self.items
+            (i.tag, i.address, i.handle, i.monitored, i.queue, i.rule, i.unit, write_node(i.node), i.sampling)
+            for i in self.items
         ]
         return orjson.dumps(
             {"v": _VERSION, "subscription": self.subscription, "reserved": self.reserved, "items": rows}
@@ -129,8 +131,8 @@ def load_items(data: bytes | None) -> Items | None:
     try:
         content = _content(data)
         items = [
-            KeptItem(tag, tuple(address), handle, monitored, queue, rule, unit, read_node(node))
-            for tag, address, handle, monitored, queue, rule, unit, node in content["items"]
+            KeptItem(tag, tuple(address), handle, monitored, queue, rule, unit, read_node(node), *sampling)
+            for tag, address, handle, monitored, queue, rule, unit, node, *sampling in content["items"]
         ]
         return Items(content["subscription"], content["reserved"], items)
     except _DAMAGE:

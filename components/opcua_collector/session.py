@@ -193,6 +193,40 @@ class Session:
 
         return await in_batches(wishes, batch, ask)
 
+    async def resample(
+        self, subscription: int, items: Sequence[int], wishes: Sequence[Wish], batch: int
+    ) -> list[Monitored]:
+        """ModifyMonitoredItems: each item's sampling interval and queue as the wish has them; one answer per item.
+
+        Few servers do not know the service: it is then their answer for each item.
+        """
+
+        async def ask(some: Sequence[tuple[int, Wish]]) -> Sequence[Monitored]:
+            parameters = ua.ModifyMonitoredItemsParameters()
+            parameters.SubscriptionId = subscription
+            parameters.TimestampsToReturn = ua.TimestampsToReturn.Both
+            parameters.ItemsToModify = [
+                ua.MonitoredItemModifyRequest(MonitoredItemId=item, RequestedParameters=_monitoring(wish))
+                for item, wish in some
+            ]
+            try:
+                results = await self.stack.modify_monitored_items(parameters)
+            except UaStatusCodeError as error:
+                if error.code not in (ua.StatusCodes.BadServiceUnsupported, ua.StatusCodes.BadNotImplemented):
+                    raise
+                return [Monitored(error.code, item) for item, _ in some]
+            return [
+                Monitored(
+                    int(result.StatusCode.value),
+                    item,
+                    float(result.RevisedSamplingInterval) / 1000,
+                    int(result.RevisedQueueSize),
+                )
+                for (item, _), result in zip(some, results, strict=True)
+            ]
+
+        return await in_batches(list(zip(items, wishes, strict=True)), batch, ask)
+
     async def unmonitor(self, subscription: int, items: Sequence[int], batch: int) -> None:
         """DeleteMonitoredItems. Items that are gone already are no error."""
 
@@ -408,16 +442,20 @@ def _check_password(settings: Connection, choice: Choice, token_policy: str | No
         )
 
 
-def _item(wish: Wish) -> Any:
+def _monitoring(wish: Wish) -> Any:
     parameters = ua.MonitoringParameters()
     parameters.ClientHandle = wish.handle
     parameters.SamplingInterval = wish.sampling * 1000
     parameters.QueueSize = wish.queue
     parameters.DiscardOldest = True
+    return parameters
+
+
+def _item(wish: Wish) -> Any:
     request = ua.MonitoredItemCreateRequest()
     request.ItemToMonitor = ua.ReadValueId(NodeId=wish.node, AttributeId=ua.AttributeIds.Value)
     request.MonitoringMode = ua.MonitoringMode.Reporting
-    request.RequestedParameters = parameters
+    request.RequestedParameters = _monitoring(wish)
     return request
 
 

@@ -65,12 +65,12 @@ class Problems:
     def __init__(self) -> None:
         self._found: dict[str, Problem] = {}
 
-    def report(self, scope: str, problem: str, remedy: str, value: Any = None) -> None:
+    def report(self, scope: str, problem: str, remedy: str, value: Any = None, *, effect: str = "") -> None:
         """Something configured does not work: `scope` is its path, e.g. ``connections.line1.tags.T1.node``.
 
         Logged when it is new or has changed. A later report for the same scope replaces the earlier one.
         """
-        new = Problem(scope, value, problem, remedy)
+        new = Problem(scope, value, problem, remedy, effect)
         if self._found.get(scope) == new or (scope not in self._found and len(self._found) >= _MAX_PROBLEMS):
             return
         self._found[scope] = new

@@ -1,4 +1,4 @@
-"""The configuration last applied, kept on disk."""
+"""What was last applied, the configuration before all, kept on disk."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ logger = logging.getLogger(__name__)
 
 
 class LastGood:
-    """The configuration last applied, in a file that only its owner can read.
+    """What was last applied, in a file that only its owner can read. `what` it is, for the log.
 
     A file that cannot be understood is renamed aside (``<name>.malformed``) and reported: it costs the memory of the
     last good form, never the start.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, what: str = "last good configuration") -> None:
         self.path = path
+        self._what = what
 
     def read(self) -> dict[str, Any] | None:
         """The raw configuration, or None when there is none that can be read."""
@@ -30,7 +31,7 @@ class LastGood:
         except FileNotFoundError:
             return None
         except OSError as error:
-            logger.warning("The last good configuration %s cannot be read: %s", self.path, error)
+            logger.warning("The %s %s cannot be read: %s", self._what, self.path, error)
             return None
         try:
             raw = json.loads(text)
@@ -39,7 +40,7 @@ class LastGood:
         if isinstance(raw, dict):
             return raw
         aside = self.path.with_name(self.path.name + ".malformed")
-        logger.warning("The last good configuration %s is malformed and was renamed to %s", self.path, aside.name)
+        logger.warning("The %s %s is malformed and was renamed to %s", self._what, self.path, aside.name)
         with contextlib.suppress(OSError):
             self.path.replace(aside)
         return None
@@ -56,6 +57,6 @@ class LastGood:
                 os.fsync(file.fileno())
             new.replace(self.path)
         except OSError as error:
-            logger.warning("The last good configuration cannot be written to %s: %s", self.path, error)
+            logger.warning("The %s cannot be written to %s: %s", self._what, self.path, error)
             return False
         return True

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from sluice.schema import Place, Unit, literals
+from sluice.schema import Place, Unit, literals, unwrapped
 from sluice.units import comma
 
 LOOKS_SECRET = re.compile(r"pas+w|pass|pwd|^pw$|secret|token|credential|key$", re.IGNORECASE | re.MULTILINE)
@@ -144,7 +144,7 @@ def tell(error: dict[str, Any], info: Any, value: Any) -> tuple[str, str]:
     if kind in _BOUNDS:
         key, problem, remedy = _BOUNDS[kind]
         limit = context[key]
-        unit = next((item for item in (info.metadata if info else ()) if isinstance(item, Unit)), None)
+        unit = _unit(info)
         return problem, remedy.format(unit.show(limit) if unit else limit)
     if kind in ("literal_error", "enum"):
         words = literals(info.annotation) if info else []
@@ -166,9 +166,15 @@ def _example(info: Any) -> str:
         return f": {info.description}"
     default = info.get_default(call_default_factory=True, validated_data={}) if info is not None else None
     if default not in (PydanticUndefined, None, "", {}, []):
-        unit = next((item for item in info.metadata if isinstance(item, Unit)), None)
+        unit = _unit(info)
         return f", or leave it out for {unit.show(default) if unit else json.dumps(default, default=str)}"
     return ""
+
+
+def _unit(info: Any) -> Unit | None:
+    """In which unit people are told of the field's values; also of one that may be left out."""
+    metadata = unwrapped(info.annotation, info.metadata)[1] if info is not None else ()
+    return next((item for item in metadata if isinstance(item, Unit)), None)
 
 
 def one_of(words: Sequence[str], value: Any) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import os
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -17,8 +14,7 @@ from opcua_collector.address import (
     parse_browse_path,
     parse_node_id,
 )
-from opcua_collector.config import Configuration, Connection
-from opcua_collector.tags import select
+from opcua_collector.config import Configuration
 from sluice.config import load
 
 
@@ -90,6 +86,8 @@ GOOD = {"endpoint": "opc.tcp://127.0.0.1:4840/plant", "tags": {"T": {"node": "i=
         ({"user": {"name": "u", "password": "geheim"}}, "user.password", ("secret",)),
         ({"publishingInterval": "fast"}, "publishingInterval", ("500ms",)),
         ({"queueSize": 0}, "queueSize", ("auto",)),
+        ({"queueSize": "1,5"}, "queueSize", ("decimal comma", "1.5")),
+        ({"tags": {"T": {"node": "i=1", "samplingInterval": "2h"}}}, "tags.T.samplingInterval", ("too large", "1h")),
     ],
 )
 def test_a_wrong_setting_is_told_with_its_place_and_remedy_and_costs_only_itself(
@@ -106,69 +104,6 @@ def test_a_wrong_setting_is_told_with_its_place_and_remedy_and_costs_only_itself
 def test_the_policy_without_protection_is_never_the_default() -> None:
     loaded = load(Configuration, {"connections": {"line1": GOOD}}, None)
     assert loaded.config.connections["line1"].security.policy == "auto"
-
-
-def connection(**more: Any) -> Connection:
-    return Connection.model_validate({"endpoint": "opc.tcp://127.0.0.1:4840", **more})
-
-
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_tags_come_from_a_file_and_a_wrong_line_costs_itself(tmp_path: Path, separator: str) -> None:
-    lines = [
-        ["tag", "node", "path", "group", "unit", "asset"],
-        ["Reactor/Temp", "nsu=urn:x;s=Temp", "", "fast", "degC", "site/a"],
-        ["Reactor/Level", "", "/Objects/2:Level", "", "", ""],
-        ["Wrong", "Temp", "", "", "", ""],
-        ["", "i=1", "", "", "", ""],
-        ["Reactor/Temp", "i=2", "", "", "", ""],
-        [],
-    ]
-    with (tmp_path / "tags.csv").open("w", encoding="utf-8-sig", newline="") as file:
-        csv.writer(file, delimiter=separator).writerows(lines)
-    found = select("line1", connection(tagsFile="tags.csv", tags={"Reactor/Level": {"node": "i=9"}}), tmp_path)
-    assert {name: (tag.node, tag.path, tag.unit, tag.asset) for name, tag in found.tags.items()} == {
-        "Reactor/Temp": ("nsu=urn:x;s=Temp", None, "degC", "site/a"),
-        "Reactor/Level": ("i=9", None, "", ""),  # the configuration comes first
-    }
-    assert [problem.path for problem in found.problems] == [
-        "connections.line1.tagsFile",
-        "connections.line1.tagsFile",
-        "connections.line1.tagsFile.Wrong.node",
-    ]
-    assert "line 5 has no tag" in found.problems[0].problem
-    assert "line 6 names Reactor/Temp a second time" in found.problems[1].problem
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [(None, "cannot be read"), ("a,b\n1,2\n", "no header"), ("", "no header")],
-    ids=["missing", "no header", "empty"],
-)
-def test_a_tags_file_that_is_none_leaves_the_other_tags(tmp_path: Path, content: str | None, words: str) -> None:
-    if content is not None:
-        (tmp_path / "tags.csv").write_text(content)
-    found = select("line1", connection(tagsFile="tags.csv", tags={"T": {"node": "i=1"}}), tmp_path)
-    assert list(found.tags) == ["T"]
-    [problem] = found.problems
-    assert problem.path == "connections.line1.tagsFile"
-    assert words in problem.problem
-    assert problem.remedy
-
-
-def test_a_tags_file_that_no_file_can_be_costs_itself(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    for name, words in (("pipe", "not a file"), (".", "not a file"), ("a\0b", "cannot be a path")):
-        found = select("line1", connection(tagsFile=name, tags={"T": {"node": "i=1"}}), tmp_path)
-        assert list(found.tags) == ["T"]
-        assert words in found.problems[0].problem
-
-
-def test_ten_thousand_tags_are_read_in_a_blink(tmp_path: Path) -> None:
-    rows = "".join(f"Area/T{n},nsu=urn:x;s=T{n},,,,\n" for n in range(10_000))
-    (tmp_path / "tags.csv").write_text("tag,node,path,group,unit,asset\n" + rows)
-    found = select("line1", connection(tagsFile="tags.csv"), tmp_path)
-    assert len(found.tags) == 10_000
-    assert not found.problems
 
 
 def test_the_outbox_is_configured_beside_the_connections_and_a_mistake_in_it_stops_no_connection() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -91,7 +92,7 @@ def test_what_the_csv_module_writes_comes_back(
 ) -> None:
     """Excel's dialect: CRLF, quotes where need be, doubled quotes in quotes."""
     out = io.StringIO(newline="")
-    quoting = csv.QUOTE_ALL if everything_quoted else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if everything_quoted else csv.QUOTE_MINIMAL
     writer = csv.writer(out, "excel", delimiter=separator, quoting=quoting)
     writer.writerows([COLUMNS, *lines])
     found = table(out.getvalue().encode(encoding))

@@ -1,0 +1,39 @@
+"""What the configuration's models alone cannot see, found without network and without a device.
+
+The same texts stand in the status of a component that runs with such a configuration.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from opcua_collector.config import Configuration
+from opcua_collector.tags import Selection, select, sources
+from sluice.config import Problem
+
+
+def check(config: Configuration, directory: Path) -> list[Problem]:
+    """What is wrong with the tag tables of all connections, as far as they can be seen from here.
+
+    directory: where relative paths start. A table that only the device can have, by an absolute path or as a tag
+    package, is checked when it happens to be here, and not missed when it is not.
+    """
+    return [problem for selection in selections(config, directory).values() for problem in selection.problems]
+
+
+def warnings(config: Configuration, directory: Path) -> list[Problem]:
+    """What stops nothing, and is probably a mistake, such as a column whose name is nearly one that is known."""
+    return [warning for selection in selections(config, directory).values() for warning in selection.warnings]
+
+
+def selections(config: Configuration, directory: Path) -> dict[str, Selection]:
+    """The tags of every connection, those of the tables that can be seen from here included."""
+    found = {}
+    for name, connection in config.connections.items():
+        elsewhere = {
+            {"tagsFile": "tags_file", "tagsPackage": "tags_package"}[source.setting]: ""
+            for source in sources(connection, directory)
+            if (source.setting == "tagsPackage" or source.value.startswith("/")) and not source.path.exists()
+        }
+        found[name] = select(name, connection.model_copy(update=elsewhere), directory)
+    return found
