@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,14 +33,6 @@ class Configured:
     member: Member
     raw: Mapping[str, Any]
     directory: Path
-    _tags: dict[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
-
-    def tags(self, connection: str) -> Mapping[str, Any]:
-        """All tags of a connection that can be collected, those of its files included, which are read once."""
-        if connection not in self._tags:
-            select = importlib.import_module(f"{self.member.package}.tags").select
-            self._tags[connection] = select(connection, self.config.connections[connection], self.directory).tags
-        return self._tags[connection]
 
     @cached_property
     def loaded(self) -> Loaded[ComponentSettings]:
@@ -54,13 +47,35 @@ class Configured:
     @cached_property
     def checked(self) -> list[Problem]:
         """What the component's own checks find beyond its models: the rows of tag files, streams used twice."""
-        try:
-            checks = importlib.import_module(f"{self.member.package}.checks")
-        except ModuleNotFoundError as error:
-            if error.name != f"{self.member.package}.checks":
-                raise
-            return []
-        return list(checks.check(self.config, self.directory))
+        check = getattr(self._checks, "check", None)
+        return list(check(self.config, self.directory)) if check is not None else []
+
+    @cached_property
+    def suspicious(self) -> list[Problem]:
+        """What they find that stops nothing and is probably a mistake."""
+        warnings = getattr(self._checks, "warnings", None)
+        return list(warnings(self.config, self.directory)) if warnings is not None else []
+
+    @cached_property
+    def _selections(self) -> Mapping[str, Any]:
+        selections: Mapping[str, Any] = self._checks.selections(self.config, self.directory)
+        return selections
+
+    def tags(self, connection: str) -> Mapping[str, Any]:
+        """All tags of a connection that can be collected, those of the tables that can be read here included."""
+        tags: Mapping[str, Any] = self._selections[connection].tags
+        return tags
+
+    def tables(self, connection: str) -> Mapping[str, Path]:
+        """The tag tables of a connection by the setting that names them, whether they are here or not."""
+        sources = importlib.import_module(f"{self.member.package}.tags").sources
+        return {one.setting: one.path for one in sources(self.config.connections[connection], self.directory)}
+
+    @property
+    def _checks(self) -> Any:
+        """The component's module of checks; None for one whose models see everything."""
+        name = f"{self.member.package}.checks"
+        return importlib.import_module(name) if importlib.util.find_spec(name) is not None else None
 
 
 @dataclass(frozen=True)

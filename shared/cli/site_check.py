@@ -8,7 +8,7 @@ from typing import Any
 
 from cli.aliases import check_aliases
 from cli.deployments import check_components, check_validation
-from cli.document import Document
+from cli.document import Document, parse_place
 from cli.estimate import Estimate, check_estimate, estimate
 from cli.finding import Findings, Level
 from cli.gateway import Configured, Gateway
@@ -16,6 +16,7 @@ from cli.keys import check_keys, check_twins
 from cli.limits import Nucleus, check_deployment, check_lite, check_names, check_plain_secrets
 from cli.routes import check_routes
 from sluice.config import Problem
+from sluice.problem import render
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,38 @@ def check_component(configured: Configured, findings: Findings, nucleus: Nucleus
     for warning in configured.loaded.warnings:
         # A device runs on with a key that nobody reads. Whoever writes a document wants to know.
         findings.add("error" if warning.problem == "is an unknown key" else "warning", name, warning)
-    for problem in configured.checked:
-        findings.add(_level(problem), name, problem)
+    both: tuple[tuple[Level, list[Problem]], ...] = (
+        ("error", configured.checked),
+        ("warning", configured.suspicious),
+    )
+    for level, problems in both:
+        for problem in problems:
+            table = _table(configured, problem)
+            if table is None:
+                findings.add(level, name, problem)
+            else:
+                findings.at(level, (problem.line, 1), name, problem, table)
+    _absent_tables(configured, findings)
     check_lite(configured, findings, nucleus)
     check_plain_secrets(configured, findings)
 
 
-def _level(problem: Problem) -> Level:
-    """A file that only the device has cannot be read here, and need not be."""
-    last = problem.path.rpartition(".")[2]
-    if last == "tagsPackage" or (last == "tagsFile" and str(problem.value).startswith("/")):
-        return "warning" if problem.problem.startswith(("cannot be read", "is not installed")) else "error"
-    return "error"
+def _table(configured: Configured, problem: Problem) -> Path | None:
+    """The tag table in whose line the problem lies."""
+    place = parse_place(problem.path)
+    if not problem.line or len(place) < 3 or place[0] != "connections":
+        return None
+    return configured.tables(place[1]).get(place[2])
+
+
+def _absent_tables(configured: Configured, findings: Findings) -> None:
+    """Tables that only the device has: nothing is wrong with that, but nothing is known of their tags either."""
+    for connection in getattr(configured.config, "connections", ()):
+        for setting, path in configured.tables(connection).items():
+            if not path.exists() and (setting == "tagsPackage" or path.is_absolute()):
+                what = "is not here: its tags are neither checked nor in the figures below"
+                remedy = "check the table by itself: sluice check tags.csv"
+                place = render(("connections", connection, setting))
+                said = any(one.problem.path == place for one in findings.found)
+                if not said:
+                    findings.add("note", configured.member.name, Problem(place, None, what, remedy))

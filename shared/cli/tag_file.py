@@ -1,0 +1,33 @@
+"""A tag table by itself, as an engineer keeps it in a spreadsheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cli.finding import Findings
+from cli.output import Failure
+from sluice.config import Problem
+from sluice.tables import LARGEST, TableError
+
+
+def check_tag_file(path: Path) -> Findings:
+    """Every row that a collector would refuse, by the collector's own reader. Raises Failure when it cannot be read."""
+    from opcua_collector.tags import parse
+
+    findings = Findings(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+    except OSError as error:
+        raise Failure(f"{path}: cannot be read ({error.strerror}): give the path of a CSV file") from None
+    try:
+        parsed = parse(data, (), path.name)
+    except TableError as error:
+        problem = Problem("", error.value, error.problem, error.remedy)
+        findings.at("error", (max(1, error.line), 1), "", problem)
+        return findings
+    for problem in parsed.problems:
+        findings.at("error", (max(1, problem.line), 1), "", problem)
+    for warning in parsed.warnings:
+        findings.at("warning", (max(1, warning.line), 1), "", warning)
+    return findings
