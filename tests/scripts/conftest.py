@@ -19,7 +19,8 @@ def make_wheel() -> Callable[[Path, str], str]:
         pure = "true" if platform == "any" else "false"
         files = {
             f"{name}.py": f"VERSION = {version!r}\n",
-            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+            f"{info}/METADATA": f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\nLicense-Expression: MIT\n",
+            f"{info}/licenses/LICENSE": "Do as you like.\n",
             f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: {pure}\n{tags}",
         }
         files[f"{info}/RECORD"] = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])

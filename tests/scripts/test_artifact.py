@@ -1,6 +1,7 @@
 """What `install.sh` and `run.sh` promise on a device: offline, once, whole or not at all, and in words.
 
-The artifacts here are tiny, with the real pip in them; the last test installs a real one.
+The artifacts here are tiny, a component and the Runtime beside it as nuclei unpack them, with the real pip; the last
+tests install the real ones.
 """
 
 from __future__ import annotations
@@ -18,27 +19,43 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 import build
-from wheelhouse import PYTHONS, collect
+from artifact import install_packages
+from wheelhouse import PYTHONS, collect, read_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 MakeWheel = Callable[[Path, str], str]
 
 THIS_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+PROCESSES = sorted(
+    one.name for path in ROOT.glob("recipes/*.yaml") if (one := build.read_recipe(path)).name != build.RUNTIME
+)
+"""The components that run."""
+
 TOOLS = ("cat", "dirname", "mkdir", "rm", "sh", "tail")
 """All that the scripts may call beside the shell's own commands."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """An unpacked artifact, an empty work folder, and a PATH with nothing on it but a shell's tools and one Python."""
+    """A component's unpacked artifact, an empty work folder, and a PATH with nothing on it but a shell's tools."""
 
     artifact: Path
     work: Path
     bin: Path
 
-    def start(self, script: str, **variables: str) -> subprocess.Popen[str]:
+    @property
+    def unpacked(self) -> Path:
+        """Where the nucleus unpacks the artifacts of all components."""
+        return self.artifact.parents[2]
+
+    def runtime(self, version: str = "0.1.0") -> Path:
+        """The unpacked artifact of a Runtime."""
+        return self.unpacked / build.RUNTIME / version / "sluice-runtime-x86_64"
+
+    def start(self, script: str | Path, **variables: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [str(self.bin / "sh"), str(self.artifact / script)],
             cwd=self.work,
@@ -49,7 +66,7 @@ class Device:
             start_new_session=True,
         )
 
-    def call(self, script: str, **variables: str) -> tuple[int, str]:
+    def call(self, script: str | Path, **variables: str) -> tuple[int, str]:
         process = self.start(script, **variables)
         output, _ = process.communicate(timeout=60)
         return process.returncode, output
@@ -74,25 +91,24 @@ class Device:
 
 
 def make_device(folder: Path, make_wheel: MakeWheel) -> Device:
-    made = Device(folder / "artifacts unarchived" / "sluice-level-gauge-x86_64", folder / "work of it", folder / "bin")
+    artifact = folder / "artifacts unarchived" / "io.sluice.LevelGauge" / "1.2.3" / "sluice-level-gauge-x86_64"
+    made = Device(artifact, folder / "work of it", folder / "bin")
     files = {
-        "level_gauge/__init__.py": "",
-        "level_gauge/__main__.py": (
+        artifact / "level_gauge/__init__.py": "",
+        artifact / "level_gauge/__main__.py": (
             "import gauge, json, os, sluice, sys\n"
             "if __name__ == '__main__':\n"
             "    print(json.dumps([gauge.VERSION, sys.path, os.getpid(), sys.prefix, sys.flags.no_user_site]))\n"
         ),
-        "sluice/__init__.py": "",
+        artifact / "sluice/__init__.py": "",
     }
-    [pip] = collect(ROOT / "scripts/artifact/installer.txt", build.host(), ROOT / ".wheels")
-    for script in ("install.sh", "run.sh"):
+    for script in ("install.sh", "run.sh", "python.sh", "install_packages.py"):
         text = (ROOT / "scripts/artifact" / script).read_text().replace("@PYTHONS@", " ".join(PYTHONS))
-        files[script] = text.replace("@PIP@", f"installer/{pip.name}").replace("@PACKAGE@", "level_gauge")
-    for name, text in files.items():
-        (made.artifact / name).parent.mkdir(parents=True, exist_ok=True)
-        (made.artifact / name).write_text(text)
-    (made.artifact / "installer").mkdir()
-    (made.artifact / "installer" / pip.name).symlink_to(pip)
+        files[artifact / script] = text.replace("@PACKAGE@", "level_gauge")
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    add_runtime(made, "0.1.0")
     require(made, make_wheel, "1.0")
     made.work.mkdir()
     made.bin.mkdir()
@@ -101,6 +117,15 @@ def make_device(folder: Path, make_wheel: MakeWheel) -> Device:
         assert found is not None
         (made.bin / tool).symlink_to(found)
     return made
+
+
+def add_runtime(device: Device, version: str) -> None:
+    """Unpacks a Runtime beside the component: pip, and no wheel yet."""
+    [pip] = collect(ROOT / "scripts/artifact/installer.txt", build.host(), ROOT / ".wheels")
+    runtime = device.runtime(version)
+    for folder in ("installer", "wheels"):
+        (runtime / folder).mkdir(parents=True)
+    (runtime / "installer" / pip.name).symlink_to(pip)
 
 
 @pytest.fixture
@@ -124,8 +149,9 @@ def installed(first_installed: Device, tmp_path: Path) -> Device:
     return copy
 
 
-def require(device: Device, make_wheel: MakeWheel, version: str) -> None:
-    digest = make_wheel(device.artifact / "wheels", f"gauge-{version}-py3-none-any")
+def require(device: Device, make_wheel: MakeWheel, version: str, runtime: str = "0.1.0") -> None:
+    """Makes the component need this version of `gauge`, and a Runtime carry it."""
+    digest = make_wheel(device.runtime(runtime) / "wheels", f"gauge-{version}-py3-none-any")
     (device.artifact / "requirements.txt").write_text(
         f"gauge=={version} \\\n    --hash=sha256:{digest}\n"
         "absent==1.0 ; python_full_version < '3.10' \\\n    --hash=sha256:" + "0" * 64 + "\n"
@@ -148,10 +174,8 @@ def test_an_installed_component_runs_from_its_own_folders_alone(installed: Devic
 
 def test_a_second_install_finds_everything_done_and_is_over_at_once(installed: Device) -> None:
     made = (installed.work / "venv/stamp").stat().st_mtime_ns
-    for wheel in (installed.artifact / "wheels").iterdir():
-        wheel.unlink()
-    (next((installed.artifact / "installer").iterdir())).unlink()
-    assert installed.call("install.sh") == (0, ""), "it would fail if it looked at a wheel or started pip"
+    shutil.rmtree(installed.unpacked / build.RUNTIME)
+    assert installed.call("install.sh") == (0, ""), "it would fail if it looked for a wheel or started pip"
     assert (installed.work / "venv/stamp").stat().st_mtime_ns == made
 
 
@@ -173,7 +197,7 @@ def test_a_wheel_that_the_lock_does_not_know_is_refused_and_the_old_environment_
     installed: Device, make_wheel: MakeWheel
 ) -> None:
     require(installed, make_wheel, "1.1")
-    with zipfile.ZipFile(installed.artifact / "wheels/gauge-1.1-py3-none-any.whl", "a") as wheel:
+    with zipfile.ZipFile(installed.runtime() / "wheels/gauge-1.1-py3-none-any.whl", "a") as wheel:
         wheel.writestr("smuggled.py", "")
     status, output = installed.call("install.sh")
     assert status != 0
@@ -301,8 +325,8 @@ def test_without_a_usable_python_it_says_what_was_found_and_what_is_needed(devic
 
 
 def test_an_unsupported_python_is_called_by_its_version(device: Device) -> None:
-    install = device.artifact / "install.sh"
-    install.write_text(install.read_text().replace(f'pythons="{" ".join(PYTHONS)}"', 'pythons="3.99"'))
+    script = device.artifact / "python.sh"
+    script.write_text(script.read_text().replace(f'pythons="{" ".join(PYTHONS)}"', 'pythons="3.99"'))
     device.python("python3")
     status, output = device.call("install.sh")
     assert status == 1
@@ -315,17 +339,154 @@ def test_run_without_install_says_so(device: Device) -> None:
     assert "the install step has not run" in output
 
 
-def test_a_real_artifact_installs_without_a_network_and_every_package_of_it_is_whole(
-    device: Device, tmp_path: Path
-) -> None:
-    [path] = build.build(output=tmp_path / "build", names=["io.sluice.StreamExporter"], targets=[build.host()])
-    real = Device(tmp_path / path.stem, device.work, device.bin)
-    with zipfile.ZipFile(path) as archive:
-        archive.extractall(real.artifact)
+# --- the Runtime beside it ------------------------------------------------------------------------------------------
+
+
+def test_without_a_runtime_it_says_which_component_is_missing_and_where(device: Device) -> None:
     device.python(f"python{THIS_PYTHON}")
+    shutil.rmtree(device.unpacked / build.RUNTIME)
+    status, output = device.call("install.sh")
+    assert status != 0
+    assert "install: io.sluice.Runtime, which carries the packages that components run on, is not there" in output
+    assert f"{device.unpacked}/io.sluice.Runtime/<version>" in output
+    assert "Deploy it along with the component." in output
+    assert device.names() == []
+
+
+def test_a_package_that_no_runtime_carries_is_named_with_the_remedy(device: Device, make_wheel: MakeWheel) -> None:
+    device.python(f"python{THIS_PYTHON}")
+    require(device, make_wheel, "1.1")
+    (device.runtime() / "wheels/gauge-1.1-py3-none-any.whl").unlink()
+    status, output = device.call("install.sh")
+    assert status != 0
+    expected = f"install: io.sluice.Runtime 0.1.0 does not carry gauge==1.1 for Python {THIS_PYTHON}: "
+    assert f"{expected}deploy components and io.sluice.Runtime of one release\n" in output
+    assert device.names() == []
+
+
+def test_wheels_are_taken_from_whichever_runtime_has_them(device: Device, make_wheel: MakeWheel) -> None:
+    """During an upgrade the old and the new one lie there, and components of either release are installed."""
+    device.python(f"python{THIS_PYTHON}")
+    add_runtime(device, "0.10.0")
+    make_wheel(device.runtime("0.10.0") / "wheels", "gauge-2.0-py3-none-any")
+    device.install()
+    assert json.loads(device.call("run.sh")[1])[0] == "1.0"
+
+
+def test_a_runtime_that_was_half_removed_is_passed_over(device: Device) -> None:
+    device.python(f"python{THIS_PYTHON}")
+    add_runtime(device, "0.2.0")
+    shutil.rmtree(device.runtime("0.2.0") / "installer")
+    device.install()
+
+
+def test_the_newest_runtime_comes_first_by_number_and_not_by_text(tmp_path: Path) -> None:
+    for version in ("0.9.0", "0.10.0", "0.1.12"):
+        for folder in ("wheels", "installer"):
+            (tmp_path / build.RUNTIME / version / "sluice-runtime-aarch64" / folder).mkdir(parents=True)
+        (tmp_path / build.RUNTIME / version / "sluice-runtime-aarch64/installer/pip-1.0-py3-none-any.whl").touch()
+    assert [path.parent.name for path in install_packages.runtimes(tmp_path)] == ["0.10.0", "0.9.0", "0.1.12"]
+
+
+@pytest.fixture
+def runtime(device: Device) -> Device:
+    """A device on which only the Runtime's own install step is of interest."""
+    folder = device.runtime()
+    shutil.copy(ROOT / "scripts/artifact/runtime.sh", folder / "install.sh")
+    shutil.copy(device.artifact / "python.sh", folder / "python.sh")
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    (folder / "SHA256SUMS").write_text("".join(f"{'0' * 64}  {name}\n" for name in names))
+    return device
+
+
+def test_the_runtime_looks_whether_it_is_whole_and_changes_nothing(runtime: Device) -> None:
+    runtime.python(f"python{THIS_PYTHON}")
+    assert runtime.call(runtime.runtime() / "install.sh") == (0, "")
+    assert runtime.names() == []
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty"])
+def test_a_runtime_that_is_not_whole_says_so_at_its_own_install(runtime: Device, damage: str) -> None:
+    runtime.python(f"python{THIS_PYTHON}")
+    wheel = runtime.runtime() / "wheels/gauge-1.0-py3-none-any.whl"
+    wheel.unlink()
+    if damage == "empty":
+        wheel.touch()
+    status, output = runtime.call(runtime.runtime() / "install.sh")
+    assert status == 1
+    assert f"io.sluice.Runtime in {runtime.runtime()} is not whole: 1 of 2 files are missing, empty or" in output
+    assert f"the first is wheels/{wheel.name}. Deploy it again." in output
+
+
+def test_a_device_without_a_usable_python_hears_it_from_the_runtime_already(runtime: Device) -> None:
+    status, output = runtime.call(runtime.runtime() / "install.sh")
+    assert status == 1
+    assert "install: no Python that can run this. It needs one of: 3.13 3.12 3.11 3.10" in output
+
+
+# --- the real ones --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every real artifact for this machine, unpacked as a nucleus does, outside of the tree."""
+    folder = tmp_path_factory.mktemp("real")
+    for path in build.build(output=folder / "build", targets=[build.host()]):
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(folder / "unpacked" / path.parents[1].name / path.parent.name / path.stem)
+    return folder / "unpacked"
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_real_component_installs_without_a_network_and_runs_on_its_own_requirements_alone(
+    name: str, real: Path, device: Device
+) -> None:
+    """Neither the tree nor another component is in reach: what its own lock does not name it does not find."""
+    [artifact] = real.glob(f"{name}/*/sluice-*")
+    alone = device.unpacked.parent / "alone"
+    (alone / name / "0.0.0").mkdir(parents=True)
+    shutil.copytree(artifact, alone / name / "0.0.0" / artifact.name)
+    (alone / build.RUNTIME).symlink_to(real / build.RUNTIME)
+    component = Device(alone / name / "0.0.0" / artifact.name, device.work, device.bin)
+    component.python(f"python{THIS_PYTHON}")
     # An index that nobody answers: whoever asks for a package fails.
-    real.install(PIP_INDEX_URL="http://127.0.0.1:9/", HTTPS_PROXY="http://127.0.0.1:9", PIP_RETRIES="0")
-    python = str(real.work / "venv/bin/python")
-    [pip] = real.artifact.glob("installer/pip-*.whl")
+    component.install(PIP_INDEX_URL="http://127.0.0.1:9/", HTTPS_PROXY="http://127.0.0.1:9", PIP_RETRIES="0")
+
+    python = str(component.work / "venv/bin/python")
+    [pip] = real.glob(f"{build.RUNTIME}/*/*/installer/pip-*.whl")
     check = subprocess.run([python, "-I", f"{pip}/pip", "check"], capture_output=True, text=True, check=False)
     assert check.returncode == 0, check.stdout
+    listing = subprocess.run(
+        [python, "-I", f"{pip}/pip", "list", "--format=json"], capture_output=True, text=True, check=True
+    )
+    lock = [one for one in read_lock(component.artifact / "requirements.txt") if one.applies_to(build.host())]
+    assert {canonicalize_name(one["name"]) for one in json.loads(listing.stdout)} == {one.name for one in lock}
+
+    package = next(path.name for path in component.artifact.iterdir() if (path / "__main__.py").exists())
+    every_module = (
+        "import importlib, pkgutil, sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "for package in sys.argv[2:]:\n"
+        "    for one in pkgutil.walk_packages(importlib.import_module(package).__path__, package + '.'):\n"
+        "        importlib.import_module(one.name)\n"
+    )
+    imported = subprocess.run(
+        [python, "-I", "-c", every_module, str(component.artifact), package, "sluice"],
+        cwd=component.work,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert imported.returncode == 0, imported.stderr
+
+    # Started without a nucleus it must come as far as to say that none is there.
+    status, output = component.call("run.sh")
+    assert status != 0
+    assert "Traceback" not in output
+    assert "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT" in output
+
+
+def test_the_real_runtime_is_whole(real: Path, device: Device) -> None:
+    [runtime] = real.glob(f"{build.RUNTIME}/*/sluice-runtime-*")
+    device.python(f"python{THIS_PYTHON}")
+    assert device.call(runtime / "install.sh") == (0, "")
