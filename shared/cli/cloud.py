@@ -225,14 +225,12 @@ def explain(error: Exception, action: str, region: str) -> CloudError:
         return CloudError("no AWS region is set: give --region, or set AWS_REGION")
     if isinstance(error, exceptions.InvalidRegionError):
         return CloudError(f"{error}: correct --region")
-    if isinstance(error, exceptions.HTTPClientError):
+    if isinstance(error, (exceptions.HTTPClientError, exceptions.ConnectionError)):
         return PassingError(
             f"AWS is not to be reached in {region or 'the region'} ({error}): see the network and the proxy"
         )
     if isinstance(error, exceptions.ParamValidationError):
         return CloudError(f"{action} would not take what it is given: {error}")
-    if isinstance(error, exceptions.ReadTimeoutError | exceptions.ConnectTimeoutError):
-        return PassingError(f"AWS does not answer in {region or 'the region'} ({error}): see the network and the proxy")
     return CloudError(
         f"{error}: renew the credentials (`aws sso login`, `aws configure`) or see the region and profile"
     )

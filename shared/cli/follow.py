@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 from rich.console import Console, RenderableType
@@ -200,7 +201,7 @@ class Follower:
             return
         device.health = str(core.get("status", ""))
         seen = core.get("lastStatusUpdateTimestamp")
-        device.seen = seen.isoformat() if hasattr(seen, "isoformat") else str(seen or "")
+        device.seen = seen.isoformat() if isinstance(seen, datetime) else str(seen or "")
 
 
 def again(deployment: str, region: str) -> str:

@@ -19,8 +19,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Final
+from typing import IO, TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -87,9 +88,7 @@ def publish(
     with console.status("Publishing") as status:
         results = publisher.run(projects, lambda text: status.update(text))
     told = {"region": cloud.region, "account": publisher.account, "components": [one.as_dict() for one in results]}
-    answer(
-        told, as_json, lambda shown: [shown.print(f"{one.name} {one.version}: {one.words}") for one in results] and None
-    )
+    answer(told, as_json, lambda shown: shown.print(f"{len(results)} components are in account {publisher.account}."))
 
 
 # --- what there is to publish ----------------------------------------------------------------------------------------
@@ -251,7 +250,7 @@ class Publisher:
             elif project.version in self._cloud.versions(self._arn(project.name)):
                 result = self._there(project)
             else:
-                result = self._publish(project, lambda step, where=where: progress(f"{where}: {step}"), results)
+                result = self._publish(project, partial(_tell, progress, where), results)
                 state.note(key)
             say(f"{where}: {result.words}")
             results.append(result)
@@ -343,6 +342,10 @@ class Publisher:
             f"{what} {why}; the end of {log}:\n{told}\nDone before it: {finished}. Mend it and go on with --resume.",
             IN_THE_WAY,
         )
+
+
+def _tell(progress: Callable[[str], None], where: str, step: str) -> None:
+    progress(f"{where}: {step}")
 
 
 def _tail(log: Path, begin: int) -> str:

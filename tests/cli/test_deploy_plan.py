@@ -130,7 +130,7 @@ def test_a_fleets_rollout_name_and_user_are_kept(tmp_path: Path) -> None:
         },
         "before.json",
     )
-    made = make_plan(load(path), GROUP, before, members(), {}.get, Wishes())
+    made = make_plan(load(path), GROUP, before, members(), lambda name: None, Wishes())
     assert made.request["deploymentName"] == "Line 1"
     assert made.request["components"][COLLECTOR]["runWith"] == user
     assert made.request["iotJobConfiguration"] == {"timeoutConfig": {"inProgressTimeoutInMinutes": 60}}
