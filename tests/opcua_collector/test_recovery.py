@@ -262,6 +262,7 @@ async def test_a_slow_line_costs_nothing_and_is_not_taken_for_a_dead_one(
     assert status["requests"] > 5
 
 
+@pytest.mark.alone
 async def test_a_collector_that_ends_with_or_without_warning_goes_on_where_it_was_in_less_than_a_second(
     gateway: Gateway, plant: PlantProcess
 ) -> None:

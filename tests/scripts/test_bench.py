@@ -6,9 +6,12 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.alone
 def test_the_decoder_is_at_least_ten_times_cheaper_per_value_than_stock_asyncua(tmp_path: Path) -> None:
     report = tmp_path / "bench.json"
     command: list[str | Path] = [ROOT / "scripts" / "bench", "--json", report]

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.alone
 def test_delivery_adds_less_than_a_microsecond_and_three_times_the_bytes_per_value(tmp_path: Path) -> None:
     report = tmp_path / "bench.json"
     report.write_text('{"ok": true, "decoder": []}')

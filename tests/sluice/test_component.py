@@ -204,6 +204,7 @@ async def test_it_runs_with_its_configuration_and_tells_its_status(tmp_path: Pat
         assert (status["component"], status["version"], status["config"]["rejected"]) == ("tiny", "0.1.0", [])
 
 
+@pytest.mark.alone
 @BOTH
 async def test_sigterm_stops_it_in_time_with_exit_0_and_a_last_status(tmp_path: Path, profile: Profile) -> None:
     async with running(tmp_path, profile) as tiny:
@@ -214,6 +215,7 @@ async def test_sigterm_stops_it_in_time_with_exit_0_and_a_last_status(tmp_path: 
         assert tiny.statuses[-1]["state"] == "stopping"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("settings", [{"stopTakes": "60s"}, {"fail": "stop blocks"}, {"fail": "start hangs"}])
 async def test_it_stops_within_four_seconds_whatever_hangs(tmp_path: Path, settings: dict[str, Any]) -> None:
     async with running(tmp_path, **settings) as tiny:
@@ -223,6 +225,7 @@ async def test_it_stops_within_four_seconds_whatever_hangs(tmp_path: Path, setti
         assert seconds < 4.2
 
 
+@pytest.mark.alone
 async def test_it_stops_also_while_it_waits_for_a_nucleus(tmp_path: Path) -> None:
     async with running(tmp_path) as tiny:
         await tiny.status(is_running)

@@ -100,6 +100,7 @@ async def test_works_run_and_are_told_in_the_order_of_their_submission(tmp_path:
         assert database.commits < 10
 
 
+@pytest.mark.alone
 async def test_a_lone_work_waits_for_no_interval_and_many_share_one(tmp_path: Path) -> None:
     async with opened(tmp_path / "a.db", commit_interval=0.4) as database:
         start = time.monotonic()

@@ -179,6 +179,7 @@ async def test_every_sample_crosses_the_bus_once_and_unchanged(tmp_path: Path, p
     assert [row.tag for part in reader.parts for row in part.samples()] == [sent.series[s].tag for s in sent.s.tolist()]
 
 
+@pytest.mark.alone
 @BOTH
 async def test_a_consumer_that_was_away_catches_up_ten_times_faster_than_data_comes(
     tmp_path: Path, profile: str
