@@ -30,7 +30,7 @@ def _check(gateway: Gateway, findings: Findings, sink: str, template: str) -> No
     from_server = "unit" in alias_fields(template)
     taken: dict[str, tuple[str, str]] = {}
     told = 0
-    for component, connection, tag, place, unit, alias in _aliases(gateway, template):
+    for component, connection, tag, unit, alias in _aliases(gateway, template):
         if from_server and not unit:
             continue
         problem = remedy = ""
@@ -50,18 +50,18 @@ def _check(gateway: Gateway, findings: Findings, sink: str, template: str) -> No
             if told > _MOST_OF_A_KIND:
                 findings.left_out["error"] = findings.left_out.get("error", 0) + 1
                 continue
+            place = render(("connections", connection, "tags", tag))
             findings.add("error", component, Problem(place, None, problem, remedy))
 
 
-def _aliases(gateway: Gateway, template: str) -> Iterator[tuple[str, str, str, str, str, str]]:
-    """Component, connection, tag, its place, its unit and its alias."""
+def _aliases(gateway: Gateway, template: str) -> Iterator[tuple[str, str, str, str, str]]:
+    """Component, connection, tag, its unit and its alias."""
     for source in exported(gateway):
         for name, tag in source.producer.tags(source.connection).items():
             alias = template.format(
                 asset=tag.asset or source.settings.asset, tag=name, unit=tag.unit, source=source.connection
             )
-            place = render(("connections", source.connection, "tags", name))
-            yield source.producer.member.name, source.connection, name, place, tag.unit, alias
+            yield source.producer.member.name, source.connection, name, tag.unit, alias
 
 
 def _named(connection: str, other: str, tag: str) -> str:

@@ -46,15 +46,17 @@ class Configured:
 
     @cached_property
     def checked(self) -> list[Problem]:
-        """What the component's own checks find beyond its models: the rows of tag files, streams used twice."""
-        check = getattr(self._checks, "check", None)
-        return list(check(self.config, self.directory)) if check is not None else []
+        """What the component's own checks find beyond its models: the rows of tag tables, streams used twice."""
+        if hasattr(self._checks, "selections"):  # of which its `check` is a part: tables are read once
+            return [problem for one in self._selections.values() for problem in one.problems]
+        return list(self._checks.check(self.config, self.directory)) if self._checks is not None else []
 
     @cached_property
     def suspicious(self) -> list[Problem]:
         """What they find that stops nothing and is probably a mistake."""
-        warnings = getattr(self._checks, "warnings", None)
-        return list(warnings(self.config, self.directory)) if warnings is not None else []
+        if hasattr(self._checks, "selections"):
+            return [warning for one in self._selections.values() for warning in one.warnings]
+        return []
 
     @cached_property
     def _selections(self) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +12,6 @@ from typing import Any
 
 import yaml
 
-from build import read_recipe
 from sluice.config import ComponentSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -45,13 +45,17 @@ def members() -> Mapping[str, Member]:
     """Every component of the suite by its Greengrass name, in alphabetical order."""
     found = {}
     for path in sorted((REPOSITORY / "recipes").glob("*.yaml")):
-        declared = read_recipe(path)
+        recipe = yaml.load(path.read_text(encoding="utf-8"), _LOADER)  # noqa: S506 - a safe loader, in C
+        name, uri = recipe["ComponentName"], recipe["Manifests"][0]["Artifacts"][0]["Uri"]
+        match = _ARTIFACT.search(uri)
+        assert match is not None, f"{path}: {uri} is not called sluice-<id>-<architecture>.zip"
+        package = match[1].replace("-", "_")
         settings = None
-        if (REPOSITORY / "components" / declared.package / "config.py").exists():
-            settings = importlib.import_module(f"{declared.package}.config").Configuration
-        recipe = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
-        found[declared.name] = Member(declared.name, declared.version, declared.id, recipe, settings)
+        if (REPOSITORY / "components" / package / "config.py").exists():
+            settings = importlib.import_module(f"{package}.config").Configuration
+        found[name] = Member(name, recipe["ComponentVersion"], match[1], recipe, settings)
     return found
 
 
+_ARTIFACT = re.compile(r"/sluice-([a-z0-9-]+?)-(?:x86_64|aarch64)\.zip$")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
