@@ -51,7 +51,7 @@ def own_certificate(folder: Path, application_uri: str) -> OwnCertificate:
     own = folder / "own"
     path, key_path = own / "certificate.der", own / "private-key.pem"
     if not (path.exists() and key_path.exists()):
-        own.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_folder(own)
         _make(path, key_path, application_uri)
     certificate = x509.load_der_x509_certificate(path.read_bytes())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -104,6 +104,12 @@ def _host_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         return x509.DNSName(host.encode("ascii", "replace").decode("ascii"))
+
+
+def _make_folder(path: Path) -> None:
+    """With the one above it, both for the owner alone: whoever may write to a folder may exchange what is in it."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.mkdir(exist_ok=True, mode=0o700)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -217,7 +223,7 @@ def check_server(folder: Path, connection: str, trust: str, shown: bytes, now: d
             f"to {certificate.not_valid_after_utc:%Y-%m-%d}",
             "renew it on the server, set the clocks, or give the certificate as a file to believe it as it is",
         )
-    pinned.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_folder(pinned.parent)
     _write(pinned, shown)
 
 

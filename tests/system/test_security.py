@@ -160,6 +160,11 @@ async def test_a_gateway_at_work_is_as_security_md_says(build: Path, tmp_path: P
             if path.stat().st_mode & 0o077
         }
         assert open_to_others == {}
+        pki = work / COLLECTOR / "pki"  # whoever may write there says which server is believed
+        folders = [pki, *(path for path in pki.rglob("*") if path.is_dir())]
+        assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folders} == dict.fromkeys(
+            ("pki", "own", "trusted"), 0o700
+        )
 
         counters = await plant.counters()
         statuses = repr(rehearsal.statuses)
