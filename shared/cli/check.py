@@ -109,7 +109,9 @@ def _check_file(path: Path, component: str, nucleus: Nucleus, change: float) -> 
 
     try:
         if component:
-            made = document.merge_of(path, _member_name(component))
+            from cli.suite import find
+
+            made = document.merge_of(path, find(component).name)
             return site_check.check_document(made, nucleus=nucleus, change=change)
         if path.suffix.lower() in _TABLES:
             from cli.tag_file import check_tag_file
@@ -133,20 +135,6 @@ def _check_file(path: Path, component: str, nucleus: Nucleus, change: float) -> 
             problem = Problem(fault.place, None, fault.problem, fault.remedy)
             findings.at("error", (fault.line, fault.column), "", problem)
         return site_check.Report(findings)
-
-
-def _member_name(component: str) -> str:
-    import difflib
-
-    from cli.suite import members
-
-    configurable = {name: member for name, member in members().items() if member.settings is not None}
-    for name, member in configurable.items():
-        if component in (name, member.id):
-            return name
-    near = difflib.get_close_matches(component, configurable, 1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(configurable)}"
-    raise Failure(f"--component {component}: no component of the suite that has settings: {hint}", 2)
 
 
 # --- for people -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import re
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from cli.output import Failure
 from sluice.config import ComponentSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -55,6 +57,17 @@ def members() -> Mapping[str, Member]:
             settings = importlib.import_module(f"{package}.config").Configuration
         found[name] = Member(name, recipe["ComponentVersion"], match[1], recipe, settings)
     return found
+
+
+def find(name: str) -> Member:
+    """The component with settings called `name`, by its full name or its id in topics. Raises cli.output.Failure."""
+    configurable = {one.name: one for one in members().values() if one.settings is not None}
+    for member in configurable.values():
+        if name in (member.name, member.id):
+            return member
+    near = difflib.get_close_matches(name, configurable, 1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(configurable)}"
+    raise Failure(f"{name or 'no name'}: is no component with settings: {hint}", 2)
 
 
 _ARTIFACT = re.compile(r"/sluice-([a-z0-9-]+?)-(?:x86_64|aarch64)\.zip$")
