@@ -1,8 +1,8 @@
-"""Fills gaps from the server's history, beside the live data and never in its way.
+"""Reads the server's history, beside the live data and never in its way.
 
 `Gaps` says what is to be read and takes note of what has been; `history` asks. Here is the rest: what may run at once,
-how fast, what waits for what. A connection keeps one Backfill for its life, and runs `run` as one of the tasks of each
-session that publishes:
+how fast, what waits for what. `requested.Requested` takes the place of `Gaps` for ranges that somebody asked for. A
+connection keeps one Backfill of each for its life, and runs `run` as one of the tasks of each session that publishes:
 
     backfill = Backfill(name, outlet, assembler, node=items.node, behind=feed_is_behind)
     ... _first_end(run.finish, ..., backfill.run(session, limits))          # cancelled when the session ends
@@ -80,6 +80,45 @@ class Outlet(Protocol):
         """The same for events."""
 
 
+class Work(Protocol):
+    """What is to be read: `gaps.Gaps`, `requested.Requested`."""
+
+    unknown: set[int]
+
+    def eligible(self, handle: int, why: str) -> None:
+        """Whether the server keeps a history of the tag: "", or why not."""
+
+    def events(self, now: float) -> list[dict[str, Any]]:
+        """What cannot be read, told once."""
+
+    def work(self, now: float, most: int) -> list[Piece]:
+        """What to read next with one call; each piece is busy until `finished`, `refused` or `returned`."""
+
+    def bounds(self, piece: Piece) -> tuple[int, int] | None:
+        """What of the piece is still wanted: at < time < end."""
+
+    def advanced(self, piece: Piece, upto: int) -> None:
+        """Samples of the piece up to this time have been handed on."""
+
+    def brought(self, values: int) -> None:
+        """So many values have been handed on."""
+
+    def finished(self, piece: Piece) -> None:
+        """The piece has been read to its end."""
+
+    def refused(self, piece: Piece, why: str) -> None:
+        """The server keeps no history of the tag after all."""
+
+    def returned(self, piece: Piece, due: float) -> None:
+        """The piece was not read to its end; not before `due` again."""
+
+    def dump(self, newest: int) -> bytes:
+        """What survives, as a position."""
+
+    def status(self) -> dict[str, Any]:
+        """What there is still to do."""
+
+
 class Live(Protocol):
     """What it needs of `opcua_collector.session.Session`."""
 
@@ -116,7 +155,11 @@ class Counts:
 
 
 class Backfill:
-    """`node`: the node of a client handle, None while it is not monitored. `behind`: whether live data has to wait."""
+    """`node`: the node of a client handle, None while it is not monitored. `behind`: whether live data has to wait.
+
+    work, position: what is to be read, and under which position that is kept; without them the assembler's gaps. wait:
+    what else it has to wait for, empty for nothing.
+    """
 
     def __init__(
         self,
@@ -126,6 +169,9 @@ class Backfill:
         *,
         node: Callable[[int], NodeId | None],
         behind: Callable[[], bool],
+        work: Work | None = None,
+        position: str = "gaps",
+        wait: Callable[[], str] = lambda: "",
         rate: float = RATE,
         values_per_node: int = history.VALUES_PER_NODE,
     ) -> None:
@@ -133,7 +179,10 @@ class Backfill:
         self._connection = connection
         self._outlet = outlet
         self._assembler = assembler
-        self._gaps = assembler.gaps
+        self._work: Work = assembler.gaps if work is None else work
+        self._position = position
+        self._wait = wait
+        self._reading = False
         self._node = node
         self._behind = behind
         self._rate = rate
@@ -155,10 +204,11 @@ class Backfill:
                     self._tell()
                     looked = _now()
                 while len(tasks) < CALLS and not self._must_wait():
-                    pieces = self._gaps.work(_now(), size[0])
+                    pieces = self._work.work(_now(), size[0])
                     if not pieces:
                         break
                     tasks.add(asyncio.create_task(self._read(session.stack, pieces, size)))
+                self._reading = bool(tasks)
                 if tasks:
                     done, tasks = await asyncio.wait(tasks, timeout=_TICK, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
@@ -166,11 +216,17 @@ class Backfill:
                 else:
                     await asyncio.sleep(_TICK)
         finally:
+            self._reading = False
             await end(*tasks)
+
+    @property
+    def reading(self) -> bool:
+        """Something is being read just now."""
+        return self._reading
 
     def status(self) -> dict[str, Any]:
         """For the connection's status: what remains, what was done."""
-        remaining = self._gaps.status()
+        remaining = self._work.status()
         told = {key: value for key, value in asdict(self.counts).items() if value}
         if remaining:
             told["remaining"] = remaining
@@ -182,22 +238,22 @@ class Backfill:
 
     async def _learn(self, stack: StackSession, limits: OperationLimits) -> None:
         """Which of the nodes have a history."""
-        if not self._gaps.unknown or _now() < self._unlearnt_until:
+        if not self._work.unknown or _now() < self._unlearnt_until:
             return
-        asked = [(handle, node) for handle in self._gaps.unknown if (node := self._node(handle)) is not None]
+        asked = [(handle, node) for handle in self._work.unknown if (node := self._node(handle)) is not None]
         try:
             for start in range(0, len(asked), _LEARNT_AT_ONCE):
                 some = asked[start : start + _LEARNT_AT_ONCE]
                 answers = await browse.history(stack, limits, [node for _, node in some])
                 for (handle, _), why in zip(some, answers, strict=True):
-                    self._gaps.eligible(handle, why)
+                    self._work.eligible(handle, why)
         except _FAILURES as error:
             self._unlearnt_until = _now() + _PAUSE
             logger.warning("Connection %s: which nodes have a history is not known: %r", self._connection, error)
 
     def _tell(self) -> None:
         """Events of what cannot be read, with the note that they were told."""
-        events = self._gaps.events(_now())
+        events = self._work.events(_now())
         if events:
             for event in events:
                 logger.warning(
@@ -211,7 +267,7 @@ class Backfill:
             self._submit_events([{**about, **event} for event in events])
 
     def _submit_events(self, events: Sequence[Mapping[str, Any]]) -> None:
-        positions = {"gaps": self._gaps.dump(self._outlet.newest)}
+        positions = {self._position: self._work.dump(self._outlet.newest)}
         submitted = asyncio.ensure_future(self._outlet.submit_events(events, positions=positions))
         submitted.add_done_callback(_retrieved)
 
@@ -223,7 +279,7 @@ class Backfill:
         elif self._behind():
             self._waits = "for live data"
         else:
-            self._waits = ""
+            self._waits = self._wait()
         return bool(self._waits)
 
     async def _let_pass(self) -> None:
@@ -257,7 +313,7 @@ class Backfill:
             logger.exception("Connection %s: reading from history failed", self._connection)
         finally:
             for reading in readings:
-                self._gaps.returned(reading.piece, _now() + pause)  # no more than a look where it is over
+                self._work.returned(reading.piece, _now() + pause)  # no more than a look where it is over
             await self._release(stack, [reading.question for reading in readings if reading.point])
 
     async def _ask(
@@ -303,7 +359,7 @@ class Backfill:
         low, high, top = (np.zeros(len(handles), np.int64) for _ in range(3))
         for reading, page in good:
             row = place[reading.piece.handle]
-            bounds = self._gaps.bounds(reading.piece)
+            bounds = self._work.bounds(reading.piece)
             if bounds is not None:
                 low[row], top[row] = bounds
                 # What has the time of the page's last value waits: the next page may bring more of that time.
@@ -314,12 +370,14 @@ class Backfill:
         for reading, page in good:
             row = place[reading.piece.handle]
             if done[row] > low[row]:
-                self._gaps.advanced(reading.piece, int(done[row]))
+                self._work.advanced(reading.piece, int(done[row]))
                 self._failures.pop(reading.piece.handle, None)
             self._go_on(reading, page, int(last[row]), int(top[row]), size)
             if reading.point and not reading.over:
                 reading.held = [some for block in held if len(some := _of(block, reading.piece.handle))]
-        self.counts.values += sum(map(len, wanted))
+        values = sum(map(len, wanted))
+        self.counts.values += values
+        self._work.brought(values)
         return self._assembler.brought(wanted)
 
     def _blocks(self, good: Sequence[tuple[_Reading, Page]]) -> list[Block]:
@@ -354,7 +412,7 @@ class Backfill:
             self._put_off(reading, Outcome.RESTART, "GoodMoreData without a continuation point", size)
         elif not page.point or last >= top:
             reading.over = True
-            self._gaps.finished(reading.piece)
+            self._work.finished(reading.piece)
         elif reading.idle > _IDLE_PAGES:
             self._put_off(reading, Outcome.RESTART, "a continuation point that leads nowhere", size)
 
@@ -364,20 +422,20 @@ class Backfill:
         handle = reading.piece.handle
         if why == "BadNoContinuationPoints" and size[0] > 1:
             size[0] = max(1, size[0] * 3 // 4)
-            self._gaps.returned(reading.piece, _now())
+            self._work.returned(reading.piece, _now())
             return
         failures = self._failures.get(handle, 0) + 1
         if means is Outcome.NEVER or failures >= _TRIES:
             self._failures.pop(handle, None)
-            self._gaps.refused(reading.piece, f"the server answers {why}")
+            self._work.refused(reading.piece, f"the server answers {why}")
             return
         self._failures[handle] = failures
-        self._gaps.returned(reading.piece, _now() + (0.0 if means is Outcome.RESTART else _PAUSE * failures))
+        self._work.returned(reading.piece, _now() + (0.0 if means is Outcome.RESTART else _PAUSE * failures))
 
     async def _durable(self, columns: Sequence[Columns]) -> None:
         """Hand samples on, together with how far that is; no faster than the rate."""
         self._earliest = max(_now(), self._earliest) + sum(map(len, columns)) / self._rate
-        await self._outlet.submit_backfill(columns, positions={"gaps": self._gaps.dump(self._outlet.newest)})
+        await self._outlet.submit_backfill(columns, positions={self._position: self._work.dump(self._outlet.newest)})
         await self._let_pass()
 
     async def _release(self, stack: StackSession, questions: Sequence[Question]) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
+from opcua_collector.commands import Commands
 from opcua_collector.config import Configuration
 from opcua_collector.config import Connection as ConnectionSettings
 from opcua_collector.connection import Connection
 from opcua_collector.problems import TroubleError
 from opcua_collector.session import Identity
 from opcua_collector.tags import Selection, Stamp, forget, select, stamps
+from sluice.command import Command
 from sluice.component import Component, Context
 from sluice.config import Changes
 from sluice.log import Secret
@@ -178,6 +180,12 @@ class OpcUaCollector(Component[Configuration]):
             raise TroubleError(
                 "user.password", reference.secret or reference.file, error.problem, error.remedy
             ) from None
+
+    def commands(self) -> Sequence[Command[Any]]:
+        """`backfill` and `forget`."""
+        return Commands(
+            lambda: {name: running.connection for name, running in self._running.items()}, lambda: self._outlets
+        ).all()
 
     def trouble(self) -> str:
         """What keeps the outbox from taking, or delivering, anything."""

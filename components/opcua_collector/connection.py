@@ -171,6 +171,8 @@ class Connection:
 
     def _before_requests(self) -> str:
         """What a request has to wait for: nothing is to be lost, or late, for its sake."""
+        if not self._requested.waiting:
+            return ""
         if not self._outlet.roomy:
             return "for room in the outbox: consumers have to take what is kept first"
         return "for gaps to be filled" if self._backfill.reading else ""

@@ -188,6 +188,10 @@ class Gaps:
             self._why[tag] = why
             self.unknown.discard(handle)
 
+    def history(self, tag: str) -> str | None:
+        """Whether the server keeps a history of the tag: "", or why not; None: it is not known yet."""
+        return self._why.get(tag)
+
     def ask_again(self) -> None:
         """A new session: what the last one refused may be allowed now."""
         for tag in self._refused:
@@ -403,6 +407,9 @@ class Gaps:
             hole.brought = hole.end is None
             self._look(self._tags[piece.handle])
             self.changed = True
+
+    def brought(self, values: int) -> None:
+        """So many values have been handed on; how many there will be nobody knows."""
 
     def finished(self, piece: Piece) -> None:
         """The piece has been read to its end."""

@@ -41,6 +41,10 @@ class Outlet(Protocol):
     def full(self) -> bool:
         """The outbox is full, and this source can be read again later: it should pause."""
 
+    @property
+    def roomy(self) -> bool:
+        """There is room for more than what comes by itself."""
+
     def submit(
         self,
         columns: Sequence[Columns],

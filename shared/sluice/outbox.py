@@ -237,6 +237,11 @@ class Outbox:
 
         return await self._database.read(frames)
 
+    @property
+    def roomy(self) -> bool:
+        """Less than half of the limit is used, or about to be."""
+        return 2 * (self._bytes + self._pending) < self._limit()
+
     def status(self) -> dict[str, Any]:
         """How full it is, how old, how long it lasts, and what troubles it."""
         limit = self._limit()

@@ -25,7 +25,7 @@ from sluice.bus import Bus, BusSubscription
 from sluice.config import OutboxSettings
 from sluice.cursors import ACK_PREFIX, Ask, MessageError, decode_cursors
 from sluice.database import DatabaseError
-from sluice.delivery import ANNOUNCE_EVERY, MAX_CONSUMERS, Frame, Producer, Registration, replay_topic
+from sluice.delivery import ANNOUNCE_EVERY, HEARD_WITHIN, MAX_CONSUMERS, Frame, Producer, Registration, replay_topic
 from sluice.following import MAX_WINDOW
 from sluice.ipc import IpcDisconnected, IpcError, IpcTimeout, IpcTooLarge
 from sluice.outbox import Outbox, Put, Quota, Registered
@@ -225,6 +225,35 @@ class Outlets:
         if self._outbox.trouble:
             return self._outbox.remedy
         return "what is kept is delivered when the local bus takes it again" if self._bus_trouble else ""
+
+    def consumers(self) -> set[str]:
+        """Everybody for whom something is kept, by id."""
+        return {name for channel in self._channels.values() for name in channel.producer.consumers}
+
+    def forget(self, consumer: str) -> int:
+        """Keep nothing more for a consumer, until it is heard again; how many batches waited for it.
+
+        Raises ValueError, with the remedy, for one that is configured, was heard just now, or is not known.
+        """
+        if consumer in self._settings.consumers:
+            raise ValueError("is named under outbox.consumers, for whom everything is kept: take it out there first")
+        now = self._loop.time()
+        known = {
+            channel: channel.producer.consumers[consumer]
+            for channel in self._channels.values()
+            if consumer in channel.producer.consumers
+        }
+        if not known:
+            names = ", ".join(sorted(self.consumers())) or "nobody"
+            raise ValueError(f"is not known: those for whom data is kept are {names}")
+        if any(of.seen is not None and now - of.seen <= HEARD_WITHIN for of in known.values()):
+            raise ValueError("runs, and would register again at once: stop or remove it first")
+        waiting = sum(channel.producer.durable - of.acked for channel, of in known.items())
+        for channel in known:
+            del channel.producer.consumers[consumer]
+            self._settle(channel)
+        logger.warning("%s was forgotten: %d batches had been kept for it", consumer, waiting)
+        return waiting
 
     def ledgers(self) -> dict[str, dict[str, int]]:
         """The ledger of each stream, for the status."""
@@ -624,6 +653,11 @@ class Outlet:
     def full(self) -> bool:
         """The outbox is full, and this source is to pause until it is not."""
         return self._recoverable and self._outlets._outbox.full
+
+    @property
+    def roomy(self) -> bool:
+        """Less than half of what may be kept is kept: there is room for more than what comes by itself."""
+        return self._outlets._outbox.roomy
 
     def submit(
         self,

@@ -52,6 +52,7 @@ class Sink:
     newest: int = 0
     full: bool = False
     recoverable: bool = False
+    roomy: bool = True
 
     async def _done(self) -> None: ...
 

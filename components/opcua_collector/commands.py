@@ -1,0 +1,201 @@
+"""What the collector can be asked to do: read a range of the past again, forget a consumer. See `sluice.command`.
+
+What `backfill` guarantees: each sample that the server's history has in the range is handed on once per command, over
+restarts of collector and server. What was collected before comes again: SiteWise and S3 readers are safe from that, as
+the same property, time and quality overwrite each other; whoever reads Kinesis gets such samples twice, in the stream
+`<connection>/backfill`. It waits for live data, for gaps, and for half of the outbox to be free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from opcua_collector.connection import Connection
+from sluice.command import Call, Command, CommandError
+from sluice.config import Settings, refuse
+from sluice.outlets import Outlets
+from sluice.problem import one_of
+from sluice.units import format_duration
+
+LONGEST_RANGE: Final = 31 * 86_400
+"""Seconds."""
+_SECOND: Final = 10**9
+_AHEAD: Final = 60 * _SECOND  # a clock may be ahead of ours by this
+_EARLIEST: Final = 10**17  # 1973: a smaller number is no time in nanoseconds
+_LATEST: Final = 4 * 10**18  # 2096
+_LOOK: Final = 0.5  # seconds between looks how far it is
+_SHOWN: Final = 10
+_TIME: Final = re.compile(
+    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?\s*(Z|[+-]\d\d:?\d\d)", re.IGNORECASE
+)
+_WRITE_TIME: Final = "write it with its time zone, such as 2026-03-01T10:00:00Z, or as nanoseconds since 1970"
+
+
+def _moment(value: Any) -> int:
+    """A time as nanoseconds since 1970."""
+    text = str(value).strip()
+    if re.fullmatch(r"\d+", text):
+        number = int(text)
+    elif match := _TIME.fullmatch(text):
+        day, minutes, seconds, fraction, zone = match.groups()
+        zone = "+00:00" if zone in "Zz" else zone if ":" in zone else f"{zone[:3]}:{zone[3:]}"
+        try:
+            whole = datetime.fromisoformat(f"{day}T{minutes}:{seconds or '00'}{zone}")
+        except ValueError:
+            refuse("is no time", _WRITE_TIME)
+        number = int(whole.timestamp()) * _SECOND + int((fraction or "0").ljust(9, "0"))
+    else:
+        refuse("is no time", _WRITE_TIME)
+    if not _EARLIEST <= number <= _LATEST:
+        refuse("is not between 1973 and 2096", _WRITE_TIME)
+    return number
+
+
+def _patterns(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Moment = Annotated[int, BeforeValidator(_moment)]
+
+
+class Backfill(Settings):
+    """Arguments of `backfill`."""
+
+    connection: str = Field(examples=["line1"])
+    """Name of the connection."""
+    first: Annotated[Moment, Field(alias="from", examples=["2026-03-01T10:00:00Z"])]
+    """Samples from this time on."""
+    to: Annotated[Moment, Field(examples=["2026-03-01T12:00:00Z"])]
+    """Samples before this time."""
+    tags: Annotated[list[str], BeforeValidator(_patterns), Field(min_length=1, max_length=1000)] = Field(
+        default_factory=lambda: ["*"]
+    )
+    """Tags, or patterns with * and ?."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Backfill:
+        if self.first >= self.to:
+            refuse("does not begin before it ends", "give from a time before to")
+        if self.to - self.first > LONGEST_RANGE * _SECOND:
+            refuse(f"is longer than {format_duration(LONGEST_RANGE)}", "ask for it in several commands")
+        return self
+
+
+class Forget(Settings):
+    """Arguments of `forget`."""
+
+    consumer: Annotated[str, Field(min_length=1, max_length=64, examples=["stream-exporter"])]
+    """Id of a consumer, as under outbox.consumers in the status."""
+
+
+class Commands:
+    """The commands of a collector. connections: those that run, by name; outlets: None while there are none."""
+
+    def __init__(
+        self, connections: Callable[[], Mapping[str, Connection]], outlets: Callable[[], Outlets | None]
+    ) -> None:
+        self._connections = connections
+        self._outlets = outlets
+
+    def all(self) -> Sequence[Command[Any]]:
+        """For the channel."""
+        return (
+            Command("backfill", Backfill, self._backfill, check=self._can_backfill, resumable=True),
+            Command("forget", Forget, self._forget, check=self._can_forget),
+        )
+
+    # --- backfill ---
+
+    def _can_backfill(self, wanted: Backfill) -> None:
+        connection = self._connection(wanted.connection)
+        if wanted.to > time.time_ns() + _AHEAD:
+            raise CommandError("arguments.to is in the future", "give a time that has passed")
+        tags = matching(wanted.tags, connection.tags, wanted.connection)
+        why = {connection.history(tag) for tag in tags}
+        if None not in why and "" not in why:
+            raise CommandError(
+                f"the server of {wanted.connection} has no history of {'these tags' if len(tags) > 1 else tags[0]}: "
+                f"{', '.join(sorted(filter(None, why)))[:300]}",
+                "have the server record their history and let this user read it",
+            )
+        if connection.asked:
+            raise CommandError(
+                f"{wanted.connection} has as many ranges to read as it takes",
+                "send it again when one of them is done; the same id will do",
+            )
+
+    def _connection(self, name: str) -> Connection:
+        connections = self._connections()
+        if name not in connections:
+            raise CommandError(
+                f"arguments.connection = {name[:64]!r} is no connection", one_of(sorted(connections)[:_SHOWN], name)
+            )
+        return connections[name]
+
+    async def _backfill(self, call: Call[Backfill]) -> Mapping[str, Any]:
+        wanted = call.arguments
+        connection = self._connection(wanted.connection)
+        tags = matching(wanted.tags, connection.tags, wanted.connection)
+        request = connection.request(call.id, wanted.first, wanted.to, tags)
+        while not request.over:
+            call.progress(request.progress, request.result())
+            await asyncio.sleep(_LOOK)
+            if self._connections().get(wanted.connection) is not connection:
+                raise CommandError(
+                    f"the connection {wanted.connection} was removed", "configure it again and send a new command"
+                )
+        await connection.settled()
+        result = request.result()
+        if request.tags and request.left_out == request.tags:
+            raise CommandError(
+                f"nothing could be read: {', '.join(sorted(set(request.why.values())))[:300]}",
+                "see that the server keeps a history of these tags, that this user may read it, and that they are "
+                "collected",
+            )
+        return result
+
+    # --- forget ---
+
+    def _can_forget(self, wanted: Forget) -> None:
+        if self._outlets() is None:
+            raise CommandError("the outbox is not open", "send it again when the component runs")
+
+    async def _forget(self, call: Call[Forget]) -> Mapping[str, Any]:
+        outlets = self._outlets()
+        name = call.arguments.consumer
+        if outlets is None:
+            raise CommandError("the outbox is not open", "send it again when the component runs")
+        try:
+            return {"batches": outlets.forget(name)}
+        except ValueError as error:
+            problem, _, remedy = str(error).partition(": ")
+            raise CommandError(f"arguments.consumer = {name!r} {problem}", remedy) from None
+
+
+def matching(patterns: Sequence[str], tags: Mapping[str, Any], connection: str) -> list[str]:
+    """The tags that a pattern names, in their order. Raises CommandError for a pattern that names none."""
+    found: set[str] = set()
+    for pattern in patterns:
+        some = [pattern] if pattern in tags else [tag for tag in tags if fnmatchcase(tag, pattern)]
+        if not some:
+            raise CommandError(
+                f"arguments.tags: {pattern[:128]!r} names no tag of {connection}",
+                one_of(_near(pattern, tags), pattern) if tags else "configure its tags first",
+            )
+        found.update(some)
+    return [tag for tag in tags if tag in found]
+
+
+def _near(pattern: str, tags: Mapping[str, Any]) -> list[str]:
+    """Some tags to choose from, those with a similar name first."""
+    near = difflib.get_close_matches(pattern, tags, _SHOWN)
+    return [*near, *(tag for tag in tags if tag not in near)][:_SHOWN]
