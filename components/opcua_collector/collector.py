@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
+from opcua_collector import checks
 from opcua_collector.commands import Commands
 from opcua_collector.config import Configuration
 from opcua_collector.config import Connection as ConnectionSettings
@@ -17,7 +19,7 @@ from opcua_collector.session import Identity
 from opcua_collector.tags import Selection, Stamp, forget, select, stamps
 from sluice.command import Command
 from sluice.component import Component, Context
-from sluice.config import Changes
+from sluice.config import Changes, Problem
 from sluice.log import Secret
 from sluice.secrets import SecretError
 from sluice.streams import Outlets
@@ -180,6 +182,11 @@ class OpcUaCollector(Component[Configuration]):
             raise TroubleError(
                 "user.password", reference.secret or reference.file, error.problem, error.remedy
             ) from None
+
+    @classmethod
+    def check(cls, config: Configuration, directory: Path) -> Sequence[Problem]:
+        """What is wrong with the tag tables of all connections."""
+        return checks.check(config, directory)
 
     def commands(self) -> Sequence[Command[Any]]:
         """`backfill` and `forget`."""

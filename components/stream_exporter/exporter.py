@@ -11,16 +11,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from sluice.batch import LITE_MAX_MESSAGE_BYTES
 from sluice.component import Component, Context
-from sluice.config import Changes
+from sluice.config import Changes, Problem
 from sluice.ipc import IpcError
 from sluice.streams import Inlet
-from stream_exporter.config import AnySink, Configuration, streams_of, topic_filters
+from stream_exporter import checks
+from stream_exporter.config import Configuration, topic_filters
 from stream_exporter.sink import Sink
 from stream_exporter.sinks import make_sink
 from stream_exporter.stream_client import DEFAULT_PORT, StreamClient
@@ -77,6 +78,11 @@ class StreamExporter(Component[Configuration]):
         await asyncio.gather(*(sink.stop(STOP_LIMIT) for sink in self._sinks.values()))
         if self._store is not None:
             await self._store.close(CLOSE_LIMIT)
+
+    @classmethod
+    def check(cls, config: Configuration, directory: Path) -> Sequence[Problem]:
+        """Sinks that cannot run beside the others."""
+        return checks.check(config, directory)
 
     def trouble(self) -> str:
         """What keeps the store of units from taking anything."""
@@ -142,8 +148,13 @@ class StreamExporter(Component[Configuration]):
         """Make every sink of the configuration that is not there yet; their names."""
         timeout = config.stream_manager.request_timeout
         made = []
+        clashes = checks.clashes(config.sinks, self._sinks)
         for name, settings in config.sinks.items():
-            if name in self._sinks or self._clashes(name, settings, config):
+            if name in self._sinks:
+                continue
+            self.context.problems.clear(f"sinks.{name}")
+            if (found := clashes.get(name)) is not None:
+                self.context.problems.report(found.path, found.problem, found.remedy, found.value, effect=found.effect)
                 continue
             client = StreamClient(name, self.find_port, request_timeout=timeout)
             assert self._store is not None
@@ -151,19 +162,6 @@ class StreamExporter(Component[Configuration]):
             self._sinks[name] = sink
             made.append(name)
         return made
-
-    def _clashes(self, name: str, settings: AnySink, config: Configuration) -> bool:
-        """Whether another sink that runs already has a stream that this one wants; it is left out and reported."""
-        place = f"sinks.{name}"
-        self.context.problems.clear(place)
-        for other in self._sinks:
-            shared = set(streams_of(settings)) & set(streams_of(config.sinks[other]))
-            if shared:
-                problem = f"is a stream of the sink {other} too"
-                remedy = "give each sink streams of its own; this sink does not run"
-                self.context.problems.report(f"{place}.stream", problem, remedy, shared.pop())
-                return True
-        return False
 
     async def find_port(self) -> int:
         """Stream manager's port: from its configuration, else from the environment, else the default."""

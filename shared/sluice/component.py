@@ -103,8 +103,6 @@ class Context:
     secrets: Secrets
     max_message_bytes: int
     problems: Problems
-    recheck: Callable[[], None] = lambda: None
-    """Have `Component.check` look again: a file that the configuration names has changed."""
 
 
 class Component(ABC, Generic[C]):
@@ -140,9 +138,10 @@ class Component(ABC, Generic[C]):
 
     @classmethod
     def check(cls, config: C, directory: Path) -> Sequence[Problem]:
-        """What is wrong with a configuration that its models accept; they stand in the status, and in `sluice check`.
+        """What is wrong with a configuration that its models accept, with one that is only proposed as well.
 
-        directory: the work folder, from which relative paths start. Called on a thread of its own. No network.
+        What it finds in the configuration that runs, the component reports itself (`Context.problems`), in the same
+        words. directory: the work folder, from which relative paths start. Called on a thread of its own. No network.
         """
         return ()
 
@@ -204,14 +203,11 @@ class Runner:
             secrets=Secrets(ipc, work_dir),
             max_message_bytes=LITE_MAX_MESSAGE_BYTES,
             problems=self._problems,
-            recheck=self._recheck,
         )
         self._commands = CommandService(
             ipc, component.id, thing_name, work_dir, [Command("status", NoArguments, self._tell_status, reads=True)]
         )
         self._validation = Validation(ipc, self._judge)
-        self._check_again = asyncio.Event()
-        self._checked: Sequence[Problem] = ()
         self._raw: Any = None
         self._loaded: Loaded[ComponentSettings] | None = None
         self._instance: Component[Any] | None = None
@@ -248,10 +244,7 @@ class Runner:
         await self._until_answered(self._ipc.detect_nucleus)
         await self._read()
         await self._commands.start()
-        beside = [
-            asyncio.create_task(work)
-            for work in (self._subscribe(), self._report(), self._validation.run(), self._keep_checked())
-        ]
+        beside = [asyncio.create_task(work) for work in (self._subscribe(), self._report(), self._validation.run())]
         try:
             await self._follow()
         finally:
@@ -301,7 +294,6 @@ class Runner:
         self._context.max_message_bytes = self._message_bytes(config)
         self._commands.configure(config.cloud_commands, self._context.max_message_bytes)
         self._validation.configure(config.validate_deployments)
-        self._check_again.set()
         return True
 
     async def _get(self) -> Any:
@@ -360,35 +352,12 @@ class Runner:
             return LITE_MAX_MESSAGE_BYTES
         return int(wanted)
 
-    async def _keep_checked(self) -> None:
-        """Look for what the models cannot see, whenever there is reason to."""
-        while True:
-            await self._check_again.wait()
-            self._check_again.clear()
-            if self._loaded is not None:
-                found = await asyncio.to_thread(self._found, self._loaded.config)
-                new = [problem for problem in found if problem not in self._checked]
-                self._checked = found
-                for problem in new[:_MAX_LOGGED]:
-                    logger.warning(str(problem))
-
-    def _recheck(self) -> None:
-        self._check_again.set()
-
-    def _found(self, config: ComponentSettings) -> Sequence[Problem]:
-        """On a thread: the component's own check, which must not cost more than itself."""
-        try:
-            return list(self._component.check(config, self._context.work_dir))[:_MAX_PROBLEMS]
-        except Exception:
-            logger.exception("The configuration could not be checked")
-            return ()
-
     async def _judge(self, raw: Any) -> Sequence[Problem]:
         """Everything that is wrong with a configuration that is not applied yet."""
 
         def problems() -> Sequence[Problem]:
             loaded = load(self._component.settings, raw)
-            return [*loaded.problems, *self._found(loaded.config)]
+            return [*loaded.problems, *self._component.check(loaded.config, self._context.work_dir)]
 
         return await asyncio.to_thread(problems)
 
@@ -482,8 +451,7 @@ class Runner:
 
     def _rejected(self) -> list[dict[str, Any]]:
         problems = self._loaded.problems if self._loaded else []
-        told = {str(problem): problem for problem in (*problems, *self._checked, *self._problems)}
-        return [problem.as_dict() for problem in told.values()]
+        return [problem.as_dict() for problem in (*problems, *self._problems)]
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {}
