@@ -1,0 +1,201 @@
+"""Takes secrets out of what leaves a device.
+
+Theory of operation
+-------------------
+A secret is recognised by the name beside it (`password=…`, `"token": …`, `--secret …`, and what
+`sluice.problem.LOOKS_SECRET` knows), by where it stands (a URL's login, an Authorization header, `Bearer …`), or by
+what it looks like (private keys, keys and tokens of AWS, JWTs, long runs of base64). Whoever is found once is
+remembered, and `finish` takes it out of everything again, whatever stands beside it there, also as JSON, in URLs and as
+base64. What may be a secret goes: a support bundle that says less is better than one that says too much.
+
+References to secrets (`{secret: sluice-line1, key: password}`) stay, as far as they are ones: a component can read only
+secrets named `sluice-…`, so that another name may be the secret itself, written in the wrong place.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote, quote_plus
+
+from sluice.problem import LOOKS_SECRET
+
+HIDDEN: Final = "***"
+_SHORTEST: Final = 5
+"""Characters of a secret that is looked for wherever it stands: shorter ones are hidden beside their name only."""
+_MOST_KNOWN: Final = 2_000
+_DEEPEST: Final = 50
+
+_NAMES: Final = re.compile(
+    LOOKS_SECRET.pattern + r"|authori[sz]ation|cookie|svcuid|signature|^sig$|pin$|private", re.IGNORECASE | re.MULTILINE
+)
+_SURE: Final = re.compile(
+    r"pas+w|passphrase|pwd|^pw$|secret|token|credential|api.?key|access.?key|svcuid", re.IGNORECASE
+)
+"""Names whose values are remembered: beside other names there may stand ordinary words."""
+_TO_THE_END: Final = re.compile(r"pas+w|passphrase|pwd|secret", re.IGNORECASE)
+"""Names after which a value without quotes may have blanks: it goes to the end of its line."""
+_REFERENCE: Final = re.compile(r"sluice-[A-Za-z0-9/_+=.@-]+|arn:aws[a-z-]*:secretsmanager:[A-Za-z0-9/_+=.@:-]+")
+_PLAIN_KEYS: Final = frozenset({"password", "passwd", "pass", "user", "username", "token", "secret", "key", "value"})
+_WORDS: Final = frozenset({"true", "false", "null", "none", "undefined", "empty", "required", HIDDEN})
+
+_PEM: Final = re.compile(r"-----BEGIN[^-\n]*PRIVATE KEY-----(?:.*?-----END[^-\n]*-----|[A-Za-z0-9+/=\s\\]*)", re.DOTALL)
+_PEM_END: Final = re.compile(r"\A(?:(?!-----BEGIN).)*?-----END[^-\n]*PRIVATE KEY-----", re.DOTALL)
+_LOGIN: Final = re.compile(r"(?<=://)([^/\s\"'<>]*)@")
+_HEADER: Final = re.compile(
+    r"(authori[sz]ation\\*[\"']?\s*[:=]\s*\\*[\"']?)((?:[A-Za-z]+\s+)?[^\s\"',;\\]+)", re.IGNORECASE
+)
+_SCHEME: Final = re.compile(r"\b(bearer|basic)\s+([A-Za-z0-9._~+/=-]{8,})", re.IGNORECASE)
+_NAMED: Final = re.compile(
+    r"(?P<name>[A-Za-z_][\w.-]{0,80})(?P<between>\\*[\"']?\s*(?:=>|[:=])\s*)"
+    r"(?P<value>\\*\"(?:[^\"\\]|\\[^\"])*\\*\"|'[^']*'|[^\s\"'][^\n]*)"
+)
+_OPTION: Final = re.compile(
+    r"(?P<name>--?[A-Za-z][\w-]{0,80})(?P<between>[\s=]+)(?P<value>\"[^\"]*\"|'[^']*'|[^\s-]\S*)"
+)
+_SHAPES: Final = (
+    re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"),
+    re.compile(r"(?<![A-Za-z0-9+/_-])(?=[A-Za-z0-9+/_-]*[a-z])(?=[A-Za-z0-9+/_-]*[A-Z])(?=[A-Za-z0-9+/_-]*[0-9])"
+               r"(?![A-Za-z0-9/._-]*/[a-z]+/)[A-Za-z0-9+/_-]{40,}={0,2}"),
+)  # fmt: skip
+_ONE_WORD: Final = re.compile(r"[^\s,;&}\])\"']+")
+
+
+class Redactor:
+    """Redacts values and texts, and remembers what it took out."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def value(self, value: Any, depth: int = 0) -> Any:
+        """A copy of a JSON value in which what stands under a secret's name, or looks like one, is hidden."""
+        if depth > _DEEPEST:
+            return HIDDEN
+        if isinstance(value, Mapping):
+            redacted = {}
+            for key, inner in value.items():
+                name = str(key)
+                redacted[self.text(name)] = (
+                    self._hide(name, inner, depth) if _NAMES.search(name) else self.value(inner, depth + 1)
+                )
+            return redacted
+        if isinstance(value, (list, tuple)):
+            return [self.value(inner, depth + 1) for inner in value]
+        return self.text(value) if isinstance(value, str) else value
+
+    def text(self, text: str) -> str:
+        """A text without what may be a secret."""
+        text = _PEM_END.sub(HIDDEN, _PEM.sub(HIDDEN, text))
+        text = _LOGIN.sub(self._login, text)
+        text = _HEADER.sub(self._header, text)
+        text = _SCHEME.sub(self._scheme, text)
+        text = self._named(_NAMED, text)
+        text = self._named(_OPTION, text)
+        for shape in _SHAPES:
+            text = shape.sub(HIDDEN, text)
+        return text
+
+    def log(self, text: str) -> str:
+        """A log: lines that are JSON objects are read as such, so that escapes hide nothing."""
+        lines = []
+        for line in _PEM_END.sub(HIDDEN, _PEM.sub(HIDDEN, text)).splitlines():
+            try:
+                found = json.loads(line) if line.startswith("{") else None
+            except (ValueError, RecursionError):
+                found = None
+            if isinstance(found, dict):
+                lines.append(json.dumps(self.value(found), ensure_ascii=False))
+            else:
+                lines.append(self.text(line))
+        return "\n".join(lines)
+
+    def finish(self, text: str) -> str:
+        """Take everything that was found anywhere out of a text that is otherwise done."""
+        forms = set()
+        for known in self._known:
+            forms |= {known, json.dumps(known)[1:-1], json.dumps(known, ensure_ascii=False)[1:-1]}
+            forms |= {quote(known, safe=""), quote_plus(known), base64.b64encode(known.encode()).decode().rstrip("=")}
+        for form in sorted(forms, key=len, reverse=True):
+            text = text.replace(form, HIDDEN)
+        return text
+
+    # --- what is found ---
+
+    def remember(self, secret: str) -> None:
+        """A secret that must not occur anywhere."""
+        secret = secret.strip()
+        plain = secret.lower() in _WORDS or len(secret) < (8 if secret.isdigit() else _SHORTEST)
+        if not plain and len(self._known) < _MOST_KNOWN:
+            self._known.add(secret)
+
+    def _hide(self, name: str, value: Any, depth: int) -> Any:
+        if isinstance(value, Mapping):
+            if value and set(value) <= {"secret", "key", "file"}:
+                return {str(part): self._reference(str(part), inner) for part, inner in value.items()}
+            return {self.text(str(key)): self._hide("", inner, depth + 1) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._hide(name, inner, depth + 1) for inner in value]
+        if value is None or isinstance(value, bool):
+            return value
+        if _SURE.search(name) and isinstance(value, str):
+            self.remember(value)
+        return HIDDEN
+
+    def _reference(self, part: str, value: Any) -> Any:
+        if not isinstance(value, str) or not value:
+            return HIDDEN if value else value
+        if part == "file":
+            return self.text(value)
+        if (part == "secret" and _REFERENCE.fullmatch(value)) or (part == "key" and value.lower() in _PLAIN_KEYS):
+            return value
+        self.remember(value)
+        return HIDDEN
+
+    def _login(self, match: re.Match[str]) -> str:
+        for part in match[1].split(":", 1)[1:]:
+            self.remember(part)
+        return f"{HIDDEN}@"
+
+    def _header(self, match: re.Match[str]) -> str:
+        self.remember(match[2].split()[-1])
+        return match[1] + HIDDEN
+
+    def _scheme(self, match: re.Match[str]) -> str:
+        return f"{match[1]} {HIDDEN}"
+
+    def _named(self, pattern: re.Pattern[str], text: str) -> str:
+        parts, at = [], 0
+        while (match := pattern.search(text, at)) is not None:
+            name, value = match["name"], match["value"]
+            if not _NAMES.search(name) or value.startswith(HIDDEN):
+                # The value may itself hold a name and a value: go on right behind the separator.
+                parts.append(text[at : match.start("value")])
+                at = match.start("value")
+                continue
+            sure = bool(_SURE.search(name))
+            quoted = re.match(r"\\*[\"']", value)
+            whole = quoted is not None or _TO_THE_END.search(name) is not None
+            if not whole:
+                word = _ONE_WORD.match(value)
+                value = word[0] if word else ""
+            if quoted is None and value.lstrip()[:1] in ("{", "["):
+                # A structure: look for names in it.
+                parts.append(text[at : match.start("value") + 1])
+                at = match.start("value") + 1
+                continue
+            if sure and (whole or not value.isalpha()):
+                self._remember_parts(value)
+            parts.append(text[at : match.start("value")] + (HIDDEN if value else ""))
+            at = match.start("value") + len(value)
+        return "".join(parts) + text[at:]
+
+    def _remember_parts(self, value: str) -> None:
+        """The whole of what stood there, and its first word: where an unquoted secret ends nobody knows."""
+        bare = value.strip().strip("\\\"'")
+        self.remember(bare)
+        if (word := _ONE_WORD.match(bare)) is not None and any(not one.isalpha() for one in word[0]):
+            self.remember(word[0])
