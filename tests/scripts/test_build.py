@@ -199,12 +199,13 @@ def test_a_python_without_pip_is_given_one_in_the_cache(
 
 @pytest.fixture
 def tree(tmp_path: Path, lock: Path, index: Path, make_wheel: MakeWheel) -> Path:
-    """A repository with one component, `level_gauge`, and much that does not belong on a device."""
+    """A repository with one component, `level_gauge`, the Runtime, and much that does not belong on a device."""
     root = tmp_path / "repository"
     for folder, names in {
         "components/level_gauge": ["__init__.py", "__main__.py", "README.md", "notes.txt", "__pycache__/x.pyc"],
         "components/level_gauge/codec": ["__init__.py"],
-        "shared/sluice": ["__init__.py", "batch.py", "py.typed", "__pycache__/y.pyc"],
+        "components/runtime": ["README.md"],
+        "shared/sluice": ["batch.py", "py.typed", "__pycache__/y.pyc"],
         "shared/plant": ["__init__.py"],
         "tests": ["test_all.py"],
     }.items():
@@ -212,21 +213,31 @@ def tree(tmp_path: Path, lock: Path, index: Path, make_wheel: MakeWheel) -> Path
             path = root / folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"# {folder}/{name}\n")
-    shutil.copy(lock, root / "components/level_gauge/requirements.txt")
+    (root / "shared/sluice/__init__.py").write_text('"""The library."""\n\n__version__ = "1.2.3"\n')
+    for component in ("level_gauge", "runtime"):
+        shutil.copy(lock, root / "components" / component / "requirements.txt")
     shutil.copytree(ROOT / "scripts/artifact", root / "scripts/artifact")
     pip = make_wheel(index, "pip-1.0-py3-none-any")
     (root / "scripts/artifact/installer.txt").write_text(f"pip==1.0 \\\n    --hash=sha256:{pip}\n")
-    for name in ("LICENSE", "NOTICE", "recipe.yaml"):
+    for name in ("LICENSE", "NOTICE", "recipe.yaml", "gdk-config.json"):
         shutil.copy(ROOT / name, root / name)
     (root / "recipes").mkdir()
     (root / "recipes/io.sluice.LevelGauge.yaml").write_text(
-        '---\nComponentName: io.sluice.LevelGauge\nComponentVersion: "1.2.3"\nManifests:\n'
-        + "".join(
-            f"  - Artifacts:\n      - Uri: s3://BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION/sluice-level-gauge-{one}.zip\n"
-            for one in ARCHITECTURES
-        )
+        '---\nComponentName: io.sluice.LevelGauge\nComponentVersion: "1.2.3"\nComponentDependencies:\n'
+        '  io.sluice.Runtime:\n    VersionRequirement: ">=1.2.0 <1.3.0"\n    DependencyType: SOFT\n'
+        + manifests("level-gauge")
+    )
+    (root / "recipes/io.sluice.Runtime.yaml").write_text(
+        '---\nComponentName: io.sluice.Runtime\nComponentVersion: "1.2.3"\n' + manifests("runtime")
     )
     return root
+
+
+def manifests(component: str) -> str:
+    return "Manifests:\n" + "".join(
+        f"  - Artifacts:\n      - Uri: s3://BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION/sluice-{component}-{one}.zip\n"
+        for one in ARCHITECTURES
+    )
 
 
 def files_of(folder: Path) -> dict[str, str]:
@@ -237,6 +248,16 @@ def files_of(folder: Path) -> dict[str, str]:
     }
 
 
+def names_in(path: Path) -> list[str]:
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
+def text_in(path: Path, name: str) -> str:
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(name).decode()
+
+
 def test_the_output_is_laid_out_as_gdk_and_local_deployments_expect(tree: Path) -> None:
     build.build(root=tree, targets=TWO_TARGETS)
     written = files_of(tree / "greengrass-build")
@@ -245,59 +266,134 @@ def test_the_output_is_laid_out_as_gdk_and_local_deployments_expect(tree: Path) 
         "SHA256SUMS",
         "artifacts/io.sluice.LevelGauge/1.2.3/sluice-level-gauge-aarch64.zip",
         "artifacts/io.sluice.LevelGauge/1.2.3/sluice-level-gauge-x86_64.zip",
+        "artifacts/io.sluice.Runtime/1.2.3/sluice-runtime-aarch64.zip",
+        "artifacts/io.sluice.Runtime/1.2.3/sluice-runtime-x86_64.zip",
         "recipes/io.sluice.LevelGauge-1.2.3.yaml",
+        "recipes/io.sluice.Runtime-1.2.3.yaml",
         "recipes/recipe.yaml",
     ]
     assert sorted(line.split("  ") for line in sums.splitlines()) == sorted(
         [digest, name] for name, digest in written.items() if name != "SHA256SUMS"
     )
-    original = tree / "recipes/io.sluice.LevelGauge.yaml"
-    assert (tree / "greengrass-build/recipes/io.sluice.LevelGauge-1.2.3.yaml").read_bytes() == original.read_bytes()
+    for name in ("LevelGauge", "Runtime"):
+        original = tree / f"recipes/io.sluice.{name}.yaml"
+        assert (tree / f"greengrass-build/recipes/io.sluice.{name}-1.2.3.yaml").read_bytes() == original.read_bytes()
 
 
-def test_a_zip_holds_only_what_runs_on_a_device(tree: Path) -> None:
-    [path] = build.build(root=tree, targets=[Target("3.10", "x86_64"), Target("3.12", "x86_64")])
-    with zipfile.ZipFile(path) as archive:
-        assert archive.namelist() == [
-            "LICENSE",
-            "NOTICE",
-            "SHA256SUMS",
-            "install.sh",
-            "installer/pip-1.0-py3-none-any.whl",
-            "level_gauge/__init__.py",
-            "level_gauge/__main__.py",
-            "level_gauge/codec/__init__.py",
-            "requirements.txt",
-            "run.sh",
-            "sluice/__init__.py",
-            "sluice/batch.py",
-            "wheels/gauge-1.0-cp310-cp310-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
-            "wheels/gauge-1.0-cp312-cp312-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
-            "wheels/pump-3.0-py3-none-any.whl",
-            "wheels/valve-2.0-py3-none-any.whl",
-        ]
-        install = archive.read("install.sh").decode()
-        assert 'pythons="3.10 3.12"\npip=$here/installer/pip-1.0-py3-none-any.whl/pip\n' in install
-        assert "-m level_gauge\n" in archive.read("run.sh").decode()
-        assert "@" not in (archive.read("install.sh") + archive.read("run.sh")).decode().replace('"$@"', "")
-        lines = archive.read("SHA256SUMS").decode().splitlines()
-        sums = {line.split("  ")[1]: line.split("  ")[0] for line in lines}
-        assert sums == {
-            name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist() if name != "SHA256SUMS"
-        }
+TWO_PYTHONS = [Target("3.10", "x86_64"), Target("3.12", "x86_64")]
 
 
-def test_two_builds_are_identical_whatever_the_files_times_and_the_umask_are(tree: Path) -> None:
-    first = [path.read_bytes() for path in build.build(root=tree, output=tree / "one", targets=TWO_TARGETS)]
-    for path in tree.rglob("*.py"):
+def test_the_zip_of_a_component_holds_its_code_and_nothing_else(tree: Path) -> None:
+    [path] = build.build(root=tree, names=["io.sluice.LevelGauge"], targets=TWO_PYTHONS)
+    assert names_in(path) == [
+        "LICENSE",
+        "NOTICE",
+        "SHA256SUMS",
+        "install.sh",
+        "install_packages.py",
+        "level_gauge/__init__.py",
+        "level_gauge/__main__.py",
+        "level_gauge/codec/__init__.py",
+        "python.sh",
+        "requirements.txt",
+        "run.sh",
+        "sluice/__init__.py",
+        "sluice/batch.py",
+    ]
+    assert "-m level_gauge\n" in text_in(path, "run.sh")
+    assert "level_gauge.__main__" in text_in(path, "install.sh")
+
+
+def test_the_zip_of_the_runtime_holds_the_wheels_of_every_component_and_no_code(tree: Path) -> None:
+    [path] = build.build(root=tree, names=[build.RUNTIME], targets=TWO_PYTHONS)
+    assert names_in(path) == [
+        "LICENSE",
+        "LICENSES.txt",
+        "NOTICE",
+        "SHA256SUMS",
+        "install.sh",
+        "installer/pip-1.0-py3-none-any.whl",
+        "python.sh",
+        "requirements.txt",
+        "wheels/gauge-1.0-cp310-cp310-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+        "wheels/gauge-1.0-cp312-cp312-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+        "wheels/pump-3.0-py3-none-any.whl",
+        "wheels/valve-2.0-py3-none-any.whl",
+    ]
+
+
+def test_every_zip_knows_its_pythons_has_no_placeholder_left_and_the_digest_of_every_file(tree: Path) -> None:
+    for path in build.build(root=tree, targets=TWO_PYTHONS):
+        names = names_in(path)
+        assert '\npythons="3.10 3.12"\n' in text_in(path, "python.sh")
+        for script in (name for name in names if name.endswith(".sh")):
+            assert not re.search(r"@[A-Z]+@", text_in(path, script))
+        with zipfile.ZipFile(path) as archive:
+            assert dict(reversed(line.split("  ")) for line in text_in(path, "SHA256SUMS").splitlines()) == {
+                name: hashlib.sha256(archive.read(name)).hexdigest() for name in names if name != "SHA256SUMS"
+            }
+
+
+def test_a_component_that_needs_what_the_runtime_does_not_carry_is_refused(tree: Path) -> None:
+    lock = tree / "components/runtime/requirements.txt"
+    without, count = re.subn(r"^pump==.*\n.*\n", "", lock.read_text(), flags=re.M)
+    assert count == 1
+    lock.write_text(without)
+    with pytest.raises(BuildError, match=r"(?s)level_gauge.*pump==3\.0 for Python 3\.10 on x86_64 .*Run scripts/lock"):
+        build.build(root=tree, targets=TWO_PYTHONS)
+    assert not (tree / "greengrass-build").exists()
+
+
+# --- another version of the same tree -------------------------------------------------------------------------------
+
+
+def test_a_build_under_another_version_says_it_everywhere(tree: Path) -> None:
+    zips = build.build(root=tree, targets=[Target("3.12", "x86_64")], version="1.3.0")
+    output = tree / "greengrass-build"
+    assert [path.relative_to(output).as_posix() for path in zips] == [
+        "artifacts/io.sluice.LevelGauge/1.3.0/sluice-level-gauge-x86_64.zip",
+        "artifacts/io.sluice.Runtime/1.3.0/sluice-runtime-x86_64.zip",
+    ]
+    for name in ("io.sluice.LevelGauge-1.3.0.yaml", "io.sluice.Runtime-1.3.0.yaml", "recipe.yaml"):
+        assert re.findall(r'^ComponentVersion: "(.*)"$', (output / "recipes" / name).read_text(), re.M) == ["1.3.0"]
+    recipe = (output / "recipes/io.sluice.LevelGauge-1.3.0.yaml").read_text()
+    assert '  io.sluice.Runtime:\n    VersionRequirement: ">=1.3.0 <1.4.0"\n' in recipe
+    assert text_in(zips[0], "sluice/__init__.py") == '"""The library."""\n\n__version__ = "1.3.0"\n'
+
+
+def test_the_tree_itself_keeps_its_version(tree: Path) -> None:
+    before = files_of(tree)
+    build.build(root=tree, targets=[Target("3.12", "x86_64")], output=tree.parent / "out", version="2.0.0")
+    after = files_of(tree)
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.2.3-rc1", "v1.2.3", "1.2.1234567", "", "1.2.3\n"])
+def test_a_version_that_a_nucleus_would_not_take_is_refused(version: str, tree: Path) -> None:
+    with pytest.raises(BuildError, match="not three numbers"):
+        build.build(root=tree, version=version)
+
+
+# --- twice the same -------------------------------------------------------------------------------------------------
+
+
+def test_two_builds_are_identical_wherever_whenever_and_under_whatever_umask_they_are_made(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build.build(root=tree, output=tree / "one", targets=TWO_TARGETS)
+    for path in tree.rglob("*"):
         os.utime(path, (1, 1))
-        path.chmod(0o700)
+        if path.is_file():
+            path.chmod(0o700)
+    elsewhere = tree.parent / "elsewhere"  # another checkout, another cache, another current folder
+    shutil.copytree(tree, elsewhere, ignore=shutil.ignore_patterns(".wheels", "one"))
+    monkeypatch.chdir(tree.parent)
     before = os.umask(0o077)
     try:
-        second = [path.read_bytes() for path in build.build(root=tree, output=tree / "two", targets=TWO_TARGETS)]
+        build.build(root=elsewhere, output=tree / "two", targets=list(reversed(TWO_TARGETS)))
     finally:
         os.umask(before)
-    assert first == second
+    assert files_of(tree / "one") == files_of(tree / "two")
 
 
 def test_a_build_replaces_what_an_earlier_version_left_and_nothing_else(tree: Path) -> None:
@@ -313,7 +409,9 @@ def test_a_build_replaces_what_an_earlier_version_left_and_nothing_else(tree: Pa
 
 
 def test_an_unknown_component_is_refused_with_the_names_that_there_are(tree: Path) -> None:
-    with pytest.raises(BuildError, match=r"no component io\.sluice\.Nobody; there are io\.sluice\.LevelGauge"):
+    with pytest.raises(
+        BuildError, match=r"no component io\.sluice\.Nobody; there are io\.sluice\.LevelGauge, io\.sluice\.Runtime"
+    ):
         build.build(root=tree, names=["io.sluice.Nobody"])
 
 
@@ -330,8 +428,9 @@ def test_a_mistake_on_the_command_line_is_one_sentence_and_a_failure(capsys: pyt
 
 
 def test_the_build_needs_nothing_but_the_standard_library() -> None:
-    ours = {"build", "wheelhouse"}
-    for name in ours:
+    ours = {"build", "wheelhouse", "stage", "licences"}
+    on_the_device = {"artifact/install_packages"}
+    for name in ours | on_the_device:
         module = ast.parse((ROOT / "scripts" / f"{name}.py").read_text())
         for node in ast.walk(module):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -360,20 +459,26 @@ def zips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return build.build(output=tmp_path_factory.mktemp("build"), targets=[build.host()])
 
 
-def test_every_component_is_built_with_a_wheel_for_every_line_of_its_lock(zips: list[Path]) -> None:
+def test_every_component_is_built_with_its_code_and_the_runtime_with_a_wheel_for_every_line_of_its_lock(
+    zips: list[Path],
+) -> None:
     assert len(zips) == len(list((ROOT / "recipes").glob("*.yaml")))
     for path in zips:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        names = names_in(path)
+        folders = {name.split("/")[0] for name in names if "/" in name}
+        if path.name.startswith("sluice-runtime-"):
+            assert folders == {"wheels", "installer"}
             wheels = {parse_wheel_filename(Path(name).name)[0] for name in names if name.startswith("wheels/")}
-            packages = {name.split("/")[0] for name in names if "/" in name} - {"wheels", "installer"}
-        component = next(name for name in packages if name != "sluice")
-        lock = wheelhouse.read_lock(ROOT / "components" / component / "requirements.txt")
-        assert packages == {component, "sluice"}
-        assert wheels == {requirement.name for requirement in lock if requirement.applies_to(build.host())}
+            lock = wheelhouse.read_lock(ROOT / "components/runtime/requirements.txt")
+            assert wheels == {requirement.name for requirement in lock if requirement.applies_to(build.host())}
+            continue
+        [component] = folders - {"sluice"}
         for package, source in ((component, ROOT / "components" / component), ("sluice", ROOT / "shared" / "sluice")):
             expected = {f"{package}/{one.relative_to(source).as_posix()}" for one in source.rglob("*.py")}
             assert expected == {name for name in names if name.startswith(f"{package}/")}
+            assert (
+                text_in(path, "requirements.txt") == (ROOT / "components" / component / "requirements.txt").read_text()
+            )
 
 
 def test_an_unpacked_zip_answers_to_sha256sum(zips: list[Path], tmp_path: Path) -> None:
@@ -390,7 +495,7 @@ def test_an_unpacked_zip_answers_to_sha256sum(zips: list[Path], tmp_path: Path) 
         assert check.returncode == 0, check.stderr
 
 
-@pytest.mark.parametrize("component", sorted(path.parent.name for path in ROOT.glob("components/*/requirements.txt")))
+@pytest.mark.parametrize("component", sorted(path.parent.name for path in ROOT.glob("components/*/__main__.py")))
 def test_a_component_is_imported_without_being_started(component: str) -> None:
     """As install.sh does, so that the bytecode is there."""
     importlib.import_module(f"{component}.__main__")
