@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from sluice.schema import Place, Unit, literals, unwrapped
+from sluice.schema import Place, Settings, Unit, literals, unwrapped
 from sluice.units import comma
 
 LOOKS_SECRET = re.compile(r"pas+w|pass|pwd|^pw$|secret|token|credential|key$", re.IGNORECASE | re.MULTILINE)
@@ -62,7 +62,7 @@ def shown(value: Any) -> Any:
 
 
 def _quoted(value: Any) -> str:
-    return value if isinstance(value, str) and value[:1] in "[{" else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) and value.startswith(("[", "{")) else json.dumps(value, ensure_ascii=False)
 
 
 def _redacted(value: Any) -> Any:
@@ -165,7 +165,7 @@ def _example(info: Any) -> str:
     if info is not None and info.description:
         return f": {info.description}"
     default = info.get_default(call_default_factory=True, validated_data={}) if info is not None else None
-    if default not in (PydanticUndefined, None, "", {}, []):
+    if default not in (PydanticUndefined, None, "", {}, []) and not isinstance(default, Settings):
         unit = _unit(info)
         return f", or leave it out for {unit.show(default) if unit else json.dumps(default, default=str)}"
     return ""
