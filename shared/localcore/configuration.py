@@ -12,6 +12,7 @@ write with an older time does not change it. Recipe defaults are written at time
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -153,10 +154,25 @@ class Configuration:
         default = _pick(defaults, path, self._fold)
         if default is not None:
             self._merge(self._root, (), default, DEFAULTS_TIME, [], only_missing=True)
+        self._tell_differences(before)
+
+    def _tell_differences(self, before: Mapping[Path, _Leaf]) -> None:
         after = dict(self._root.leaves(()))
         self._tell(
             [key for key in {**before, **after} if key not in before or key not in after or before[key] != after[key]]
         )
+
+    def copy(self) -> Configuration:
+        """One of the same content, watched by nobody."""
+        other = Configuration(self._profile)
+        other._root = copy.deepcopy(self._root)
+        return other
+
+    def restore(self, other: Configuration) -> None:
+        """Take over the content of another one. Watchers hear of each leaf that is different then."""
+        before = dict(self._root.leaves(()))
+        self._root = copy.deepcopy(other._root)
+        self._tell_differences(before)
 
     def watch(self, path: Sequence[str], watcher: Watcher) -> Callable[[], None]:
         """Call `watcher` with the path of each leaf that changes at or below `path`; returns how to stop that.

@@ -5,29 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from localcore import powercut
 from localcore.aws import AwsProcess
-from localcore.configuration import Configuration
-from localcore.deployment import (
-    Deployment,
-    DeploymentError,
-    Wanted,
-    configure,
-    parse_document,
-    place_artifacts,
-    resolve,
-)
+from localcore.deployment import Deployment, DeploymentError
 from localcore.ipc import IpcServer
+from localcore.nucleus import Nucleus
 from localcore.process import Component, clean_environment
 from localcore.profile import PROFILES, Profile
-from localcore.recipe import Folders, Lifecycle, Recipe, RecipeError, Step, expand
+from localcore.recipe import Folders, Recipe
 from localcore.stream_manager import StreamManagerProcess, discard_unflushed
 
 log = logging.getLogger(__name__)
@@ -45,7 +34,7 @@ class Core:
     """A Greengrass core device on this machine.
 
     Args:
-        root: folder for everything that it writes: `work/`, `artifacts/`, `artifacts-unarchived/`, `logs/`,
+        root: folder for everything that it writes: `work/`, `packages/`, `logs/`, as on a device, and
             `stream_manager/`, `aws/`, `witness/` and `ipc.socket`.
         profile: `classic`, `lite`, or a Profile of one's own.
         thing_name: name of the core device.
@@ -76,11 +65,12 @@ class Core:
         self.logs = self.root / "logs"
         self.ipc = IpcServer(self.root / "ipc.socket", self.profile, thing_name=thing_name, secrets=secrets)
         self.ipc.services.on_state = self._on_state
-        self._clock = clock
-        self._components: dict[str, Component] = {}
-        self._recipes: dict[str, Recipe] = {}
+        self._nucleus = Nucleus(
+            self.folders, self.ipc, thing_name=thing_name, environment=self._environment, clock=clock
+        )
         self._deploying = asyncio.Lock()
         self._deployed: tuple[Mapping[str, Any], Path, Path] | None = None
+        self._deployment: Deployment | None = None
         self._has_power = True
         self._with_aws = aws
         self._with_stream_manager = aws and stream_manager
@@ -125,7 +115,7 @@ class Core:
 
     async def stop(self) -> None:
         """End every component, then the helper processes, then IPC."""
-        await asyncio.gather(*(component.stop() for component in self._components.values()))
+        await self._nucleus.stop()
         if self._stream_manager is not None:
             await self._stream_manager.stop()
         if self._with_aws:
@@ -134,55 +124,64 @@ class Core:
 
     def components(self) -> Mapping[str, Component]:
         """The deployed components by name."""
-        return dict(self._components)
+        return dict(self._nucleus.components)
 
     def component(self, name: str) -> Component:
         """A deployed component. Raises CoreError when there is no such one."""
-        if name not in self._components:
-            raise CoreError(f"{name} is not deployed; deployed are: {', '.join(self._components) or 'none'}")
-        return self._components[name]
+        deployed = self._nucleus.components
+        if name not in deployed:
+            raise CoreError(f"{name} is not deployed; deployed are: {', '.join(deployed) or 'none'}")
+        return deployed[name]
 
     async def wait_state(self, name: str, state: str, timeout: float = 60.0) -> None:
         """Wait until a component is in a state. Raises CoreError when the time is over, or at once when it is BROKEN
         or FINISHED instead."""
-        component = self.component(name)
         deadline = time.monotonic() + timeout
-        while component.state != state:
-            left = deadline - time.monotonic()
+        while (component := self.component(name)).state != state:
             try:
                 if component.state in ("BROKEN", "FINISHED"):
                     raise asyncio.TimeoutError
-                await asyncio.wait_for(component.changed(), left)
+                await asyncio.wait_for(self._nucleus.changed(), deadline - time.monotonic())
             except asyncio.TimeoutError:
+                said = self._deployment.why if self._deployment is not None else ""
                 raise CoreError(
-                    f"{name} is {component.state}, not {state}; end of {component.log_path}:\n{component.log_tail()}"
+                    f"{name} is {component.state}, not {state}; {said and f'the deployment: {said}; '}"
+                    f"end of {component.log_path}:\n{component.log_tail()}"
                 ) from None
 
-    async def deploy(self, document: Mapping[str, Any], recipe_dir: Path, artifact_dir: Path) -> Deployment:
+    async def wait_deployment(self, deployment: Deployment, timeout: float = 60.0) -> Deployment:
+        """Wait until it is known what has become of a deployment, and return it: its `status` tells.
+
+        Raises CoreError when the time (in seconds) is over.
+        """
+        deadline = time.monotonic() + timeout
+        while deployment.status == "IN_PROGRESS":
+            try:
+                await asyncio.wait_for(self._nucleus.changed(), deadline - time.monotonic())
+            except asyncio.TimeoutError:
+                states = {name: component.state for name, component in self._nucleus.components.items()}
+                raise CoreError(f"deployment {deployment.id} has not ended within {timeout:g} s: {states}") from None
+        return deployment
+
+    async def deploy(
+        self, document: Mapping[str, Any], recipe_dir: Path, artifact_dir: Path, *, cloud: bool = False
+    ) -> Deployment:
         """Make this device run exactly what a deployment document lists, and what that depends on.
 
         Returns when configuration and artifacts are in place and every component has been told to start: use
-        wait_state() for the rest. `artifact_dir` holds `<name>/<version>/<file>`. Raises DeploymentError.
+        wait_state() or wait_deployment() for the rest. A deployment that fails validation is returned with that status
+        and has changed nothing; one that cannot be begun raises DeploymentError.
+
+        document: what CreateDeployment takes. artifact_dir: holds `<name>/<version>/<file>`. cloud: it comes from the
+        cloud, so that components are asked to validate their configuration; a local deployment does not ask.
         """
         async with self._deploying:
             if not self._has_power:
                 raise DeploymentError("the device has no power: boot() it first")
-            wanted = {item.name: item for item in parse_document(document)}
-            recipes = await asyncio.to_thread(resolve, list(wanted.values()), recipe_dir, self.profile)
-            for name in [name for name in self._components if name not in recipes]:
-                await self._components.pop(name).stop()
-                self._recipes.pop(name)
-                self.ipc.services.configurations.pop(name, None)
-            versions = {**dict(self.profile.builtin), **{name: recipe.version for name, recipe in recipes.items()}}
-            for name, item in wanted.items():
-                if name not in recipes:  # a component of AWS: its configuration is all there is of it
-                    self.ipc.configuration(name).merge((), item.merge, time.time())
-            for name, recipe in recipes.items():
-                await self._deploy_one(recipe, wanted.get(name), artifact_dir, versions)
-            self._deployed = document, recipe_dir, artifact_dir
-            deployment = Deployment(str(uuid.uuid4()), {name: recipe.version for name, recipe in recipes.items()})
-            log.info("deployment %s: %s", deployment.id, dict(deployment.components))
-            return deployment
+            self._deployment = await self._nucleus.deploy(document, recipe_dir, artifact_dir, cloud=cloud)
+            if self._deployment.status == "IN_PROGRESS":
+                self._deployed = document, recipe_dir, artifact_dir
+            return self._deployment
 
     async def redeploy(self) -> Deployment:
         """The last deployment again, as an operator would: what is BROKEN of its components is installed and run.
@@ -202,24 +201,25 @@ class Core:
         was flushed; they are then as a kill leaves them.
         """
         async with self._deploying:
+            await self._nucleus.at_rest()
             why_not = await asyncio.to_thread(powercut.why_not, self.root)
             stream_manager = self._stream_manager
             # One moment for all: what is stopped first sees nothing of the end of the others.
-            for component in self._components.values():
+            for component in self._nucleus.components.values():
                 component.stall()
             if stream_manager is not None and stream_manager.running:
                 stream_manager.stall()
             self.ipc.cut()
-            self._has_power = False
+            self._has_power = self._nucleus.reacting = False
             await asyncio.gather(
-                *(component.lose_power() for component in self._components.values()),
+                *(component.lose_power() for component in self._nucleus.components.values()),
                 *([] if stream_manager is None else [stream_manager.kill()]),
                 self.ipc.lose_power(),
             )
             return await asyncio.to_thread(self._discard_unflushed, why_not)
 
     def _discard_unflushed(self, why_not: str) -> dict[str, Any]:
-        work = {name: self.folders.work(name) for name in self._components}
+        work = {name: self.folders.work(name) for name in self._nucleus.components}
         found = {} if why_not else {name: powercut.look(folder) for name, folder in work.items()}
         return {
             "stream_manager": discard_unflushed(self.root).to_dict(),
@@ -229,77 +229,16 @@ class Core:
 
     async def boot(self) -> None:
         """Bring the device back after power_cut(): IPC with new tokens, the stream manager on its port, and every
-        component, also one that was BROKEN; what was installed is not installed again, and errors count from none."""
+        component, also one that was BROKEN, its install script first on classic; errors count from none."""
         async with self._deploying:
             if self._has_power:
                 raise CoreError("the device has power: power_cut() comes before boot()")
             await self.ipc.start()
             if self._stream_manager is not None and not self._stream_manager.running:
                 await self._stream_manager.start()
-            self._has_power = True
-            for component in self._components.values():
-                component.start(install=not component.installed)
-
-    async def _deploy_one(
-        self, recipe: Recipe, wanted: Wanted | None, artifact_dir: Path, versions: Mapping[str, str]
-    ) -> None:
-        configuration = self.ipc.configuration(recipe.name)
-        before = configuration.read()
-        configure(configuration, recipe, wanted, time.time())
-        reconfigured = configuration.read() != before
-        replaced = await asyncio.to_thread(place_artifacts, recipe, artifact_dir, self.folders)
-        try:
-            lifecycle = self._expanded(recipe, versions)
-        except RecipeError as error:
-            raise DeploymentError(str(error)) from error
-        old = self._components.get(recipe.name)
-        self._recipes[recipe.name] = recipe
-        install = (
-            old is None
-            or replaced
-            or old.version != recipe.version
-            or old.lifecycle.install != lifecycle.install
-            or (old.state == "BROKEN" and wanted is not None)
-        )
-        rerun = old is not None and (
-            old.lifecycle != lifecycle or (reconfigured and self.profile.restarts_on_configuration)
-        )
-        if not install and not rerun:
-            return
-        if old is not None:
-            await old.stop()
-        component = Component(
-            name=recipe.name,
-            version=recipe.version,
-            lifecycle=lifecycle,
-            environment=lambda: self._environment(recipe),
-            work_dir=self.folders.work(recipe.name),
-            log_path=self.folders.log(recipe.name),
-            profile=self.profile,
-            ready=lambda: self._dependencies_ready(recipe),
-            clock=self._clock,
-            io_before=Counter() if old is None else old.io(),
-        )
-        self._components[recipe.name] = component
-        component.start(install=install)
-
-    def _expanded(self, recipe: Recipe, versions: Mapping[str, str]) -> Lifecycle:
-        """The lifecycle with the recipe's variables replaced."""
-
-        def text(value: str) -> str:
-            return expand(value, recipe, self.profile, self.folders, self.thing_name, self._configuration, versions)
-
-        def step(value: Step | None) -> Step | None:
-            if value is None:
-                return None
-            setenv = {key: text(variable) for key, variable in value.setenv.items()}
-            return replace(value, script=text(value.script), setenv=setenv)
-
-        steps = recipe.lifecycle
-        return Lifecycle(step(steps.install), step(steps.run), step(steps.shutdown))
-
-    def _configuration(self, name: str) -> Configuration:
-        return self.ipc.configuration(name)
+            self._has_power = self._nucleus.reacting = True
+            for component in self._nucleus.components.values():
+                component.start(install=self.profile.installs_at_boot or not component.installed)
 
     def _environment(self, recipe: Recipe) -> dict[str, str]:
         """What the nucleus gives to each process of a component, beside the recipe's Setenv."""
@@ -321,15 +260,7 @@ class Core:
             environment["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = _NO_CREDENTIALS
         return environment
 
-    async def _dependencies_ready(self, recipe: Recipe) -> None:
-        """Wait until hard dependencies run and soft ones have been started."""
-        for dependency in recipe.dependencies:
-            states = {"RUNNING", "FINISHED"}
-            if not dependency.hard:
-                states |= {"ERRORED", "BROKEN"}
-            while (component := self._components.get(dependency.name)) is not None and component.state not in states:
-                await component.changed()
-
     def _on_state(self, name: str, state: str) -> None:
-        if name in self._components:
-            self._components[name].report(state)
+        component = self._nucleus.components.get(name)
+        if component is not None:
+            component.report(state)

@@ -6,6 +6,11 @@ components:
     configurationUpdate:
       reset: ["/path/to/key", ""]    JSON pointers, applied first
       merge: {…}                     a mapping, or its JSON text
+deploymentPolicies:
+  failureHandlingPolicy: ROLLBACK    left out: DO_NOTHING (the cloud's default is ROLLBACK)
+  configurationValidationPolicy: {timeoutInSeconds: 20}
+
+This is what CreateDeployment takes; whatever else that has in it does not concern a device, and is passed over.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ from typing import Any
 from localcore.configuration import Configuration, ConfigurationError
 from localcore.profile import Profile
 from localcore.recipe import Folders, Recipe, RecipeError, load
+from localcore.validation import DEFAULT_TIMEOUT
 
 _COMPARISON = re.compile(r"(>=|<=|>|<|=|\^|~)?(\d+(?:\.\d+){0,2})")
 
@@ -40,14 +46,42 @@ class Wanted:
     version: str | None
     reset: tuple[tuple[str, ...], ...]
     merge: Mapping[str, Any]
+    updates: bool
+    """Whether there is a configurationUpdate, be it empty."""
 
 
 @dataclass(frozen=True, slots=True)
+class Policies:
+    """How a deployment is to be carried out."""
+
+    rollback: bool
+    """Take everything back when a component is BROKEN after it."""
+    validation_timeout: float
+    """Seconds that components have to judge their proposed configuration."""
+
+
+@dataclass(eq=False, slots=True)
 class Deployment:
-    """A deployment that was accepted: the version of each component, in the order in which they start."""
+    """A deployment that was begun, and what has become of it.
+
+    status                        what happened
+    ----------------------------  ------------------------------------------------------------------------------
+    IN_PROGRESS                   not every component that it started runs or has ended well
+    SUCCEEDED                     they do; what it does not list is gone, and so are the artifacts of old versions
+    FAILED_NO_STATE_CHANGE        validation failed: nothing was changed (classic)
+    FAILED_ROLLBACK_NOT_REQUESTED a component is BROKEN, everything stays as it is (classic)
+    FAILED_ROLLBACK_COMPLETE      a component was BROKEN, everything is as it was before (classic)
+    FAILED_UNABLE_TO_ROLLBACK     a component was BROKEN, and on the way back again (classic)
+    FAILED                        a component is BROKEN or can never start (lite, which has no other words for it)
+    CANCELED                      the next deployment came first
+    """
 
     id: str
     components: Mapping[str, str]
+    """The version of each component, in the order in which they start."""
+    status: str = "IN_PROGRESS"
+    why: str = ""
+    """Why it failed, for people."""
 
 
 def parse_document(document: Mapping[str, Any]) -> list[Wanted]:
@@ -57,7 +91,11 @@ def parse_document(document: Mapping[str, Any]) -> list[Wanted]:
         raise DeploymentError("the document has no `components` mapping")
     wanted = []
     for name, entry in components.items():
+        if not isinstance(entry or {}, Mapping):
+            raise DeploymentError(f"{name}: {entry!r} is not a mapping")
         update = (entry or {}).get("configurationUpdate") or {}
+        if not isinstance(update, Mapping):
+            raise DeploymentError(f"{name}: configurationUpdate is not a mapping")
         merge = update.get("merge") or {}
         if isinstance(merge, str):
             try:
@@ -67,8 +105,24 @@ def parse_document(document: Mapping[str, Any]) -> list[Wanted]:
         if not isinstance(merge, Mapping):
             raise DeploymentError(f"{name}: configurationUpdate.merge is not a mapping")
         reset = tuple(_pointer(name, text) for text in update.get("reset") or ())
-        wanted.append(Wanted(str(name), (entry or {}).get("componentVersion"), reset, merge))
+        updates = "configurationUpdate" in (entry or {})
+        wanted.append(Wanted(str(name), (entry or {}).get("componentVersion"), reset, merge, updates))
     return wanted
+
+
+def parse_policies(document: Mapping[str, Any]) -> Policies:
+    """Understand a document's deploymentPolicies. Raises DeploymentError."""
+    policies = document.get("deploymentPolicies") or {}
+    if not isinstance(policies, Mapping):
+        raise DeploymentError("deploymentPolicies is not a mapping")
+    handling = policies.get("failureHandlingPolicy") or "DO_NOTHING"
+    if handling not in ("ROLLBACK", "DO_NOTHING"):
+        raise DeploymentError(f"failureHandlingPolicy {handling!r} is neither ROLLBACK nor DO_NOTHING")
+    validation = policies.get("configurationValidationPolicy") or {}
+    timeout = validation.get("timeoutInSeconds", DEFAULT_TIMEOUT) if isinstance(validation, Mapping) else None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout <= 0:
+        raise DeploymentError("configurationValidationPolicy needs timeoutInSeconds, a number above 0")
+    return Policies(handling == "ROLLBACK", float(timeout))
 
 
 def _pointer(name: str, text: str) -> tuple[str, ...]:
@@ -168,6 +222,17 @@ def configure(configuration: Configuration, recipe: Recipe, wanted: Wanted | Non
             configuration.merge((), wanted.merge, now)
     except ConfigurationError as error:
         raise DeploymentError(f"{recipe.name}: its configuration cannot be stored: {error}") from error
+
+
+def remove_stale_artifacts(folders: Folders, keep: Mapping[str, str]) -> None:
+    """Delete the artifacts of all but the versions that `keep` names for each component."""
+    for folder in folders.packages():
+        for version in folder.glob("*/*"):
+            if keep.get(version.parent.name) != version.name:
+                shutil.rmtree(version)
+        for component in folder.glob("*"):
+            if component.name not in keep:
+                component.rmdir()
 
 
 def place_artifacts(recipe: Recipe, artifact_dir: Path, folders: Folders) -> bool:

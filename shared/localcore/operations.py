@@ -19,6 +19,7 @@ from localcore.bus import Bus, Subscriber
 from localcore.configuration import Configuration, ConfigurationError, NoSuchKey, Stale, TypeConflict
 from localcore.profile import Profile
 from localcore.topics import has_wildcard, is_valid_filter
+from localcore.validation import Report, Validation
 
 _ALIASES = {"aws.greengrass.Nucleus": "aws.greengrass.NucleusLite"}
 
@@ -65,6 +66,7 @@ class Services:
     configurations: dict[str, Configuration] = field(default_factory=dict)
     local: Bus = field(default_factory=Bus)
     iot: Bus = field(default_factory=Bus)
+    validation: Validation = field(default_factory=Validation)
     on_state: Callable[[str, str], None] = lambda component, state: None
 
     def configuration(self, component: str) -> Configuration:
@@ -278,6 +280,37 @@ async def subscribe_to_configuration_update(services: Services, caller: str, req
     return Reply({}, subscribe)
 
 
+async def subscribe_to_validate_configuration_updates(
+    services: Services, caller: str, request: Mapping[str, Any]
+) -> Reply:
+    """The caller wants to judge its own configuration before a deployment changes it."""
+
+    def subscribe(outlet: Outlet) -> Cancel:
+        def ask(deployment: str, configuration: Mapping[str, Any]) -> None:
+            event = {"configuration": configuration, "deploymentId": deployment}
+            outlet.send(json.dumps({"validateConfigurationUpdateEvent": event}).encode())
+
+        return services.validation.subscribe(caller, ask)
+
+    return Reply({}, subscribe)
+
+
+async def send_configuration_validity_report(services: Services, caller: str, request: Mapping[str, Any]) -> Reply:
+    """The caller's judgement of the configuration that it was asked about."""
+    report = request.get("configurationValidityReport")
+    if not isinstance(report, Mapping) or report.get("status") not in ("ACCEPTED", "REJECTED"):
+        raise Refused("InvalidArgumentsError", "configurationValidityReport needs a status, ACCEPTED or REJECTED")
+    deployment = report.get("deploymentId")
+    if deployment is None:
+        raise Refused(
+            "InvalidArgumentsError", "Cannot accept configuration validity report, the deployment ID provided was null"
+        )
+    accepted = report["status"] == "ACCEPTED"
+    if not services.validation.report(caller, str(deployment), Report(accepted, str(report.get("message") or ""))):
+        raise Refused("InvalidArgumentsError", "Validation request either timed out or was never made")
+    return Reply()
+
+
 # --- state and secrets
 
 
@@ -366,6 +399,10 @@ OPERATIONS: Mapping[str, Operation] = {
     "GetConfiguration": Operation(get_configuration),
     "UpdateConfiguration": Operation(update_configuration),
     "SubscribeToConfigurationUpdate": Operation(subscribe_to_configuration_update, "ConfigurationUpdateEvents"),
+    "SubscribeToValidateConfigurationUpdates": Operation(
+        subscribe_to_validate_configuration_updates, "ValidateConfigurationUpdateEvents"
+    ),
+    "SendConfigurationValidityReport": Operation(send_configuration_validity_report),
     "UpdateState": Operation(update_state),
     "GetSecretValue": Operation(get_secret_value),
     "PublishToIoTCore": Operation(publish_to_iot_core),

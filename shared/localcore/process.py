@@ -4,13 +4,14 @@
     ----------  -------------  ------------------------------------------------------------------
     NEW         INSTALLED      the install script ended well, or there is none
     NEW         NEW | BROKEN   it failed or took longer than its Timeout: again, three times
-    INSTALLED   STARTING       its dependencies are there
+    INSTALLED   STARTING       it may: its dependencies are there, and on lite all of its deployment is installed
     STARTING    RUNNING        the run script was started
     RUNNING     FINISHED       it ended with status 0
     RUNNING     ERRORED        it ended otherwise, or reported ERRORED
     ERRORED     STARTING       after the nucleus's delay
     ERRORED     BROKEN         three errors in the same state, each within the window after the one before
     any         STOPPING       a deployment or the end: shutdown script, SIGTERM, grace, SIGKILL
+    RUNNING     STOPPING       a hard dependency has gone: it starts again when that is back
     STOPPING    INSTALLED      nothing of it runs any more
 
 BROKEN stays until a deployment names the component again.
@@ -33,7 +34,7 @@ from pathlib import Path
 
 from localcore.child import die_with_parent
 from localcore.profile import Profile
-from localcore.recipe import Lifecycle, Step
+from localcore.recipe import Lifecycle, Recipe, Step
 
 log = logging.getLogger(__name__)
 
@@ -145,20 +146,24 @@ class Component:
     """One deployed component and its processes.
 
     Args:
+        lifecycle: the recipe's, its variables replaced.
         environment: gives the variables of a step that begins now, without the recipe's own.
-        ready: waits for the dependencies.
+        ready: waits until it may start.
+        on_state: is called after each change of state.
         clock: seconds, for the rule that makes a component BROKEN.
+        former: what runs of it while this one is installed (lite); it is stopped when this one starts.
     """
 
-    name: str
-    version: str
+    recipe: Recipe
     lifecycle: Lifecycle
     environment: Callable[[], Mapping[str, str]]
     work_dir: Path
     log_path: Path
     profile: Profile
     ready: Callable[[], Awaitable[None]]
+    on_state: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.monotonic
+    former: Component | None = None
     io_before: Counter[str] = field(default_factory=Counter)
     """What former runs read and wrote."""
     state: str = "NEW"
@@ -177,6 +182,18 @@ class Component:
     _last_usage: Usage = field(default_factory=Usage)
     _last_io: Counter[str] = field(default_factory=Counter)
     _ending: asyncio.Task[None] | None = None
+    _restarting: asyncio.Task[None] | None = None
+    _stopping: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _wanted: bool = False
+    """Whether it is to live, whatever becomes of its present process."""
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+    @property
+    def version(self) -> str:
+        return self.recipe.version
 
     @property
     def pid(self) -> int | None:
@@ -203,10 +220,11 @@ class Component:
         made the kernel write. Of a run that ended by itself it is what was last seen: here, or at a fault before."""
         if self._process is not None and self.installed:
             self._last_io = transferred(self._process.pid) or self._last_io
-        return self.io_before + self._last_io
+        return self.io_before + self._last_io + (Counter() if self.former is None else self.former.io())
 
     def start(self, *, install: bool) -> None:
         """Begin its life."""
+        self._wanted = True
         self.installed = not install
         self._errored = False
         self._set("NEW" if install else "INSTALLED")
@@ -214,6 +232,25 @@ class Component:
 
     async def stop(self) -> None:
         """End it, by force if it takes too long."""
+        self._wanted = False
+        async with self._stopping:
+            await self._stop()
+        if self.former is not None:
+            await self.former.stop()
+
+    def restart(self) -> None:
+        """Have it stopped, and started again when it may: what becomes of a component when a hard dependency goes."""
+        if self.state in ("STARTING", "RUNNING") and (self._restarting is None or self._restarting.done()):
+            self._restarting = asyncio.create_task(self._restart(), name=f"restart of {self.name}")
+
+    async def _restart(self) -> None:
+        async with self._stopping:
+            if self._wanted:
+                await self._stop()
+            if self._wanted:
+                self.start(install=not self.installed)
+
+    async def _stop(self) -> None:
         if self._task is None:
             return
         running = self.state == "RUNNING"
@@ -250,6 +287,11 @@ class Component:
 
     async def lose_power(self) -> None:
         """SIGKILL to all its processes, and for good: it runs again when it is started."""
+        self._wanted = False
+        if self.former is not None:
+            await self.former.lose_power()
+            self.io_before += self.former.io()
+            self.former = None
         if self._task is None:
             return
         self._set("STOPPING")
@@ -274,10 +316,14 @@ class Component:
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:
             _signal(self._process, number)
+        if self.former is not None:
+            self.former._signal(number)
 
     def report(self, state: str) -> None:
         """What the component says of itself (UpdateState). ERRORED ends it, as an error."""
-        if state == "ERRORED" and self.state == "RUNNING" and self._process is not None:
+        if self.former is not None:
+            self.former.report(state)
+        elif state == "ERRORED" and self.state == "RUNNING" and self._process is not None:
             self._errored = True
             self._ending = asyncio.create_task(self._end(self._process))
 
@@ -299,6 +345,7 @@ class Component:
         self.state = state
         self._changed.set()
         self._changed = asyncio.Event()
+        self.on_state()
 
     async def _live(self) -> None:
         errors = Errors(self.profile.errors_to_broken, self.profile.error_window)
@@ -318,6 +365,10 @@ class Component:
                 else:
                     await asyncio.sleep(self.profile.restart_delay)
             await self.ready()
+            if self.former is not None:
+                await self.former.stop()
+                self.io_before += self.former.io()
+                self.former = None
             while True:
                 self._set("STARTING")
                 if self.lifecycle.run is None:

@@ -12,6 +12,7 @@ MIB = 1024 * 1024
 
 _PUBSUB = frozenset({"PublishToTopic", "SubscribeToTopic", "PublishToIoTCore", "SubscribeToIoTCore"})
 _CONFIGURATION = frozenset({"GetConfiguration", "UpdateConfiguration", "SubscribeToConfigurationUpdate"})
+_VALIDATION = frozenset({"SubscribeToValidateConfigurationUpdates", "SendConfigurationValidityReport"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,18 @@ class Profile:
     strict_recipe: bool
     """Recipe keys are case sensitive and any `{` in a script begins a variable."""
     restarts_on_configuration: bool
+    """A deployment that has a configurationUpdate for a component installs and starts it again (lite), also where it
+    changes nothing. Otherwise (classic) the component runs on and hears of the change."""
+    installs_first: bool
+    """All installs of a deployment end before any of its run scripts begins, and until then what ran before runs on
+    beside them (lite). Otherwise each component is stopped, installed and run by itself."""
+    installs_at_boot: bool
+    """Install scripts are run at each start of the nucleus (classic)."""
+    rolls_back: bool
+    """A deployment that fails is taken back where its policy says so (classic)."""
+    hard_states: frozenset[str]
+    """In these states a component lets those that depend hard on it start and run. To systemd, which runs the
+    components of lite, one that has ended well is as gone as any other."""
     clean_signals: frozenset[int]
     """Signals that end a component without that being an error."""
     restart_delay: float
@@ -96,7 +109,7 @@ CLASSIC = Profile(
         ("aws.greengrass.SecretManager", "2.1.8"),
         ("aws.greengrass.TokenExchangeService", "2.0.3"),
     ),
-    operations=_PUBSUB | _CONFIGURATION | {"UpdateState", "GetSecretValue"},
+    operations=_PUBSUB | _CONFIGURATION | _VALIDATION | {"UpdateState", "GetSecretValue"},
     max_frame=24 * MIB,
     max_connections=None,
     refuses_politely=True,
@@ -127,6 +140,10 @@ CLASSIC = Profile(
     yaml_scalars_are_strings=False,
     strict_recipe=False,
     restarts_on_configuration=False,
+    installs_first=False,
+    installs_at_boot=True,
+    rolls_back=True,
+    hard_states=frozenset({"RUNNING", "FINISHED"}),
     clean_signals=frozenset(),
     restart_delay=0.1,
     stop_grace=5.0,
@@ -174,6 +191,10 @@ LITE = Profile(
     yaml_scalars_are_strings=True,
     strict_recipe=True,
     restarts_on_configuration=True,
+    installs_first=True,
+    installs_at_boot=False,
+    rolls_back=False,
+    hard_states=frozenset({"RUNNING"}),
     clean_signals=frozenset({1, 2, 13, 15}),
     restart_delay=1.0,
     stop_grace=5.0,

@@ -2,7 +2,7 @@
 
 The two nuclei read the same text differently. Classic ignores the case of keys, keeps YAML types and leaves an unknown
 `{variable}` as it is. Lite wants exact keys, turns every YAML scalar into a string, takes every `{` in a script for the
-beginning of a variable, ends paths with `/`, and deploys only manifests that name a `runtime`.
+beginning of a variable, ends paths with `/`, and deploys only manifests that name a `runtime` and have a step to run.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """Another component that must be there; a hard one must run before."""
+    """Another component that must be there; a hard one must run before, and takes its dependents with it.
+
+    Classic takes a dependency without a type for a hard one. Lite makes nothing at all of it, and it counts as soft."""
 
     name: str
     requirement: str
@@ -85,17 +87,21 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Where the core keeps what belongs to components."""
+    """Where the core keeps what belongs to components: as both nuclei lay it out."""
 
     root: Path
 
+    def packages(self) -> tuple[Path, Path]:
+        """The two folders that hold every component's artifacts, each as `<name>/<version>/`."""
+        return self.root / "packages" / "artifacts", self.root / "packages" / "artifacts-unarchived"
+
     def artifacts(self, name: str, version: str) -> Path:
         """The artifacts as they came."""
-        return self.root / "artifacts" / name / version
+        return self.packages()[0] / name / version
 
     def unarchived(self, name: str, version: str) -> Path:
         """The unpacked ones, each in a folder with the name of its zip."""
-        return self.root / "artifacts-unarchived" / name / version
+        return self.packages()[1] / name / version
 
     def work(self, name: str) -> Path:
         """The component's working directory."""
@@ -148,7 +154,8 @@ def parse(document: Mapping[str, Any], profile: Profile, attributes: Mapping[str
             Dependency(
                 name,
                 str(read.get(value, "VersionRequirement") or "*"),
-                str(read.get(value, "DependencyType") or "HARD").upper() == "HARD",
+                str(read.get(value, "DependencyType") or ("SOFT" if profile.strict_recipe else "HARD")).upper()
+                == "HARD",
             )
             for name, value in read.map(document, "ComponentDependencies").items()
         ),
@@ -225,6 +232,10 @@ def _steps(
     steps = {name: read.get(lifecycle, name) for name in ("install", "run", "shutdown")}
     if read.profile.strict_recipe:
         steps["shutdown"] = None  # lite does not know it
+        if not any(steps.values()):
+            raise RecipeError(
+                "Recipes without at least 1 valid lifecycle step aren't currently supported by nucleus lite"
+            )
     return _setenv(read, lifecycle, "Lifecycle"), {name: step for name, step in steps.items() if step is not None}
 
 

@@ -17,7 +17,7 @@ import yaml
 from awsiot.greengrasscoreipc import model
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
-from localcore import Core
+from localcore import Core, Deployment
 from localcore.aws import AwsProcess
 from localcore.ipc import IpcServer
 from localcore.process import Component
@@ -177,9 +177,23 @@ class Site:
         }
         (self.recipes / f"{name}-{version}.yaml").write_text(yaml.safe_dump(document))
 
-    async def deploy(self, **merges: Mapping[str, Any] | None) -> None:
-        components = {name: {"configurationUpdate": {"merge": merge or {}}} for name, merge in merges.items()}
-        await self.core.deploy({"components": components}, self.recipes, self.artifacts)
+    async def begin(
+        self,
+        *,
+        policies: Mapping[str, Any] | None = None,
+        cloud: bool = False,
+        **merges: Mapping[str, Any] | None,
+    ) -> Deployment:
+        """Deploy components, each with what is merged into its configuration, or None."""
+        components = {
+            name: {} if merge is None else {"configurationUpdate": {"merge": merge}} for name, merge in merges.items()
+        }
+        document = {"components": components, "deploymentPolicies": policies}
+        return await self.core.deploy(document, self.recipes, self.artifacts, cloud=cloud)
+
+    async def deploy(self, **merges: Any) -> Deployment:
+        """The same, and wait until it is known what has become of it."""
+        return await self.core.wait_deployment(await self.begin(**merges), 30.0)
 
     async def state(self, name: str, state: str) -> Component:
         await self.core.wait_state(name, state, 30.0)

@@ -256,12 +256,23 @@ async def test_an_unchanged_component_runs_on_through_a_deployment(make_site: Ma
     site.recipe("a", {"run": IDLE})
     await site.deploy(a={"rate": 5})
     pid = (await site.state("a", "RUNNING")).pid
-    await site.deploy(a={"rate": 5})
+    await site.deploy(a={"rate": 5} if profile == "classic" else None)
     assert (await site.state("a", "RUNNING")).pid == pid
 
 
+async def test_on_lite_a_configuration_update_restarts_a_component_though_it_changes_nothing(
+    make_site: MakeSite,
+) -> None:
+    site = await make_site("lite")
+    site.recipe("a", {"run": IDLE})
+    await site.deploy(a={"rate": 5})
+    pid = (await site.state("a", "RUNNING")).pid
+    await site.deploy(a={"rate": 5})
+    assert (await site.state("a", "RUNNING")).pid != pid
+
+
 @pytest.mark.parametrize(("profile", "restarts"), [("classic", False), ("lite", True)])
-async def test_a_change_of_configuration_restarts_a_component_on_lite_only(
+async def test_a_change_of_configuration_installs_and_restarts_a_component_on_lite_only(
     make_site: MakeSite, profile: str, restarts: bool
 ) -> None:
     site = await make_site(profile)
@@ -271,7 +282,7 @@ async def test_a_change_of_configuration_restarts_a_component_on_lite_only(
     await site.deploy(a={"rate": 2})
     assert ((await site.state("a", "RUNNING")).pid != pid) is restarts
     assert site.core.ipc.configuration("a").read(("rate",)) == 2
-    assert site.file("a", "installs") == "x\n"
+    assert site.file("a", "installs") == ("x\nx\n" if restarts else "x\n")
 
 
 @BOTH

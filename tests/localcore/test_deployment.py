@@ -20,7 +20,13 @@ def recipe_file(folder: Path, name: str, version: str = "1.0.0", **dependencies:
     if dependencies:
         lines.append("ComponentDependencies:")
         lines += [f'  {other}: {{VersionRequirement: "{wanted}"}}' for other, wanted in dependencies.items()]
-    lines += ["Manifests:", '- Platform: {os: linux, runtime: "*"}', "  Artifacts:", "  - Uri: s3://x/code.zip"]
+    lines += [
+        "Manifests:",
+        '- Platform: {os: linux, runtime: "*"}',
+        "  Lifecycle: {run: sh run.sh}",
+        "  Artifacts:",
+        "  - Uri: s3://x/code.zip",
+    ]
     lines += ["    Unarchive: ZIP", "  - Uri: s3://x/run.sh", "    Permission: {Read: ALL, Execute: ALL}"]
     path = folder / f"{name}-{version}.yaml"
     path.write_text("\n".join(lines))

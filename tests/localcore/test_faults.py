@@ -137,7 +137,7 @@ async def test_what_a_component_writes_is_summed_over_its_restarts_and_without_i
     write = "dd if=/dev/zero of={0} bs=1M count=1 conv=fsync 2>/dev/null"
     site = await make_site("lite")
     site.recipe("a", {"install": write.format("venv"), "run": f"{write.format('data')}; echo x >> runs; {IDLE}"})
-    await site.deploy(a=None)
+    await site.begin(a=None)
     component = site.core.component("a")
     assert written() == 0
     for runs in (1, 2):

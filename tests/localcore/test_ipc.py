@@ -519,7 +519,6 @@ async def test_what_is_not_offered_is_a_service_error(make_device: MakeDevice, p
         ("list_components", {}),
         ("get_component_details", {"component_name": "a"}),
         ("subscribe_to_component_updates", {"on_stream_event": print}),
-        ("subscribe_to_validate_configuration_updates", {"on_stream_event": print}),
         ("put_component_metric", {"metrics": []}),
     ):
         with pytest.raises(model.ServiceError) as caught:

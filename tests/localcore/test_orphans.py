@@ -20,7 +20,7 @@ import asyncio, sys
 from pathlib import Path
 from localcore.process import Component
 from localcore.profile import CLASSIC
-from localcore.recipe import Lifecycle, Step
+from localcore.recipe import Lifecycle, Recipe, Step
 
 async def ready():
     pass
@@ -29,7 +29,8 @@ async def main(root):
     # The shell starts the component as a child of its own: its work is what must not outlive the core.
     step = Step("sleep 600 & echo $! > ../pid.new; mv ../pid.new ../pid; wait", 60.0, dict())
     component = Component(
-        "test.Component", "1.0.0", Lifecycle(None, step, None), lambda: dict(PATH="/usr/bin:/bin"),
+        Recipe("test.Component", "1.0.0", dict(), (), Lifecycle(), ()),
+        Lifecycle(None, step, None), lambda: dict(PATH="/usr/bin:/bin"),
         root / "work", root / "log", CLASSIC, ready,
     )
     component.start(install=False)

@@ -148,9 +148,8 @@ async def test_after_a_power_cut_everything_is_dead_until_the_device_boots(make_
 
     await site.core.boot()
     assert (await site.state("a", "RUNNING")).pid != pid
-    assert site.file("a", "installs") == "x\n"
+    assert site.file("a", "installs") == ("x\nx\n" if profile == "classic" else "x\n")  # classic installs at each boot
     assert site.core.ipc.token("a") != token
-    assert site.core.component("b").restarts == 2
     await until(lambda: site.core.component("b").restarts == 4, lambda: site.core.component("b").restarts)
     await site.state("b", "BROKEN")
     with pytest.raises(CoreError, match=r"power_cut\(\) comes before boot\(\)"):
@@ -161,7 +160,7 @@ async def test_a_power_cut_during_the_installation_lets_it_begin_again(make_site
     site = await make_site("classic")
     install = "echo x >> installs; sync installs; test $(wc -l < installs) -gt 1 || sleep 1000"
     site.recipe("a", {"install": install, "run": IDLE})
-    await site.deploy(a=None)
+    await site.begin(a=None)
     await until(lambda: site.file("a", "installs"), lambda: site.core.component("a").state)
     await site.core.power_cut()
     await site.core.boot()

@@ -193,9 +193,13 @@ def expanded(profile: Profile, text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "classic", "lite"),
     [
-        ("{artifacts:path}", "/gg/artifacts/a/1.0.0", "/gg/artifacts/a/1.0.0/"),
-        ("{artifacts:decompressedPath}/z", "/gg/artifacts-unarchived/a/1.0.0/z", "/gg/artifacts-unarchived/a/1.0.0//z"),
-        ("{b:artifacts:path}", "/gg/artifacts/b/2.0.0", "/gg/artifacts/b/2.0.0/"),
+        ("{artifacts:path}", "/gg/packages/artifacts/a/1.0.0", "/gg/packages/artifacts/a/1.0.0/"),
+        (
+            "{artifacts:decompressedPath}/z",
+            "/gg/packages/artifacts-unarchived/a/1.0.0/z",
+            "/gg/packages/artifacts-unarchived/a/1.0.0//z",
+        ),
+        ("{b:artifacts:path}", "/gg/packages/artifacts/b/2.0.0", "/gg/packages/artifacts/b/2.0.0/"),
         ("{work:path}", "/gg/work/a", "/gg/work/a/"),
         ("{kernel:rootPath}", "/gg", "/gg/"),
         ("is {iot:thingName}.", "is core7.", "is core7."),
@@ -226,3 +230,25 @@ def test_an_unknown_brace_stays_on_classic_and_fails_the_recipe_on_lite(text: st
     assert expanded(CLASSIC, text) == text
     with pytest.raises(RecipeError, match="every brace begins a variable"):
         expanded(LITE, text)
+
+
+def test_a_recipe_without_a_step_is_one_to_classic_and_none_to_lite() -> None:
+    document = manifests({"os": "linux", "runtime": "*"})
+    document["Manifests"][0]["Lifecycle"] = {"shutdown": "stop it"}
+    assert parsed(document, CLASSIC).lifecycle.run is None
+    with pytest.raises(RecipeError, match="Recipes without at least 1 valid lifecycle step aren't currently supported"):
+        parsed(document, LITE)
+    document["Manifests"][0]["Lifecycle"] = {"install": "cp a b"}
+    assert parsed(document, LITE).lifecycle.run is None
+
+
+@pytest.mark.parametrize(
+    ("written", "classic", "lite"), [("HARD", True, True), ("SOFT", False, False), (None, True, False)]
+)
+def test_a_dependency_without_a_type_is_hard_on_classic_only(written: str | None, classic: bool, lite: bool) -> None:
+    document = manifests({"os": "linux", "runtime": "*"})
+    document["ComponentDependencies"] = {
+        "b": {"VersionRequirement": "*"} | ({"DependencyType": written} if written else {})
+    }
+    hard = {profile.name: parsed(document, profile).dependencies[0].hard for profile in (CLASSIC, LITE)}
+    assert hard == {"classic": classic, "lite": lite}
