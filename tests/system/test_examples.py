@@ -106,6 +106,12 @@ class Running:
             if variable in names
         }
 
+    def collecting(self) -> bool:
+        """Whether every connection is at work, by the collector's status."""
+        connections = self.rehearsal.statuses.get("opcua-collector", {}).get("connections", {})
+        wanted = merge_of(self.site, COLLECTOR)["connections"]
+        return connections.keys() == wanted.keys() and all(one["state"] == "running" for one in connections.values())
+
     def stored(self) -> int:
         """Samples that the collector has in its outbox or had, by its status."""
         ledger = self.rehearsal.statuses.get("opcua-collector", {}).get("ledger", {})
@@ -173,21 +179,32 @@ class Running:
 
 
 @asynccontextmanager
-async def running(document: str, build: Path, folder: Path, *, units: int = 1) -> AsyncIterator[Running]:
-    """Deploy a document of examples/ against a plant of its own."""
+async def running(
+    document: str, build: Path, folder: Path, *, units: int = 1, before: int = 0
+) -> AsyncIterator[Running]:
+    """Deploy a document of examples/ against a plant of its own.
+
+    before: samples that the plant has produced when the document is deployed.
+    """
     text = (EXAMPLES / document).read_text(encoding="utf-8")
     assert WRITTEN in text
     site_file = folder / document
-    watched = len(list(tags(load_site(EXAMPLES / document))))
+    watched = 0 if before else len(list(tags(load_site(EXAMPLES / document))))
     async with PlantProcess(folder / "plant", units=units, rate=1000 * units, expect_items=watched) as plant:
         site_file.write_text(text.replace(WRITTEN, plant.endpoint), encoding="utf-8")
         site = load_site(site_file)
         async with Rehearsal(folder, build, with_plant=False) as rehearsal:
             run = Running(plant, rehearsal, site)
+            if before:
+                await plant.produce()
+                await run.produced(before)
             await rehearsal.provide(site)
             await rehearsal.deploy(site)
             await rehearsal.wait_for(lambda: "stream-exporter" in rehearsal.statuses, "first status", LIMIT)
-            await plant.produce()
+            if before:
+                await rehearsal.wait_for(run.collecting, "every connection at work", LIMIT)
+            else:
+                await plant.produce()
             yield run
             counters = await plant.counters()
     assert counters["services"].keys() <= READ_ONLY, counters
@@ -216,7 +233,6 @@ async def test_history_to_s3(build: Path, tmp_path: Path) -> None:
         back = time.time_ns()
         collector.start(install=False)
         await run.rehearsal.core.wait_state(COLLECTOR, "RUNNING", LIMIT)
-        await run.plant.watched(LIMIT, items=len(run.tags))
         await run.produced(1000)
         filtered = await run.end()
         assert run.differences("archive", filtered["archive"]) == [], run.told()
@@ -224,6 +240,45 @@ async def test_history_to_s3(build: Path, tmp_path: Path) -> None:
         read_back = list(received.s3(run.rehearsal.core.aws, "plant-archive", f"{prefix}backfill/"))
         between = [row for row in read_back if away < row[1] < back]
     assert len(between) > 50, "nothing was read back from the time of the outage"
+
+
+async def test_history_to_s3_of_the_time_before_the_gateway(build: Path, tmp_path: Path) -> None:
+    """The command in the document's own comment, with another id and range, published as the cloud would."""
+    document = "history-to-s3.yaml"
+    comment = (EXAMPLES / document).read_text(encoding="utf-8").split("components:")[0].replace("#", "")
+    request = json.loads(comment[comment.index("{") : comment.rindex("}") + 1])
+    answers: list[dict[str, Any]] = []
+    async with running(document, build, tmp_path, before=1000) as run:
+        rows = [line.time_ns for line in read_log(run.plant.log) if isinstance(line, LoggedRow)]
+        first, until = rows[0], rows[len(rows) // 2]
+        request["id"] = "before-the-gateway"
+        request["arguments"] |= {"from": first, "to": until}
+        core = run.rehearsal.core
+        core.ipc.observe_iot_core(
+            f"sluice/{core.thing_name}/reply/opcua-collector", lambda _, payload: answers.append(orjson.loads(payload))
+        )
+
+        def over() -> bool:
+            return bool(answers) and answers[-1]["state"] in ("done", "failed", "refused")
+
+        await core.ipc.publish_iot_core(f"sluice/{core.thing_name}/command/opcua-collector", orjson.dumps(request))
+        await run.rehearsal.wait_for(over, "the end of the command", LIMIT)
+        assert answers[-1]["state"] == "done", answers
+        await run.plant.finish()
+        await run.rehearsal.stop_collecting()
+        await run.rehearsal.stop_exporting()
+        logged = {
+            sample: told for sample, told in run.logged(lambda tag: tag.name).items() if first <= sample[1] < until
+        }
+        assert len(logged) > 20, "nothing was produced before"
+        prefix = merge_of(run.site, EXPORTER)["sinks"]["archive"]["prefix"] + "opcua-collector/reactor/backfill/"
+        got: list[tuple[Any, ...]] = []
+        deadline = time.monotonic() + LIMIT
+        while len(got) < len(logged) and time.monotonic() < deadline:
+            got = await asyncio.to_thread(lambda: list(received.s3(core.aws, "plant-archive", prefix)))
+            await asyncio.sleep(0.2)
+    assert len(got) == len(logged), "something came twice, or not at all"
+    assert {(tag, at): (value, quality) for tag, at, value, quality, *_ in got} == logged
 
 
 @pytest.fixture
