@@ -16,6 +16,7 @@ Standard library only: gdk runs the build with whatever `python3` is first on PA
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -282,9 +283,8 @@ def _download(wanted: str, target: Target, cache: Path) -> list[str]:
 
 def _pip(cache: Path) -> list[str]:
     """A command that is pip: this Python's own, or one made in the cache (Debian's python3 comes without)."""
-    own = [sys.executable, "-m", "pip"]
-    if subprocess.run([*own, "--version"], capture_output=True, check=False).returncode == 0:
-        return own
+    if _has_pip(sys.executable):
+        return [sys.executable, "-m", "pip"]
     venv = cache / f"pip-{sys.version_info[0]}.{sys.version_info[1]}"
     python = venv / "bin" / "python"
     if not python.exists():
@@ -296,6 +296,11 @@ def _pip(cache: Path) -> list[str]:
                 "or build with .venv/bin/python scripts/build.py after scripts/setup."
             )
     return [str(python), "-m", "pip"]
+
+
+@functools.cache
+def _has_pip(python: str) -> bool:
+    return subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
 
 
 def sha256(path: Path) -> str:

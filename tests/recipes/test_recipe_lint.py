@@ -188,7 +188,7 @@ def test_each_manifest_unpacks_its_own_zip_and_starts_what_is_in_it(path: Path) 
     for manifest in recipe["Manifests"]:
         stem = f"sluice-{short_id(recipe)}-{ARCHITECTURES[manifest['Platform']['architecture']]}"
         uri = f"s3://BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION/{stem}.zip"
-        artifact = {"Uri": uri, "Unarchive": "ZIP"}
+        artifact: dict[str, Any] = {"Uri": uri, "Unarchive": "ZIP"}
         if path == RUNTIME:  # whichever user a component runs as, it installs from there
             artifact["Permission"] = {"Read": "ALL"}
         assert manifest["Artifacts"] == [artifact]

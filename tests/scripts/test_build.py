@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.markers import Marker
 from packaging.specifiers import SpecifierSet
+from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
 
 import build
@@ -110,37 +111,6 @@ def test_a_lock_line_without_an_exact_version_and_hash_is_refused_with_its_text(
 # --- fetching, with pip and a package index that is a folder --------------------------------------------------------
 
 
-@pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is all pip sees of the world."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    return folder
-
-
-@pytest.fixture
-def lock(index: Path, tmp_path: Path, make_wheel: MakeWheel) -> Path:
-    """`gauge` has a wheel per Python and architecture, `valve` one for all, `pump` is for Python 3.10 alone."""
-    gauges = [
-        make_wheel(index, f"gauge-1.0-cp{target.python.replace('.', '')}-cp{target.python.replace('.', '')}-{platform}")
-        for target in EVERY_TARGET
-        for platform in [f"manylinux_2_17_{target.architecture}.manylinux2014_{target.architecture}"]
-    ]
-    valve = make_wheel(index, "valve-2.0-py3-none-any")
-    pump = make_wheel(index, "pump-3.0-py3-none-any")
-    path = tmp_path / "requirements.txt"
-    hashes = " \\\n".join(f"    --hash=sha256:{digest}" for digest in gauges)
-    path.write_text(
-        f"gauge==1.0 \\\n{hashes}\n"
-        f"pump==3.0 ; python_full_version < '3.11' \\\n    --hash=sha256:{pump}\n"
-        f"valve==2.0 \\\n    --hash=sha256:{valve}\n"
-    )
-    return path
-
-
 @pytest.mark.parametrize("target", [Target("3.10", "aarch64"), Target("3.13", "x86_64")], ids=str)
 def test_wheels_are_chosen_for_the_device_and_not_for_the_machine_that_builds(
     target: Target, lock: Path, tmp_path: Path
@@ -195,49 +165,6 @@ def test_a_python_without_pip_is_given_one_in_the_cache(
 
 
 # --- the zips -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tree(tmp_path: Path, lock: Path, index: Path, make_wheel: MakeWheel) -> Path:
-    """A repository with one component, `level_gauge`, the Runtime, and much that does not belong on a device."""
-    root = tmp_path / "repository"
-    for folder, names in {
-        "components/level_gauge": ["__init__.py", "__main__.py", "README.md", "notes.txt", "__pycache__/x.pyc"],
-        "components/level_gauge/codec": ["__init__.py"],
-        "components/runtime": ["README.md"],
-        "shared/sluice": ["batch.py", "py.typed", "__pycache__/y.pyc"],
-        "shared/plant": ["__init__.py"],
-        "tests": ["test_all.py"],
-    }.items():
-        for name in names:
-            path = root / folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"# {folder}/{name}\n")
-    (root / "shared/sluice/__init__.py").write_text('"""The library."""\n\n__version__ = "1.2.3"\n')
-    for component in ("level_gauge", "runtime"):
-        shutil.copy(lock, root / "components" / component / "requirements.txt")
-    shutil.copytree(ROOT / "scripts/artifact", root / "scripts/artifact")
-    pip = make_wheel(index, "pip-1.0-py3-none-any")
-    (root / "scripts/artifact/installer.txt").write_text(f"pip==1.0 \\\n    --hash=sha256:{pip}\n")
-    for name in ("LICENSE", "NOTICE", "recipe.yaml", "gdk-config.json"):
-        shutil.copy(ROOT / name, root / name)
-    (root / "recipes").mkdir()
-    (root / "recipes/io.sluice.LevelGauge.yaml").write_text(
-        '---\nComponentName: io.sluice.LevelGauge\nComponentVersion: "1.2.3"\nComponentDependencies:\n'
-        '  io.sluice.Runtime:\n    VersionRequirement: ">=1.2.0 <1.3.0"\n    DependencyType: SOFT\n'
-        + manifests("level-gauge")
-    )
-    (root / "recipes/io.sluice.Runtime.yaml").write_text(
-        '---\nComponentName: io.sluice.Runtime\nComponentVersion: "1.2.3"\n' + manifests("runtime")
-    )
-    return root
-
-
-def manifests(component: str) -> str:
-    return "Manifests:\n" + "".join(
-        f"  - Artifacts:\n      - Uri: s3://BUCKET_NAME/COMPONENT_NAME/COMPONENT_VERSION/sluice-{component}-{one}.zip\n"
-        for one in ARCHITECTURES
-    )
 
 
 def files_of(folder: Path) -> dict[str, str]:
@@ -329,9 +256,9 @@ def test_every_zip_knows_its_pythons_has_no_placeholder_left_and_the_digest_of_e
         for script in (name for name in names if name.endswith(".sh")):
             assert not re.search(r"@[A-Z]+@", text_in(path, script))
         with zipfile.ZipFile(path) as archive:
-            assert dict(reversed(line.split("  ")) for line in text_in(path, "SHA256SUMS").splitlines()) == {
-                name: hashlib.sha256(archive.read(name)).hexdigest() for name in names if name != "SHA256SUMS"
-            }
+            assert text_in(path, "SHA256SUMS").splitlines() == [
+                f"{hashlib.sha256(archive.read(name)).hexdigest()}  {name}" for name in names if name != "SHA256SUMS"
+            ]
 
 
 def test_a_component_that_needs_what_the_runtime_does_not_carry_is_refused(tree: Path) -> None:
@@ -479,6 +406,33 @@ def test_every_component_is_built_with_its_code_and_the_runtime_with_a_wheel_for
             assert (
                 text_in(path, "requirements.txt") == (ROOT / "components" / component / "requirements.txt").read_text()
             )
+
+
+def tags_of(target: Target) -> set[Tag]:
+    """Every tag of a wheel that a device of this kind can use: CPython, and glibc 2.28 or any older."""
+    version = tuple(int(part) for part in target.python.split("."))
+    platforms = [f"manylinux_2_{minor}_{target.architecture}" for minor in range(5, 29)]
+    platforms += [f"manylinux{year}_{target.architecture}" for year in ("1", "2010", "2014")]
+    return {*cpython_tags(version, platforms=platforms), *compatible_tags(version, f"cp{version[0]}{version[1]}")}
+
+
+def test_all_zips_of_an_architecture_fit_the_budget_and_every_supported_device_finds_its_wheels(tmp_path: Path) -> None:
+    """For this machine's architecture: the other's wheels are chosen by the same rule, and fetching takes time."""
+    targets = [Target(python, build.host().architecture) for python in PYTHONS]
+    zips = build.build(output=tmp_path, targets=targets)
+    assert sum(path.stat().st_size for path in zips) <= 150e6
+    [runtime] = [path for path in zips if path.name.startswith("sluice-runtime-")]
+    wheels = [Path(name).name for name in names_in(runtime) if name.startswith("wheels/")]
+    assert not [name for name in wheels if re.search(r"linux_(x86_64|aarch64)|musl", re.sub(r"manylinux\w*", "", name))]
+    lock = wheelhouse.read_lock(ROOT / "components/runtime/requirements.txt")
+    tags = {name: parse_wheel_filename(name) for name in wheels}
+    useful = set()
+    for target in targets:
+        fitting = [name for name in wheels if tags[name][3] & tags_of(target)]
+        useful |= set(fitting)
+        needed = {(one.name, one.version) for one in lock if one.applies_to(target)}
+        assert needed <= {(str(tags[name][0]), str(tags[name][1])) for name in fitting}, target
+    assert useful == set(wheels), "a wheel that no supported device can use"
 
 
 def test_an_unpacked_zip_answers_to_sha256sum(zips: list[Path], tmp_path: Path) -> None:
