@@ -43,6 +43,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
+from sluice import __version__
 from sluice.retry import Backoff
 from sluice.tasks import within
 
@@ -88,6 +89,20 @@ class DatabaseError(Exception):
         self.problem = problem
         self.remedy = remedy
         self.passing = passing
+
+
+def _release_number(version: str) -> int:
+    """A release as SQLite's application id: 7 bits, 10 and 14."""
+    major, minor, patch = (int(part) for part in version.split("."))
+    return (major << 24) + (minor << 14) + patch
+
+
+def _release(number: int) -> str:
+    """The release that used the file last; empty when none has said so."""
+    return f"{number >> 24}.{number >> 14 & 0x3FF}.{number & 0x3FFF}" if number > 0 else ""
+
+
+_RELEASE: Final = _release_number(__version__)
 
 
 class _MalformedError(Exception):
@@ -481,9 +496,11 @@ class Database:
             if version == 0 and not tables:
                 self._make(connection)
             elif version != self._version:
-                self._refuse_version(version)
+                self._refuse_version(version, _release(int(connection.execute("PRAGMA application_id").fetchone()[0])))
             if check:
                 self._check(connection, [name for (name,) in tables])
+            if int(connection.execute("PRAGMA application_id").fetchone()[0]) != _RELEASE:
+                connection.execute(f"PRAGMA application_id={_RELEASE}")
             if self.path.stat().st_mode & 0o077:
                 self.path.chmod(0o600)
         except BaseException:
@@ -498,14 +515,15 @@ class Database:
         connection.execute(f"PRAGMA user_version={self._version}")
         connection.execute("COMMIT")
 
-    def _refuse_version(self, version: int) -> None:
+    def _refuse_version(self, version: int, release: str) -> None:
         if version == 0:
             raise _MalformedError  # tables, but not ours
-        newer = version > self._version
+        newer = "a newer" if version > self._version else "an older"
         raise DatabaseError(
-            f"{self.path} has version {version} and this release reads version {self._version}",
-            f"deploy the {'newer' if newer else 'older'} release again and let it deliver what is kept, "
-            "or move the file away and lose what it holds",
+            f"{self.path} was left by {release or f'{newer} release'} in version {version}, and this release, "
+            f"{__version__}, reads version {self._version}",
+            f"deploy {release or f'the {newer.split()[1]} release'} again and let it deliver what is kept, or move the "
+            "file away and lose what it holds",
         )
 
     def _check(self, connection: sqlite3.Connection, tables: list[str]) -> None:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 import sluice.database
+from sluice import __version__
 from sluice.database import PAGE, WAL_KEPT, Database, DatabaseError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -244,11 +245,28 @@ async def test_the_file_of_a_newer_release_is_left_alone(tmp_path: Path) -> None
         await database.write(note(1))
     with pytest.raises(DatabaseError) as caught:
         await Database.open(tmp_path / "a.db", schema=SCHEMA, version=1)
-    assert caught.value.problem == f"{tmp_path}/a.db has version 2 and this release reads version 1"
-    assert caught.value.remedy.startswith("deploy the newer release again")
+    assert caught.value.problem == (
+        f"{tmp_path}/a.db was left by {__version__} in version 2, and this release, {__version__}, reads version 1"
+    )
+    assert caught.value.remedy.startswith(f"deploy {__version__} again")
     assert not caught.value.passing
     async with opened(tmp_path / "a.db", version=2) as database:
         assert await database.read(numbers) == [1]
+
+
+async def test_the_release_that_left_a_file_is_told_by_its_number(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db", version=2):
+        pass
+    with closing(sqlite3.connect(tmp_path / "a.db")) as connection:
+        connection.execute(f"PRAGMA application_id={(1 << 24) + (12 << 14) + 3}")
+    with pytest.raises(DatabaseError, match=r"was left by 1\.12\.3 in version 2.* deploy 1\.12\.3 again"):
+        await Database.open(tmp_path / "a.db", schema=SCHEMA, version=1)
+    with closing(sqlite3.connect(tmp_path / "a.db")) as connection:
+        connection.execute("PRAGMA application_id=0")
+    with pytest.raises(
+        DatabaseError, match=r"was left by a newer release in version 2.* deploy the newer release again"
+    ):
+        await Database.open(tmp_path / "a.db", schema=SCHEMA, version=1)
 
 
 async def test_only_one_may_have_it_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
