@@ -44,6 +44,8 @@ def _path(value: Any) -> str:
 
 
 def _asset(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        refuse("is not text", "write a path such as site/area/line1")
     return "/".join(part.strip() for part in str(value).split("/") if part.strip())
 
 

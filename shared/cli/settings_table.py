@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
-from sluice.config import ComponentSettings
+from sluice.config import ComponentSettings, SecretRef
 from sluice.schema import Settings, Unit, choices_of, fields_of, literals, scopes_of, union_members, unwrapped
 from sluice.units import format_duration, format_size
 
@@ -300,6 +300,43 @@ def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
     """An entry may also be null or {delete: true}, which makes it absent."""
     gone = {"type": "object", "properties": {"delete": {"const": True}}, "required": ["delete"]}
     return {"anyOf": [schema, {"type": "null"}, gone]}
+
+
+def limits_of(model: type[ComponentSettings]) -> list[tuple[str, str]]:
+    """Path and kind of everything that the models refuse by declaration: limits, words, required fields."""
+    found: list[tuple[str, str]] = []
+
+    def walk(one: type[Settings], prefix: str) -> None:
+        for key, info in fields_of(one).items():
+            path = f"{prefix}{key}"
+            if info.is_required():
+                found.append((path, "required"))
+            annotation, metadata = unwrapped(info.annotation, info.metadata)
+            scopes = scopes_of(annotation, metadata)
+            limits = _limits(metadata)
+            if scopes is not None:
+                found.append((path, "section"))
+                bare, _ = unwrapped(scopes[0], ())
+                choices = choices_of(bare) if union_members(bare) else None
+                for entry in choices[1].values() if choices else (bare,):
+                    walk(entry, f"{path}.<{_ENTRIES.get(key, 'name')}>.")
+            elif isinstance(annotation, type) and issubclass(annotation, Settings):
+                if annotation is not SecretRef:  # which says in its own words what it may be
+                    found.append((path, "section"))
+                walk(annotation, f"{path}.")
+            elif get_origin(annotation) is list:
+                found.extend((path, name.replace("length", "items")) for name in limits)
+                item, inner = unwrapped(get_args(annotation)[0], ())
+                found.extend((path, name) for name in _limits(inner))
+            elif len(literals(annotation)) > 1:
+                found.append((path, "words"))
+            else:
+                found.extend((path, name) for name in limits)
+                if annotation is bool:
+                    found.append((path, "boolean"))
+
+    walk(model, "")
+    return list(dict.fromkeys(one for one in found if not one[0].endswith(".type") or one[1] != "words"))
 
 
 def undescribed(model: type[ComponentSettings]) -> list[str]:
