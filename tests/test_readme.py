@@ -63,7 +63,7 @@ def policies() -> list[dict[str, Any]]:
 
 
 def test_its_policies_allow_what_the_components_use() -> None:
-    """The role has every action that the exporter's page names; the core may do its commands' topics, and only those."""
+    """The role has every action that the exporter's page names; the core may hear commands and answer them."""
     role, core = ({entry["Sid"]: entry for entry in policy["Statement"]} for policy in policies())
     exporter = (ROOT / "components" / "stream_exporter" / "README.md").read_text(encoding="utf-8")
     needed = set(re.findall(r"`((?:iotsitewise|kinesis|s3):[A-Za-z]+)`", exporter))

@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,9 +30,10 @@ from localcore import CoreError, DeploymentError
 from localcore.child import ChildError, die_with_parent
 from plant import PlantError
 from rehearsal.rehearsal import Rehearsal, RehearsalError
-from rehearsal.site import SiteError
+from rehearsal.site import TAGS, SiteError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+BUILT = REPOSITORY / "greengrass-build"
 TROUBLE = (
     RehearsalError,
     SiteError,
@@ -127,8 +128,9 @@ class Stage:
         self._flowing = False
 
 
-async def build(output: Path) -> None:
-    """Build the artifacts for this machine, as a deployment would carry them."""
+async def build(output: Path, site: Mapping[str, Any] | None = None) -> None:
+    """Build the artifacts for this machine, as a deployment would carry them; with the tag packages of a site document,
+    which `scripts/sluice tags package` has made."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(REPOSITORY / "scripts" / "build.py"),
@@ -148,6 +150,21 @@ async def build(output: Path) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     if process.returncode != 0:
         raise RehearsalError(f"the build failed:\n{said.decode(errors='replace')}")
+    for name in (site or {}).get("components", {}):
+        if name.startswith(TAGS):
+            await asyncio.to_thread(_add_package, name, output)
+
+
+def _add_package(name: str, output: Path) -> None:
+    recipes = list((BUILT / "recipes").glob(f"{name}-[0-9]*.yaml"))
+    if not recipes:
+        raise RehearsalError(
+            f"{name} is in the site document and not in {BUILT}: "
+            f"make it with scripts/sluice tags package FILE --name {name.removeprefix(TAGS)}"
+        )
+    for recipe in recipes:
+        shutil.copy(recipe, output / "recipes")
+    shutil.copytree(BUILT / "artifacts" / name, output / "artifacts" / name)
 
 
 def picture(rehearsal: Rehearsal, seconds: float) -> Table:

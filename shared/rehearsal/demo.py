@@ -107,7 +107,7 @@ async def rehearse(root: Path, options: Options) -> dict[str, Any]:
     stage = Stage(task, live=options.live)
     try:
         async with stage.doing("building the artifacts"):
-            await build(root / "build")
+            await build(root / "build", options.site)
         async with Rehearsal(
             root,
             root / "build",

@@ -21,7 +21,8 @@ from cli.document import DocumentError, load
 
 COLLECTOR = "io.sluice.OpcUaCollector"
 EXPORTER = "io.sluice.StreamExporter"
-DATA_ONLY = ("io.sluice.Runtime", "io.sluice.Tags.")
+TAGS = "io.sluice.Tags."
+DATA_ONLY = ("io.sluice.Runtime", TAGS)
 """How the names of components begin that bring files for others and run nothing."""
 
 
