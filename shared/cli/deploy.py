@@ -144,9 +144,9 @@ def versions(target: Target, before: Before | None, cloud: Cloud | None, build: 
 
 def _checked(path: Path) -> Any:
     """The document, when it has no errors: Failure with the output of `sluice check` when it has."""
-    from cli import document
+    from cli.check import checked
 
-    return document.load(path)
+    return checked(path)
 
 
 def _read(path: Path) -> Before:

@@ -42,26 +42,32 @@ _REFERENCE: Final = re.compile(r"sluice-[A-Za-z0-9/_+=.@-]+|arn:aws[a-z-]*:secre
 _PLAIN_KEYS: Final = frozenset({"password", "passwd", "pass", "user", "username", "token", "secret", "key", "value"})
 _WORDS: Final = frozenset({"true", "false", "null", "none", "undefined", "empty", "required", HIDDEN})
 
-_PEM: Final = re.compile(r"-----BEGIN[^-\n]*PRIVATE KEY-----(?:.*?-----END[^-\n]*-----|[A-Za-z0-9+/=\s\\]*)", re.DOTALL)
+_PEM: Final = re.compile(
+    r"-----BEGIN[^-\n]*PRIVATE KEY-----(?:.{0,20000}?-----END[^-\n]*-----|[A-Za-z0-9+/=\s\\]*)", re.DOTALL
+)
 _PEM_END: Final = re.compile(r"\A(?:(?!-----BEGIN).)*?-----END[^-\n]*PRIVATE KEY-----", re.DOTALL)
 _LOGIN: Final = re.compile(r"(?<=://)([^/\s\"'<>]*)@")
 _HEADER: Final = re.compile(
     r"(authori[sz]ation\\*[\"']?\s*[:=]\s*\\*[\"']?)((?:[A-Za-z]+\s+)?[^\s\"',;\\]+)", re.IGNORECASE
 )
 _SCHEME: Final = re.compile(r"\b(bearer|basic)\s+([A-Za-z0-9._~+/=-]{8,})", re.IGNORECASE)
-_NAMED: Final = re.compile(
-    r"(?P<name>[A-Za-z_][\w.-]{0,80})(?P<between>\\*[\"']?\s*(?:=>|[:=])\s*)"
-    r"(?P<value>\\*\"(?:[^\"\\]|\\[^\"])*\\*\"|'[^']*'|[^\s\"'][^\n]*)"
-)
-_OPTION: Final = re.compile(
-    r"(?P<name>--?[A-Za-z][\w-]{0,80})(?P<between>[\s=]+)(?P<value>\"[^\"]*\"|'[^']*'|[^\s-]\S*)"
-)
+_NAMED: Final = re.compile(r"(?P<name>[A-Za-z_][\w.-]{0,80})\\*[\"']?\s*(?:=>|[:=])\s*")
+_OPTION: Final = re.compile(r"(?<![\w-])(?P<name>--?[A-Za-z][\w-]{0,80})[ \t]+(?=[^\s-])")
+_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"|\\+"(?:[^"\\]|\\[^"])*\\+"|' + r"'[^']*'")
+_ARGUMENT: Final = re.compile(r"\S+")
+_REST: Final = re.compile(r"[^\n]+")
 _SHAPES: Final = (
     re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
     re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"),
     re.compile(r"(?<![A-Za-z0-9+/_-])(?=[A-Za-z0-9+/_-]*[a-z])(?=[A-Za-z0-9+/_-]*[A-Z])(?=[A-Za-z0-9+/_-]*[0-9])"
-               r"(?![A-Za-z0-9/._-]*/[a-z]+/)[A-Za-z0-9+/_-]{40,}={0,2}"),
+               r"[A-Za-z0-9+/_-]{40,}={0,2}"),
 )  # fmt: skip
+_HINT: Final = re.compile(
+    r"pas+w|pass|pwd|pw|secret|token|credential|key|authori[sz]ation|cookie|svcuid|sig|pin|private|bearer|basic",
+    re.IGNORECASE,
+)
+"""Without one of these there is nothing by a secret's name, and without a long word nothing that looks like one."""
+_LONG: Final = re.compile(r"[A-Za-z0-9+/_.-]{20}")
 _ONE_WORD: Final = re.compile(r"[^\s,;&}\])\"']+")
 
 
@@ -89,14 +95,18 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """A text without what may be a secret."""
-        text = _PEM_END.sub(HIDDEN, _PEM.sub(HIDDEN, text))
-        text = _LOGIN.sub(self._login, text)
-        text = _HEADER.sub(self._header, text)
-        text = _SCHEME.sub(self._scheme, text)
-        text = self._named(_NAMED, text)
-        text = self._named(_OPTION, text)
-        for shape in _SHAPES:
-            text = shape.sub(HIDDEN, text)
+        if "-----" in text:
+            text = _PEM_END.sub(HIDDEN, _PEM.sub(HIDDEN, text))
+        if "://" in text:
+            text = _LOGIN.sub(self._login, text)
+        if _HINT.search(text):
+            text = _HEADER.sub(self._header, text)
+            text = _SCHEME.sub(self._scheme, text)
+            text = self._named(_NAMED, text)
+            text = self._named(_OPTION, text)
+        if _LONG.search(text):
+            for shape in _SHAPES:
+                text = shape.sub(HIDDEN, text)
         return text
 
     def log(self, text: str) -> str:
@@ -168,30 +178,31 @@ class Redactor:
         return f"{match[1]} {HIDDEN}"
 
     def _named(self, pattern: re.Pattern[str], text: str) -> str:
-        parts, at = [], 0
-        while (match := pattern.search(text, at)) is not None:
-            name, value = match["name"], match["value"]
-            if not _NAMES.search(name) or value.startswith(HIDDEN):
-                # The value may itself hold a name and a value: go on right behind the separator.
-                parts.append(text[at : match.start("value")])
-                at = match.start("value")
-                continue
-            sure = bool(_SURE.search(name))
-            quoted = re.match(r"\\*[\"']", value)
-            whole = quoted is not None or _TO_THE_END.search(name) is not None
-            if not whole:
-                word = _ONE_WORD.match(value)
-                value = word[0] if word else ""
-            if quoted is None and value.lstrip()[:1] in ("{", "["):
-                # A structure: look for names in it.
-                parts.append(text[at : match.start("value") + 1])
-                at = match.start("value") + 1
-                continue
-            if sure and (whole or not value.isalpha()):
-                self._remember_parts(value)
-            parts.append(text[at : match.start("value")] + (HIDDEN if value else ""))
-            at = match.start("value") + len(value)
-        return "".join(parts) + text[at:]
+        parts, done = [], 0
+        match = pattern.search(text)
+        while match is not None:
+            name, start = match["name"], match.end()
+            end = self._end_of_value(name, text, start) if _NAMES.search(name) else start
+            if end > start:
+                parts += [text[done:start], HIDDEN]
+                done = end
+            # A value that is no secret may itself hold a name and a value: go on right behind the separator.
+            match = pattern.search(text, max(end, start))
+        return "".join(parts) + text[done:]
+
+    def _end_of_value(self, name: str, text: str, start: int) -> int:
+        """Where the secret behind its name ends; `start` when there stands none that has to be hidden."""
+        if text.startswith((HIDDEN, "{", "["), start):
+            return start  # hidden already, or a structure: the names in it are found one by one
+        quoted = _QUOTED.match(text, start)
+        whole = _TO_THE_END.search(name) is not None
+        rest = _ARGUMENT if name.startswith("-") else _REST if whole else _ONE_WORD
+        found = quoted or rest.match(text, start)
+        if found is None:
+            return start
+        if _SURE.search(name) and (quoted or whole or not found[0].isalpha()):
+            self._remember_parts(found[0])
+        return found.end()
 
     def _remember_parts(self, value: str) -> None:
         """The whole of what stood there, and its first word: where an unquoted secret ends nobody knows."""
