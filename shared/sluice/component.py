@@ -33,7 +33,7 @@ from sluice import __version__, log
 from sluice.batch import CLASSIC_MAX_MESSAGE_BYTES, LITE_MAX_MESSAGE_BYTES
 from sluice.command import Call, Command, NoArguments
 from sluice.command_service import CommandService
-from sluice.config import Changes, ComponentSettings, LastGood, Loaded, Problem, diff, load
+from sluice.config import Changes, ComponentSettings, LastGood, Loaded, Problem, diff, keys_of, load
 from sluice.ipc import Ipc, IpcDisconnected, IpcError, IpcNotFound, IpcRefused, IpcTimeout
 from sluice.retry import Backoff
 from sluice.secrets import Secrets
@@ -297,9 +297,8 @@ class Runner:
         return True
 
     async def _get(self) -> Any:
-        keys = [info.alias or name for name, info in self._component.settings.model_fields.items()]
         try:
-            raw = await self._ipc.get_configuration((), keys=keys)
+            raw = await self._ipc.get_configuration((), keys=keys_of(self._component.settings))
         except IpcNotFound:
             raw = {}
         except IpcRefused as error:

@@ -24,14 +24,15 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Generic, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from sluice import units
+from sluice import migration, units
 from sluice.changes import Changes, Entries, diff
 from sluice.last_good import LastGood
+from sluice.migration import Move
 from sluice.problem import LOOKS_SECRET, Problem, one_of, pointer, render, shown, tell
 from sluice.schema import (
     Names,
@@ -60,6 +61,7 @@ __all__ = [
     "LastGood",
     "Loaded",
     "LoadedEntries",
+    "Move",
     "Named",
     "OutboxSettings",
     "Problem",
@@ -153,8 +155,11 @@ class SecretRef(Settings):
     """
 
     secret: str = ""
+    """Name or ARN of a secret in AWS Secrets Manager."""
     key: str = ""
+    """Which value of a secret that is a JSON object; without it the whole secret."""
     file: str = ""
+    """Path of a file of mode 0600 that holds the secret, where Secret Manager does not exist."""
 
     @model_validator(mode="before")
     @classmethod
@@ -199,11 +204,19 @@ class OutboxSettings(Settings):
 class ComponentSettings(Settings):
     """What the configuration of every Sluice component begins with."""
 
-    config_version: Annotated[int, Field(ge=1, le=1)] = 1
+    migrations: ClassVar[tuple[tuple[Move, ...], ...]] = ()
+    """What changed with each layout of this configuration, the first entry from layout 1 to 2: see sluice.migration."""
+
+    config_version: Annotated[int, Field(ge=1)] = 1
+    """The layout of this configuration. A later version of the component mends older layouts by it; leave it alone."""
     log_level: Annotated[str, BeforeValidator(_log_level)] = "INFO"
+    """How much the log tells: DEBUG, INFO, WARNING or ERROR."""
     status_interval: Annotated[Duration, Field(ge=1.0, le=3600.0)] = 5.0
+    """How often the component reports on sluice/status/<component>."""
     max_message_bytes: Annotated[int | Literal["auto"], BeforeValidator(_size_or_auto)] = "auto"
+    """The largest message on the local bus, 1KB to 16MB; auto is 7000 bytes on nucleus lite and 120000 elsewhere."""
     compress: bool = True
+    """Compresses messages (zstd) wherever that makes them smaller."""
     cloud_commands: Annotated[list[Annotated[str, BeforeValidator(_command)]], Field(max_length=16)] = Field(
         default_factory=lambda: ["status", "backfill"]
     )
@@ -255,6 +268,8 @@ def load(model: type[S], raw: Any, last_good: Mapping[str, Any] | None = None) -
             loader.problem((), raw, "is not a map of settings", "write key: value lines", "the last good applies")
             raw = last_good
         raw = raw or {}
+    last_good = _in_our_layout(model, last_good)
+    raw = loader.in_our_layout(model, raw, last_good)
     raw = {key: value for key, value in raw.items() if key not in _NOT_OURS}
     applied: dict[str, Any] = loader.settle(model, raw, last_good, ())
     fallback = _quiet(model, last_good) if last_good else {}
@@ -277,6 +292,27 @@ def load(model: type[S], raw: Any, last_good: Mapping[str, Any] | None = None) -
             if key in fallback:
                 applied[key] = fallback.pop(key)
     return Loaded(model.model_validate(applied), loader.problems, loader.warnings, applied)
+
+
+def _in_our_layout(model: type[S], last_good: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The last good form, which an earlier version may have left; None for what a later version left."""
+    if last_good is None:
+        return None
+    version = migration.version_of(last_good)
+    migrations = _migrations(model)
+    if version is not None and version > migration.newest(migrations):
+        return None
+    return migration.migrate(model, migrations, last_good)[0]
+
+
+def _migrations(model: type[Settings]) -> tuple[tuple[Move, ...], ...]:
+    return model.migrations if issubclass(model, ComponentSettings) else ()
+
+
+def keys_of(model: type[ComponentSettings]) -> list[str]:
+    """The top-level keys that a configuration of this model may have, those of older layouts included."""
+    old = (move.old.split(".")[0] for step in model.migrations for move in step)
+    return list(dict.fromkeys([*fields_of(model), *old]))
 
 
 def load_entries(
@@ -313,6 +349,35 @@ class _Loader:
     warnings: list[Problem] = field(default_factory=list)
     hidden: set[Place] = field(default_factory=set)  # places of secrets: what was written there is never shown
     silent: bool = False
+
+    def in_our_layout(
+        self, model: type[Settings], raw: Mapping[str, Any], last: Mapping[str, Any] | None
+    ) -> Mapping[str, Any]:
+        """`raw` with all keys where they are now; the last good form for a layout that is newer than we are."""
+        migrations = _migrations(model)
+        known, version = migration.newest(migrations), migration.version_of(raw)
+        if version is not None and version > known:
+            self.problem(
+                (migration.VERSION,),
+                raw[migration.VERSION],
+                "was written for a newer version of this component",
+                f'deploy that version again, or a configuration of layout {known} together with RESET ""',
+                "the last good configuration keeps running" if last else "the defaults apply",
+            )
+            return last or {}
+        settled, moved = migration.migrate(model, migrations, raw)
+        for one in moved:
+            secret = LOOKS_SECRET.search("\n".join((*one.old, *one.new))) is not None
+            value = "***" if secret else None if isinstance(one.value, Mapping) else shown(one.value)
+            problem = f"is called {render(one.new)} now"
+            if one.taken:
+                remedy = f'MERGE it under that name, and deploy with RESET "{pointer(one.old)}"'
+                effect = "it is taken over"
+            else:
+                remedy = f'deploy with RESET "{pointer(one.old)}"'
+                effect = f"it is ignored, because {render(one.new)} is set"
+            _keep(self.warnings, Problem(render(one.old), value, problem, remedy, effect))
+        return settled
 
     def settle(self, annotation: Any, raw: Any, last: Any, path: Place, metadata: Sequence[Any] = ()) -> Any:
         """`raw` without unknown keys, absent values and bad entries, for the model to validate."""
