@@ -92,6 +92,7 @@ class SinkSettings(Settings):
         ),
     ] = "exported"
     stream: StreamName
+    """The stream of stream manager that this sink alone appends to; it is made when it is not there."""
     segment_size: Annotated[
         Size, Field(ge=1 << 20, le=(1 << 31) - 1, description="space in the stream is freed in pieces of this size")
     ] = 16 << 20
@@ -110,6 +111,7 @@ class SiteWiseSink(SinkSettings):
     """To properties of AWS IoT SiteWise, by alias."""
 
     type: Literal["sitewise"]
+    """Properties of AWS IoT SiteWise."""
     alias: Annotated[
         str, AfterValidator(_alias), Field(description=f"fields: {', '.join(ALIAS_FIELDS)}", examples=["{asset}/{tag}"])
     ] = "{asset}/{tag}"
@@ -120,14 +122,18 @@ class SiteWiseSink(SinkSettings):
         Literal["filter", "send"], Field(description="send: as nullValue, which older stream managers may not pass on")
     ] = "filter"
     stream: StreamName = "SluiceSiteWise"
+    """The stream of stream manager that this sink alone appends to; it is made when it is not there."""
     pack_interval: Annotated[Duration, Field(ge=0.01, le=60.0)] = 0.4
+    """How long samples are gathered before they are packed."""
 
 
 class KinesisSink(SinkSettings):
     """To a Kinesis data stream, as JSON lines."""
 
     type: Literal["kinesis"]
+    """A Kinesis data stream."""
     kinesis_stream: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,128}$", examples=["plant-data"])]
+    """The Kinesis data stream, by its name."""
     message_size: Annotated[
         Size, Field(ge=1000, le=MAX_RECORD_BYTES, description="bytes of lines that become one record")
     ] = 256_000
@@ -136,15 +142,20 @@ class KinesisSink(SinkSettings):
         Field(description="gzip: each record is a gzip member, which its consumers must unpack"),
     ] = "none"
     stream: StreamName = "SluiceKinesis"
+    """The stream of stream manager that this sink alone appends to; it is made when it is not there."""
     pack_interval: Annotated[Duration, Field(ge=0.01, le=60.0)] = 0.25
+    """How long samples are gathered before they are packed."""
 
 
 class S3Sink(SinkSettings):
     """To files in an S3 bucket, as JSON lines."""
 
     type: Literal["s3"]
+    """Files in an S3 bucket."""
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]$", examples=["plant-archive"])]
+    """The S3 bucket, by its name."""
     prefix: Annotated[str, Field(pattern=r"^([A-Za-z0-9_.=\-][A-Za-z0-9_.=/\-]{0,255})?$", examples=["sluice/"])] = ""
+    """What all object keys begin with."""
     rotate_interval: Annotated[Duration, Field(ge=1.0, le=86400.0, description="a file is uploaded after")] = 60.0
     rotate_size: Annotated[Size, Field(ge=10_000, le=5_000_000_000, description="or when it has this size")] = (
         16_000_000
@@ -156,8 +167,11 @@ class S3Sink(SinkSettings):
         Literal["gzip", "none"], Field(description="gzip: keys end with .jsonl.gz, and files shrink to a tenth or less")
     ] = "gzip"
     stream: StreamName = "SluiceS3"
+    """The stream of stream manager that this sink alone appends to; it is made when it is not there."""
     status_stream: StreamName = "SluiceS3Status"
+    """The stream in which stream manager tells how uploads went; it is made when it is not there."""
     pack_interval: Annotated[Duration, Field(ge=0.01, le=60.0)] = 1.0
+    """How long samples are gathered before they are packed."""
 
 
 AnySink = SiteWiseSink | KinesisSink | S3Sink
@@ -170,7 +184,9 @@ class Configuration(ComponentSettings):
         ["*"], min_length=1, max_length=5, description="whose data is exported: <producer>/<source>"
     )
     stream_manager: StreamManagerSettings = StreamManagerSettings()
+    """How stream manager is talked to."""
     sinks: Named[AnySink] = Field({})
+    """Where data goes, by a name of your own; each sink exports everything that the sources yield."""
 
 
 def topic_filters(sources: list[str]) -> list[str]:

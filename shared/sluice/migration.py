@@ -153,7 +153,10 @@ def _is_default(model: type[Settings], raw: Any, place: Place, value: Any) -> bo
         annotation, metadata = info.annotation, tuple(info.metadata)
     if info is None or info.is_required():
         return False
-    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[(annotation, *metadata)] if metadata else annotation)
+    annotated: Any = Annotated
+    adapter: TypeAdapter[Any] = TypeAdapter(
+        annotated.__class_getitem__((annotation, *metadata)) if metadata else annotation
+    )
     try:
         return bool(
             adapter.validate_python(fold_case(annotation, value)) == info.get_default(call_default_factory=True)
