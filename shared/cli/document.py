@@ -228,7 +228,7 @@ class Tree:
     def parse(cls, path: Path, content: str) -> Tree:
         """The same of text. Raises DocumentError."""
         try:
-            loader = _LOADER(content)
+            loader = _LOADER(_PAIR.sub(_character, content))
             try:
                 root = loader.get_single_node()
             finally:
@@ -270,6 +270,16 @@ class Tree:
         if pairs is None:
             pairs = self._keys[id(node)] = {key.value: (key, value) for key, value in _flat(node)}
         return pairs
+
+
+_PAIR: Final = re.compile(r"(\\\\)|\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
+
+
+def _character(match: re.Match[str]) -> str:
+    """What JSON writes as two halves, which YAML does not know."""
+    if match[1]:
+        return match[1]
+    return bytes.fromhex(match[2] + match[3]).decode("utf-16-be")
 
 
 class _Builder:
