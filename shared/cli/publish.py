@@ -288,7 +288,7 @@ class Publisher:
             if not built.is_dir():
                 raise Failure(f"{project.name}: gdk built nothing into {built}: see {log}", IN_THE_WAY)
             progress("gdk component publish")
-            command = [self._gdk, "component", "publish"]
+            command = [self._gdk, "component", "publish", "--region", self._cloud.region]
             existed = self._step(command, folder, file, log, "gdk component publish", done)
         if existed:
             return self._there(project)

@@ -33,6 +33,7 @@ import cli.doctor
 import cli.survey
 from cli.databases import examine
 from cli.machine import clock_synchronised, machine, processes
+from cli.output import Failure
 from cli.redact import HIDDEN, Redactor
 from sluice.outbox_tables import SCHEMA, VERSION
 
@@ -180,7 +181,7 @@ def test_without_a_root_the_places_of_both_nuclei_are_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cli.survey, "ROOTS", (tmp_path / "v2", tmp_path / "greengrass"))
-    with pytest.raises(cli.survey.Failure, match="give its folder with --root, or run this with sudo"):
+    with pytest.raises(Failure, match="give its folder with --root, or run this with sudo"):
         cli.survey.find_root(None)
     (tmp_path / "greengrass" / "work").mkdir(parents=True)
     assert cli.survey.find_root(None) == tmp_path / "greengrass"
@@ -248,13 +249,13 @@ def test_the_file_of_a_secret_is_judged_by_its_mode_and_never_read(
     gone = {"password": {"file": "gone"}}
     device.configured(COLLECTOR, {"connections": {"line1": {"user": reference}, "line2": {"user": gone}}})
     opened: list[str] = []
-    plain = cli.survey.open_plain
+    plain = cli.databases.open_plain
 
     def watched(path: Path) -> Any:
         opened.append(str(path))
         return plain(path)
 
-    monkeypatch.setattr(cli.survey, "open_plain", watched)
+    monkeypatch.setattr("cli.survey.open_plain", watched)
     device.write(f"work/{COLLECTOR}/pki/own/private-key.pem", certificate(1)[1])
     problems = device.problems()
     assert any("secrets/line1 holds a secret and can be read by others (mode 0640)" in one for one in problems)
