@@ -428,6 +428,9 @@ def test_an_example_is_accepted_by_the_components_that_it_configures(example: Pa
     by_name = {path.stem: path for path in RECIPES}
     assert set(document) == {"components"}
     for name, entry in document["components"].items():
+        if name.startswith("io.sluice.Tags."):  # made from the site's own tags.csv: it has nothing to configure
+            assert set(entry or {}) <= {"componentVersion"}, name
+            continue
         recipe = read(by_name[name])
         assert entry["componentVersion"] == recipe["ComponentVersion"]
         merge = entry["configurationUpdate"]["merge"]
