@@ -367,6 +367,9 @@ class Backfill:
         wanted = [_between(block, handles, low, high) for block in blocks]
         held = [_between(block, handles, np.maximum(low, high - 1), top) for block in blocks]
         done = _latest(handles, wanted)
+        values = sum(map(len, wanted))
+        self.counts.values += values
+        self._work.brought(values)
         for reading, page in good:
             row = place[reading.piece.handle]
             if done[row] > low[row]:
@@ -375,9 +378,6 @@ class Backfill:
             self._go_on(reading, page, int(last[row]), int(top[row]), size)
             if reading.point and not reading.over:
                 reading.held = [some for block in held if len(some := _of(block, reading.piece.handle))]
-        values = sum(map(len, wanted))
-        self.counts.values += values
-        self._work.brought(values)
         return self._assembler.brought(wanted)
 
     def _blocks(self, good: Sequence[tuple[_Reading, Page]]) -> list[Block]:

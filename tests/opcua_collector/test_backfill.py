@@ -26,6 +26,7 @@ from opcua_collector.config import Connection as Settings
 from opcua_collector.gaps import Gaps
 from opcua_collector.marks import Mark, Marks, dump, restore
 from opcua_collector.notifications import Block, Publication
+from opcua_collector.requested import NOT_MONITORED, Requested
 from opcua_collector.samples import Assembler, Rule
 from opcua_collector.session import Identity, connect
 from opcua_collector.stack import UaStatusCodeError, ua
@@ -710,3 +711,179 @@ def logged(path: Path, after: int) -> Iterator[tuple[str, int, Any, int]]:
         if isinstance(row, LoggedRow) and row.time_ns > after:
             for tag, value in row.values.items():
                 yield tag, row.time_ns, value, row.statuses.get(tag, 0)
+
+
+# --- ranges that somebody asked for ---------------------------------------------------------------------------------
+
+
+class Reader:
+    """One life of what reads ranges on request: begins from what the outlet kept."""
+
+    def __init__(
+        self, outlet: Outlet, archive: Archive, *, why: Mapping[str, str] | None = None, **options: Any
+    ) -> None:
+        tags = list(archive.values)
+        self.archive = archive
+        collector = Collector(tags, outlet, archive)
+        for handle, tag in enumerate(tags):
+            collector.gaps.eligible(handle, (why or {}).get(tag, ""))
+        self.handles: dict[str, int] = {tag: handle for handle, tag in enumerate(tags)}
+        self.requested = Requested(self.handles.get, collector.gaps.history, **options)
+        assert self.requested.load(outlet.position("requests")) == ""
+        self.outlet = outlet
+        self.wait = ""
+        self.backfill = Backfill(
+            "line1",
+            outlet,
+            collector.assembler,
+            node=lambda handle: ua.NodeId(tags[handle], 2, ua.NodeIdType.String),
+            behind=lambda: False,
+            work=self.requested,
+            position="requests",
+            wait=lambda: self.wait,
+            rate=1e9,
+        )
+
+    def ask(self, identity: str, first: int, until_: int, tags: Sequence[str] | None = None) -> None:
+        if self.requested.get(identity) is None:
+            self.requested.add(identity, first, until_, tags or list(self.archive.values))
+
+    async def read(self, calls: int | None = None) -> None:
+        """Until nothing is left, or history has been asked so often."""
+        task = asyncio.create_task(self.backfill.run(self.archive, OperationLimits()))
+        first, reached = len(self.archive.calls), asyncio.Event()
+
+        async def hang() -> None:
+            if calls is not None and len(self.archive.calls) > first + calls:
+                reached.set()
+                await asyncio.Event().wait()
+
+        self.archive.on_call = hang
+        try:
+            await until(lambda: task.done() or reached.is_set() or not self.requested.waiting)
+            assert not task.done(), task
+        finally:
+            self.archive.on_call = lambda: None
+            await end(task)
+
+    def check(self, *ranges: tuple[int, int], tags: Sequence[str] | None = None) -> None:
+        """Each sample of each range came, once per range."""
+        found = Counter((sample.tag, sample.time) for sample in self.outlet.samples("past"))
+        wanted = Counter(
+            (tag, time)
+            for first, until_ in ranges
+            for tag, samples in self.archive.values.items()
+            for time, _ in samples
+            if first <= time < until_ and (tags is None or tag in tags)
+        )
+        assert found == wanted
+
+
+@settings(max_examples=40)
+@given(
+    first=st.integers(-5, 45),
+    length=st.integers(1, 50),
+    page=st.integers(1, 15),
+    lives=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 3)), max_size=4),
+)
+async def test_a_range_comes_once_wherever_sessions_end_and_processes_die(
+    first: int, length: int, page: int, lives: list[tuple[int, int]]
+) -> None:
+    """lives: after how many calls it dies, and how many of its last writes never came to the disk."""
+    archive, outlet = Archive(plant(4, 40), page=page), Outlet()
+    begin, stop = T0 + first * SECOND, T0 + (first + length) * SECOND
+    for calls, lost in lives:
+        reader = Reader(outlet, archive)
+        reader.ask("1", begin, stop)
+        await reader.read(calls)
+        if lost:
+            del outlet.kept[-lost:]
+    reader = Reader(outlet, archive)
+    reader.ask("1", begin, stop)
+    await reader.read()
+    reader.check((begin, stop))
+    request = reader.requested.get("1")
+    assert request is not None
+    assert (request.progress, request.result()["values"]) == (1.0, len(outlet.samples("past")))
+
+
+async def test_several_days_are_read_day_after_day_of_all_tags() -> None:
+    archive = Archive(plant(3, 72, 3600 * SECOND), page=5)
+    reader = Reader(Outlet(), archive)
+    stop = T0 + 72 * 3600 * SECOND
+    reader.ask("1", T0, stop)
+    await reader.read()
+    reader.check((T0, stop))
+    days = [(sample.time - T0) // (24 * 3600 * SECOND) for sample in reader.outlet.samples("past")]
+    assert days == sorted(days)
+
+
+async def test_one_request_is_read_after_the_other_and_each_has_its_own_count() -> None:
+    reader = Reader(Outlet(), Archive(plant(2, 30)))
+    reader.ask("a", T0, T0 + 20 * SECOND, ["T0"])
+    reader.ask("b", T0 + 10 * SECOND, T0 + 30 * SECOND)
+    await reader.read()
+    results = [request.result() for one in "ab" if (request := reader.requested.get(one)) is not None]
+    assert results == [{"tags": 1, "tags_done": 1, "values": 20}, {"tags": 2, "tags_done": 2, "values": 40}]
+    found = Counter((sample.tag, sample.time) for sample in reader.outlet.samples("past"))
+    assert {
+        count for (tag, time), count in found.items() if tag == "T0" and T0 + 10 * SECOND <= time < T0 + 20 * SECOND
+    } == {2}
+
+
+async def test_tags_without_a_history_are_left_out_with_the_reason() -> None:
+    archive = Archive(plant(4, 10), statuses={"T1": [UNSUPPORTED]})
+    reader = Reader(Outlet(), archive, why={"T2": "the server keeps no history of it"}, patience=0.05)
+    del reader.handles["T3"]
+    reader.ask("1", T0, T0 + 10 * SECOND)
+    await reader.read()
+    reader.check((T0, T0 + 10 * SECOND), tags=["T0"])
+    request = reader.requested.get("1")
+    assert request is not None
+    assert request.result() == {
+        "tags": 4,
+        "tags_done": 1,
+        "values": 10,
+        "tags_left_out": 3,
+        "why": {
+            "T1": "the server answers BadHistoryOperationUnsupported",
+            "T2": "the server keeps no history of it",
+            "T3": NOT_MONITORED,
+        },
+    }
+
+
+async def test_what_goes_before_is_waited_for() -> None:
+    reader = Reader(Outlet(), Archive(plant(1, 10)))
+    reader.wait = "for room in the outbox"
+    reader.ask("1", T0, T0 + 10 * SECOND)
+    task = asyncio.create_task(reader.backfill.run(reader.archive, OperationLimits()))
+    try:
+        await until(lambda: reader.backfill.status().get("waits") == "for room in the outbox")
+        assert reader.archive.calls == []
+        reader.wait = ""
+        await until(lambda: not reader.requested.waiting)
+    finally:
+        await end(task)
+    reader.check((T0, T0 + 10 * SECOND))
+
+
+def test_notes_that_cannot_be_read_are_dropped_with_a_word() -> None:
+    whole = Requested(lambda tag: None, lambda tag: None)
+    whole.add("1", T0, T0 + SECOND, ["T0"])
+    data = whole.dump(0)
+    for damaged in (b"", b"junk", data[:-3]):
+        fresh = Requested(lambda tag: None, lambda tag: None)
+        assert "cannot be read and are dropped" in fresh.load(damaged)
+        assert fresh.get("1") is None
+    fresh = Requested(lambda tag: None, lambda tag: None)
+    assert fresh.load(data) == ""
+    assert fresh.get("1") is not None
+
+
+def test_requests_that_are_done_are_known_for_a_while_and_not_for_ever() -> None:
+    requested = Requested(lambda tag: None, lambda tag: None)
+    for number in range(100):
+        requested.add(str(number), T0, T0 + SECOND, [])
+    assert requested.get("99") is not None
+    assert requested.get("50") is None
