@@ -1,0 +1,222 @@
+"""What `backfill` and `forget` take, refuse and say; what they do is proved in test_backfill and test_collector."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import hypothesis.strategies as st
+import orjson
+import pytest
+from hypothesis import given
+
+from opcua_collector.commands import Backfill, Commands, Forget, matching
+from opcua_collector.requested import Request
+from sluice.command import Call, Channel, CommandError, Origin, Reply, State
+from sluice.config import load_entries
+
+SECOND = 10**9
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class Line:
+    """A connection whose history is known; `left_out` says why nothing of a range could be read."""
+
+    def __init__(self, history: dict[str, str | None], left_out: str = "") -> None:
+        self.tags = dict.fromkeys(history)
+        self.asked = False
+        self.requests: dict[str, Request] = {}
+        self._history = history
+        self._left_out = left_out
+
+    def history(self, tag: str) -> str | None:
+        return self._history[tag]
+
+    def request(self, identity: str, first: int, until: int, tags: list[str]) -> Request:
+        if identity not in self.requests:
+            self.requests[identity] = Request(identity, first, until, len(tags), dict.fromkeys(tags, first - 1))
+            if self._left_out:
+                self.requests[identity].left_out = len(tags)
+                self.requests[identity].why = dict.fromkeys(tags, self._left_out)
+                self.requests[identity].at = {}
+        return self.requests[identity]
+
+    async def settled(self) -> None: ...
+
+
+class Outlets:
+    """An outbox that keeps data for `viewer` and, because it is configured, for `stream-exporter`."""
+
+    def forget(self, consumer: str) -> int:
+        if consumer == "stream-exporter":
+            raise ValueError("is named under outbox.consumers: take it out there first")
+        return 17
+
+
+def channel(**lines: Line) -> tuple[Channel, Commands]:
+    commands = Commands(lambda: lines, lambda: Outlets())  # type: ignore[arg-type, return-value]
+    made = Channel("opcua-collector")
+    made.commands = {command.name: command for command in commands.all()}
+    return made, commands
+
+
+def ask(made: Channel, command: str = "backfill", **arguments: Any) -> Reply:
+    body = {"v": 1, "kind": "command", "id": "1", "command": command, "arguments": arguments}
+    [(_, reply)] = made.take(orjson.dumps(body), Origin.LOCAL).replies
+    return reply
+
+
+HOUR = {"connection": "line1", "from": "2026-03-01T10:00:00Z", "to": "2026-03-01T11:00:00Z"}
+
+
+def parsed(**arguments: Any) -> Backfill:
+    loaded = load_entries(Backfill, {"a": arguments}, ())
+    assert loaded.problems == []
+    found: Backfill = loaded.entries["a"]
+    return found
+
+
+async def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.001)
+
+
+# --- times ---
+
+
+@given(
+    st.datetimes(datetime(1975, 1, 1), datetime(2090, 1, 1)), st.integers(-12 * 60, 12 * 60), st.integers(0, 10**9 - 1)
+)
+def test_a_time_may_be_written_with_any_zone_and_to_the_nanosecond(at: datetime, zone: int, nanoseconds: int) -> None:
+    at = at.replace(microsecond=0, tzinfo=timezone(timedelta(minutes=zone)))
+    exact = (at - EPOCH) // timedelta(seconds=1) * SECOND + nanoseconds
+    whole, offset = at.isoformat()[:19], at.isoformat()[19:]
+    found = parsed(**{"connection": "line1", "from": f"{whole}.{nanoseconds:09}{offset}", "to": exact + 1})
+    assert (found.first, found.to) == (exact, exact + 1)
+
+
+def test_a_time_without_seconds_and_with_a_blank_is_taken_too() -> None:
+    found = parsed(**{"connection": "line1", "from": "2026-03-01 10:00Z", "to": "2026-03-01T10:00:01+0000"})
+    assert found.to - found.first == SECOND
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2026-03-01", "2026-03-01T10:00:00", "2026-13-01T10:00:00Z", 5, "7"])
+def test_a_time_that_is_none_is_refused_with_what_to_write(text: Any) -> None:
+    made, _ = channel(line1=Line({"T1": ""}))
+    reply = ask(made, **HOUR | {"from": text})
+    assert reply.state is State.REFUSED
+    assert "arguments.from" in reply.problem
+    assert "2026-03-01T10:00:00Z" in reply.problem
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"connection": "line2"}, "arguments.connection = 'line2' is no connection: use one of: line1; did you mean"),
+        ({"from": HOUR["to"], "to": HOUR["from"]}, "does not begin before it ends: give from a time before to"),
+        ({"from": "2026-01-01T10:00:00Z"}, "is longer than 31d: ask for it in several commands"),
+        ({"tags": "Temp"}, "arguments.tags: 'Temp' names no tag of line1: use one of: Tempo"),
+        ({"tags": ["Tempo", "X*"]}, "arguments.tags: 'X*' names no tag of line1"),
+        ({"tags": []}, "arguments.tags = [] has too few entries: give 1 or more"),
+        ({"tags": "Dark"}, "the server of line1 has no history of Dark: the server keeps no history of it"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_runs(arguments: dict[str, Any], told: str) -> None:
+    made, _ = channel(line1=Line({"Tempo": "", "Dark": "the server keeps no history of it", "New": None}))
+    reply = ask(made, **HOUR | arguments)
+    assert reply.state is State.REFUSED
+    assert told in f"{reply.problem}: {reply.remedy}"
+    assert made.due() == []
+
+
+def test_the_future_cannot_be_read() -> None:
+    made, _ = channel(line1=Line({"T1": ""}))
+    now = time.time_ns()
+    reply = ask(made, connection="line1", **{"from": now, "to": now + 3600 * SECOND})
+    assert (reply.state, reply.problem) == (State.REFUSED, "arguments.to is in the future")
+    assert ask(made, connection="line1", **{"from": now - SECOND, "to": now}).state is State.ACCEPTED
+
+
+def test_a_connection_takes_a_few_ranges_at_a_time() -> None:
+    line = Line({"T1": ""})
+    line.asked = True
+    made, _ = channel(line1=line)
+    assert ask(made, **HOUR).problem == "line1 has as many ranges to read as it takes"
+
+
+@pytest.mark.parametrize("history", ["", None], ids=["known", "not known yet"])
+def test_tags_that_may_have_a_history_are_tried(history: str | None) -> None:
+    made, _ = channel(line1=Line({"T1": history, "T2": "the server keeps no history of it"}))
+    assert ask(made, **HOUR).state is State.ACCEPTED
+
+
+# --- patterns ---
+
+
+def test_patterns_name_tags_once_and_in_their_order() -> None:
+    tags = dict.fromkeys(["Unit1/Temp", "Unit1/Level", "Unit2/Temp", "odd[1]"])
+    assert matching(["*/Temp", "Unit1/*"], tags, "line1") == ["Unit1/Temp", "Unit1/Level", "Unit2/Temp"]
+    assert matching(["odd[1]"], tags, "line1") == ["odd[1]"]
+    with pytest.raises(CommandError, match="configure its tags first"):
+        matching(["*"], {}, "line1")
+
+
+# --- running ---
+
+
+def call(arguments: Any, told: list[tuple[float, Any]]) -> Call[Any]:
+    return Call("1", arguments, lambda fraction, result: told.append((fraction, result)))
+
+
+def begun(commands: Commands, told: list[tuple[float, Any]], **arguments: Any) -> Awaitable[Any]:
+    return commands.all()[0].run(call(parsed(**arguments), told))
+
+
+async def test_it_tells_how_far_it_is_and_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opcua_collector.commands._LOOK", 0.001)
+    line = Line({"T1": "", "T2": ""})
+    _, commands = channel(line1=line)
+    told: list[tuple[float, Any]] = []
+    running = asyncio.ensure_future(begun(commands, told, **HOUR))
+    await until(lambda: told)
+    request = line.requests["1"]
+    del request.at["T1"]
+    request.values = 5
+    await until(lambda: told[-1][0] >= 0.5)
+    request.at.clear()
+    assert await running == {"tags": 2, "tags_done": 2, "values": 5}
+
+
+async def test_nothing_at_all_is_a_failure_that_says_why() -> None:
+    _, commands = channel(line1=Line({"T1": None}, left_out="the server answers BadUserAccessDenied"))
+    with pytest.raises(CommandError, match=r"nothing could be read: the server answers BadUserAccessDenied: see that"):
+        await begun(commands, [], **HOUR)
+
+
+async def test_a_connection_that_goes_away_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opcua_collector.commands._LOOK", 0.001)
+    lines = {"line1": Line({"T1": ""})}
+    commands = Commands(lambda: lines, lambda: None)  # type: ignore[arg-type, return-value]
+    running = asyncio.ensure_future(begun(commands, [], **HOUR))
+    await asyncio.sleep(0)
+    lines.clear()
+    with pytest.raises(CommandError, match="the connection line1 was removed"):
+        await running
+
+
+async def test_forgetting_says_how_much_was_kept_and_why_it_is_refused() -> None:
+    _, commands = channel()
+    forget = commands.all()[1]
+    assert await forget.run(call(Forget(consumer="viewer"), [])) == {"batches": 17}
+    with pytest.raises(
+        CommandError, match=r"'stream-exporter' is named under outbox.consumers: take it out there first"
+    ):
+        await forget.run(call(Forget(consumer="stream-exporter"), []))
