@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,6 +43,9 @@ class Core:
         secrets: what Secret Manager holds, by secret id or ARN (classic only).
         stream_manager: False leaves the stream manager out.
         aws: False leaves the AWS endpoints, and with them the stream manager, out.
+        run_as: number of the user, and of the group, that components run as (`posixUser` of a nucleus); only root may
+            name another one than itself. None: as whoever runs the core.
+        path: what components find as PATH. None: as this process, the Python that runs it first.
         clock: seconds, for the rule that makes a component BROKEN.
     """
 
@@ -55,6 +59,8 @@ class Core:
         secrets: Mapping[str, str] | None = None,
         stream_manager: bool = True,
         aws: bool = True,
+        run_as: int | None = None,
+        path: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.root = root.resolve()
@@ -66,8 +72,10 @@ class Core:
         self.ipc = IpcServer(self.root / "ipc.socket", self.profile, thing_name=thing_name, secrets=secrets)
         self.ipc.services.on_state = self._on_state
         self._nucleus = Nucleus(
-            self.folders, self.ipc, thing_name=thing_name, environment=self._environment, clock=clock
+            self.folders, self.ipc, thing_name=thing_name, environment=self._environment, run_as=run_as, clock=clock
         )
+        self._run_as = run_as
+        self._path = path
         self._deploying = asyncio.Lock()
         self._deployed: tuple[Mapping[str, Any], Path, Path] | None = None
         self._deployment: Deployment | None = None
@@ -96,6 +104,9 @@ class Core:
         (self.root / "rootCA.pem").touch()
         (self.root / "home").mkdir(exist_ok=True)
         await self.ipc.start()
+        if self._run_as is not None:
+            os.chown(self.root / "home", self._run_as, self._run_as)
+            os.chown(self.ipc.address, self._run_as, self._run_as)
         for name, _ in self.profile.builtin:
             self.ipc.configuration(name)
         if self._with_aws:
@@ -138,16 +149,12 @@ class Core:
         or FINISHED instead."""
         deadline = time.monotonic() + timeout
         while (component := self.component(name)).state != state:
-            try:
-                if component.state in ("BROKEN", "FINISHED"):
-                    raise asyncio.TimeoutError
-                await asyncio.wait_for(self._nucleus.changed(), deadline - time.monotonic())
-            except asyncio.TimeoutError:
+            if component.state in ("BROKEN", "FINISHED") or not await self._changed(deadline):
                 said = self._deployment.why if self._deployment is not None else ""
                 raise CoreError(
                     f"{name} is {component.state}, not {state}; {said and f'the deployment: {said}; '}"
                     f"end of {component.log_path}:\n{component.log_tail()}"
-                ) from None
+                )
 
     async def wait_deployment(self, deployment: Deployment, timeout: float = 60.0) -> Deployment:
         """Wait until it is known what has become of a deployment, and return it: its `status` tells.
@@ -156,12 +163,18 @@ class Core:
         """
         deadline = time.monotonic() + timeout
         while deployment.status == "IN_PROGRESS":
-            try:
-                await asyncio.wait_for(self._nucleus.changed(), deadline - time.monotonic())
-            except asyncio.TimeoutError:
+            if not await self._changed(deadline):
                 states = {name: component.state for name, component in self._nucleus.components.items()}
-                raise CoreError(f"deployment {deployment.id} has not ended within {timeout:g} s: {states}") from None
+                raise CoreError(f"deployment {deployment.id} has not ended within {timeout:g} s: {states}")
         return deployment
+
+    async def _changed(self, deadline: float) -> bool:
+        """Wait for a change of any component or deployment: False when time.monotonic() has come to `deadline`."""
+        try:
+            await asyncio.wait_for(self._nucleus.changed(), deadline - time.monotonic())
+        except asyncio.TimeoutError:
+            return False
+        return True
 
     async def deploy(
         self, document: Mapping[str, Any], recipe_dir: Path, artifact_dir: Path, *, cloud: bool = False
@@ -258,6 +271,8 @@ class Core:
         depends = any(dependency.name == _TOKEN_EXCHANGE for dependency in recipe.dependencies)
         if depends or not self.profile.strict_recipe:
             environment["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = _NO_CREDENTIALS
+        if self._path is not None:
+            environment["PATH"] = self._path
         return environment
 
     def _on_state(self, name: str, state: str) -> None:

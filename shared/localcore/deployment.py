@@ -18,6 +18,7 @@ from __future__ import annotations
 import filecmp
 import graphlib
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -235,8 +236,11 @@ def remove_stale_artifacts(folders: Folders, keep: Mapping[str, str]) -> None:
                 component.rmdir()
 
 
-def place_artifacts(recipe: Recipe, artifact_dir: Path, folders: Folders) -> bool:
-    """Copy and unpack a recipe's artifacts from `<artifact_dir>/<name>/<version>/`; whether any of them is new."""
+def place_artifacts(recipe: Recipe, artifact_dir: Path, folders: Folders, owner: int | None = None) -> bool:
+    """Copy and unpack a recipe's artifacts from `<artifact_dir>/<name>/<version>/`; whether any of them is new.
+
+    owner: number of the user and group that they are given to, None for ours.
+    """
     changed = False
     for artifact in recipe.artifacts:
         source = artifact_dir / recipe.name / recipe.version / artifact.file
@@ -250,6 +254,7 @@ def place_artifacts(recipe: Recipe, artifact_dir: Path, folders: Folders) -> boo
         target.unlink(missing_ok=True)
         shutil.copyfile(source, target)
         target.chmod(artifact.mode)
+        _give(target, owner)
         if artifact.unarchive:
             unpacked = folders.unarchived(recipe.name, recipe.version) / source.stem
             shutil.rmtree(unpacked, ignore_errors=True)
@@ -258,4 +263,11 @@ def place_artifacts(recipe: Recipe, artifact_dir: Path, folders: Folders) -> boo
             for path in unpacked.rglob("*"):
                 if path.is_file():
                     path.chmod(artifact.mode)
+                _give(path, owner)
+            _give(unpacked, owner)
     return changed
+
+
+def _give(path: Path, owner: int | None) -> None:
+    if owner is not None:
+        os.chown(path, owner, owner)

@@ -78,6 +78,7 @@ class Nucleus:
     Args:
         ipc: whose profile, configuration and validation they are.
         environment: gives the variables of a process of a component that begins now, without the recipe's own.
+        run_as: number of the user and group that components run as, None for ours.
         clock: seconds, for the rule that makes a component BROKEN.
     """
 
@@ -88,6 +89,7 @@ class Nucleus:
         *,
         thing_name: str,
         environment: Callable[[Recipe], Mapping[str, str]],
+        run_as: int | None,
         clock: Callable[[], float],
     ) -> None:
         self.components: dict[str, Component] = {}
@@ -98,6 +100,7 @@ class Nucleus:
         self._profile = ipc.profile
         self._thing_name = thing_name
         self._environment = environment
+        self._run_as = run_as
         self._clock = clock
         self._rollout: _Rollout | None = None
         self._following: asyncio.Task[None] | None = None
@@ -116,7 +119,7 @@ class Nucleus:
         recipes = await asyncio.to_thread(resolve, list(wanted.values()), recipe_dir, self._profile)
         versions = {name: recipe.version for name, recipe in recipes.items()}
         placed = {
-            name: await asyncio.to_thread(place_artifacts, recipe, artifact_dir, self._folders)
+            name: await asyncio.to_thread(place_artifacts, recipe, artifact_dir, self._folders, self._run_as)
             for name, recipe in recipes.items()
         }
         deployment = Deployment(str(uuid.uuid4()), versions)
@@ -246,6 +249,7 @@ class Nucleus:
             lifecycle=lifecycle,
             environment=lambda: self._environment(recipe),
             work_dir=self._folders.work(name),
+            run_as=self._run_as,
             log_path=self._folders.log(name),
             profile=self._profile,
             ready=lambda: self._may_start(rollout, recipe),

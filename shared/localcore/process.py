@@ -161,6 +161,8 @@ class Component:
     log_path: Path
     profile: Profile
     ready: Callable[[], Awaitable[None]]
+    run_as: int | None = None
+    """Number of the user and group that its steps run as, None for ours."""
     on_state: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.monotonic
     former: Component | None = None
@@ -350,6 +352,8 @@ class Component:
     async def _live(self) -> None:
         errors = Errors(self.profile.errors_to_broken, self.profile.error_window)
         self.work_dir.mkdir(parents=True, exist_ok=True)
+        if self.run_as is not None:
+            os.chown(self.work_dir, self.run_as, self.run_as)
         output = LogFile(self.log_path)
         try:
             while self.state == "NEW":
@@ -413,6 +417,9 @@ class Component:
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=die_with_parent,
+            user=self.run_as,
+            group=self.run_as,
+            extra_groups=None if self.run_as is None else (),
         )
         if main:
             self._process = process

@@ -40,6 +40,7 @@ class Rehearsal:
         units: copies of the 52 Tennessee Eastman variables.
         secrets: what Secret Manager holds, by secret id.
         clock: seconds, for the rule that makes a component BROKEN.
+        run_as, path: user and PATH of the components, see localcore.Core.
     """
 
     def __init__(
@@ -54,11 +55,15 @@ class Rehearsal:
         with_plant: bool = True,
         plant_options: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        run_as: int | None = None,
+        path: str | None = None,
     ) -> None:
         self.root = root
         self.recipes = build / "recipes"
         self.artifacts = build / "artifacts"
-        self.core = Core(root / "core", profile=profile, secrets=dict(secrets or {}), clock=clock)
+        self.core = Core(
+            root / "core", profile=profile, secrets=dict(secrets or {}), run_as=run_as, path=path, clock=clock
+        )
         self.plant: PlantProcess | None = None
         if with_plant:
             self.plant = PlantProcess(root / "plant", rate=rate, units=units, **dict(plant_options or {}))
