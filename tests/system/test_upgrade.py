@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,9 @@ def acknowledged(rehearsal: Rehearsal, source: str) -> int:
     return ledger(rehearsal, source).get("acknowledged", 0)
 
 
-def versions(rehearsal: Rehearsal) -> set[str]:
-    return {status["version"] for status in rehearsal.statuses.values() if status["state"] == "running"}
+def runs_as(rehearsal: Rehearsal, version: str) -> bool:
+    """Whether every component runs, and is of this version."""
+    return {status["version"] for status in rehearsal.statuses.values() if status["state"] == "running"} == {version}
 
 
 async def flows_on(rehearsal: Rehearsal, source: str) -> None:
@@ -137,7 +139,7 @@ async def test_an_upgrade_and_the_way_back_under_load_lose_and_double_nothing(
             await rehearsal.core.deploy(site, folder / "recipes", folder / "artifacts")
             for name in (COLLECTOR, EXPORTER):
                 await rehearsal.core.wait_state(name, "RUNNING", LIMIT)
-            await rehearsal.wait_for(lambda want=version: versions(rehearsal) == {want}, f"{version} running", LIMIT)
+            await rehearsal.wait_for(partial(runs_as, rehearsal, version), f"{version} running", LIMIT)
             await flows_on(rehearsal, "line1")
         assert all(rehearsal.core.component(name).pid != pid for name, pid in pids.items())
 
