@@ -158,10 +158,11 @@ async def test_after_a_power_cut_everything_is_dead_until_the_device_boots(make_
 
 async def test_a_power_cut_during_the_installation_lets_it_begin_again(make_site: MakeSite) -> None:
     site = await make_site("classic")
-    install = "echo x >> installs; sync installs; test $(wc -l < installs) -gt 1 || sleep 1000"
+    install = "echo x >> installs; sync installs; touch synced; test $(wc -l < installs) -gt 1 || sleep 1000"
     site.recipe("a", {"install": install, "run": IDLE})
     await site.begin(a=None)
-    await until(lambda: site.file("a", "installs"), lambda: site.core.component("a").state)
+    synced = site.core.folders.work("a") / "synced"
+    await until(synced.exists, lambda: site.core.component("a").state)
     await site.core.power_cut()
     await site.core.boot()
     await site.state("a", "RUNNING")
