@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 COLUMNS: Final = ("tag", "connection", "node", "path", "unit", "asset", "type", "samplingInterval")
 """In the order in which a table is written."""
-_REQUIRED: Final = (("tag",), ("node", "path"))
+REQUIRED: Final = (("tag",), ("node", "path"))
 _SETTINGS: Final = COLUMNS[2:]
 _LONGEST_NAME: Final = 256
 _KEPT: Final = "tags"  # folder of the rows last taken
@@ -177,7 +177,7 @@ def parse(
 
     Raises TableError when it is no such table.
     """
-    table = tables.read(data, COLUMNS, _REQUIRED)
+    table = tables.read(data, COLUMNS, REQUIRED)
     told = _Told(place, file)
     found: dict[str, Tag] = {}
     rows: dict[str, dict[str, str]] = {}
