@@ -135,13 +135,13 @@ class Running:
     async def arrived(self, expected: Mapping[str, int]) -> None:
         """Wait until each of these destinations has so many samples."""
         deadline = time.monotonic() + LIMIT
-        while missing := {
-            name: (len(got), expected[name])
-            for name in expected
-            if len(got := await asyncio.to_thread(lambda one=name: list(self.delivered(one)))) < expected[name]
-        }:
+        while missing := await asyncio.to_thread(self._missing, expected):
             assert time.monotonic() < deadline, self.told(missing)
             await asyncio.sleep(0.2)
+
+    def _missing(self, expected: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+        got = {name: sum(1 for _ in self.delivered(name)) for name in expected}
+        return {name: (got[name], wanted) for name, wanted in expected.items() if got[name] < wanted}
 
     def expected(self, sink: Mapping[str, Any]) -> dict[Sample, tuple[Any, str]]:
         """What a destination must have in the end; SiteWise is sent no nulls here."""
@@ -286,8 +286,9 @@ def with_line2(build: Path, tmp_path: Path) -> Path:
     """The build, and in it the tag package that the mixed document names, made as the document says."""
     output = tmp_path / "build"
     shutil.copytree(build, output, copy_function=os.link)
-    command = [REPOSITORY / "scripts" / "sluice", "tags", "package", EXAMPLES / "line2.csv", "--name", "line2"]
-    done = subprocess.run([*command, "--output", output], capture_output=True, text=True, timeout=120, check=False)
+    command: list[str | Path] = [REPOSITORY / "scripts" / "sluice", "tags", "package", EXAMPLES / "line2.csv"]
+    command += ["--name", "line2", "--output", output]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
     return output
 
@@ -305,7 +306,7 @@ async def test_mixed(with_line2: Path, tmp_path: Path) -> None:
 
 def demo(site: Path, folder: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:
     """What `scripts/demo --config` says of a site document."""
-    command = [REPOSITORY / "scripts" / "demo", "--config", site, *options]
+    command: list[str | Path] = [REPOSITORY / "scripts" / "demo", "--config", site, *options]
     environment = {**os.environ, "TMPDIR": str(folder)}  # where the demo puts what it keeps
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
 
