@@ -269,8 +269,9 @@ class Component:
     async def _finish(self, task: asyncio.Task[None]) -> None:
         if self._process is not None:
             await asyncio.wait({task}, timeout=_LAST_OUTPUT)
-        task.cancel()
-        await asyncio.wait({task})
+        while not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=_LAST_OUTPUT)
         self._task = None
         self._set("INSTALLED")
 
@@ -371,6 +372,9 @@ class Component:
             await self.ready()
             if self.former is not None:
                 await self.former.stop()
+                # wait_for() may swallow that this task was cancelled meanwhile (Python before 3.12).
+                if self.state == "STOPPING":
+                    return
                 self.io_before += self.former.io()
                 self.former = None
             while True:

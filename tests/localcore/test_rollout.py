@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import zipfile
 from typing import Any
@@ -183,6 +184,25 @@ async def test_a_deployment_that_has_not_ended_can_be_stopped_and_lose_its_power
     await site.core.boot()
     assert (await site.core.wait_deployment(deployment)).status == "SUCCEEDED"
     assert site.core.component("a").version == "1.1.0"
+
+
+async def test_on_lite_a_new_version_can_be_stopped_at_any_moment_of_its_change_with_the_old_one(
+    make_site: MakeSite,
+) -> None:
+    site = await make_site("lite")
+    for number in range(20):
+        site.recipe("a", {"run": IDLE}, version=f"1.0.{number}")
+        await site.deploy(a=None)
+        pid = (await site.state("a", "RUNNING")).pid
+        assert pid is not None
+        site.recipe("a", {"run": IDLE}, version=f"1.1.{number}")
+        await site.begin(a=None)
+        for _ in range(number):
+            await asyncio.sleep(0)
+        component = site.core.component("a")
+        await asyncio.wait_for(component.stop(), 10)
+        assert gone(pid)
+        assert component.state == "INSTALLED"
 
 
 # --- dependencies

@@ -72,7 +72,7 @@ Judges = tuple[Site, Callable[[str], Any]]
 
 
 def rates(site: Site) -> tuple[Any, Any]:
-    return tuple(site.core.ipc.configuration(name).read(("rate",)) for name in ("a", "b"))  # type: ignore[return-value]
+    return tuple(site.core.ipc.configuration(name).read(("rate",)) for name in ("a", "b"))
 
 
 async def test_when_none_of_the_changed_components_subscribes_the_deployment_goes_on_at_once(judges: Judges) -> None:
