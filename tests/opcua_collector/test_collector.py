@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -47,9 +48,13 @@ class Site:
         self.delivered: dict[str, list[Delivered]] = {}
         self.events: list[dict[str, Any]] = []
         self.status: dict[str, Any] = {}
+        self.replies: list[dict[str, Any]] = []
         self.process: asyncio.subprocess.Process | None = None
         policy = {"operations": ["aws.greengrass#PublishToTopic"], "resources": ["sluice/*"]}
-        hears = {"operations": ["aws.greengrass#SubscribeToTopic"], "resources": ["sluice/ack/opcua-collector/*"]}
+        hears = {
+            "operations": ["aws.greengrass#SubscribeToTopic"],
+            "resources": ["sluice/ack/opcua-collector/*", "sluice/command/opcua-collector"],
+        }
         self.merge({"accessControl": {"aws.greengrass.ipc.pubsub": {"p": policy, "s": hears}}, "statusInterval": "1s"})
 
     def merge(self, document: dict[str, Any]) -> None:
@@ -104,6 +109,11 @@ class Site:
         if topic.startswith("sluice/status/"):
             self.status = json.loads(payload)
             return
+        if topic.startswith("sluice/reply/"):
+            self.replies.append(json.loads(payload))
+            return
+        if topic.startswith("sluice/command/"):
+            return
         batch = decode(payload)
         if isinstance(batch, EventBatch):
             self.events += batch.events
@@ -113,6 +123,15 @@ class Site:
                 Delivered(s.tag, s.time, s.value, QUALITY[s.quality], f"{batch.header.epoch}.{batch.header.seq}.{n}")
                 for n, s in enumerate(batch.columns.samples())
             ]
+
+    async def ask(self, identity: str, command: str, **arguments: Any) -> None:
+        body = {"v": 1, "kind": "command", "id": identity, "command": command, "arguments": arguments}
+        await self.server.publish("sluice/command/opcua-collector", json.dumps(body).encode())
+
+    def answer(self, identity: str, state: str) -> dict[str, Any] | None:
+        """The last answer of this kind."""
+        found = [one for one in self.replies if (one["id"], one["state"]) == (identity, state)]
+        return found[-1] if found else None
 
     def count(self, line: str = "line1") -> int:
         return len(self.delivered.get(line, ()))
@@ -269,3 +288,86 @@ async def test_an_idle_collector_is_small_and_a_lost_plant_is_found_again(site: 
         assert site.line()["remedy"]
     assert site.process is not None
     assert site.process.returncode is None
+
+
+async def test_a_range_that_is_asked_for_is_read_again_once_also_when_the_collector_is_killed_meanwhile(
+    site: Site, tmp_path: Path
+) -> None:
+    async with PlantProcess(tmp_path / "plant", rate=2000, units=1, policies=["None"]) as plant:
+        tags = {tag.tag: {"node": tag.node} for tag in plant_tags(1)}
+        site.merge(
+            {"connections": {"line1": {"endpoint": plant.endpoint, "security": {"policy": "None"}, "tags": tags}}}
+        )
+        await site.start()
+        await plant.watched()
+        began = time.time_ns()
+        await plant.produce()
+        await until(lambda: site.count() > 3000, site.state)
+        samples = await plant.finish()
+        await until(lambda: site.ledger()["kept"] >= samples, site.state)
+        asked = {"connection": "line1", "from": began - 60 * 10**9, "to": time.time_ns()}
+        await site.kill()
+        site.replies.clear()
+        await site.begin("stored:1")  # at its first commit, of what it reads on request
+        await until(lambda: site.server.services.local.held() >= 2, site.state)
+
+        async def asked_again() -> None:
+            """Nobody hears a component that starts: who asks asks again until there is an answer."""
+            while site.answer("b1", "accepted") is None and site.answer("b1", "working") is None:
+                await site.ask("b1", "backfill", **asked)
+                await asyncio.sleep(0.2)
+
+        await asyncio.wait_for(asked_again(), 30)
+        assert site.process is not None
+        assert await asyncio.wait_for(site.process.wait(), 30) == -signal.SIGKILL, site.state()
+        site.status = {}
+        await site.begin()
+        await until(lambda: site.answer("b1", "done"), site.state)
+        done = site.answer("b1", "done")
+        assert done is not None
+        assert done["result"] == {"tags": len(tags), "tags_done": len(tags), "values": samples}, done
+        await site.ask("b1", "backfill", **asked)
+        await until(lambda: sum(one["state"] == "done" for one in site.replies) == 2, site.state)
+        await site.ask("b2", "backfill", **asked | {"connection": "line2"})
+        await until(lambda: site.answer("b2", "refused"), site.state)
+        await site.ask("s", "status")
+        await until(lambda: site.answer("s", "done"), site.state)
+        told = site.answer("s", "done")
+        assert told is not None
+        assert told["result"]["connections"]["line1"]["requested"]["values"] > 0
+        assert await site.stop() == 0
+        kept = await site.kept()
+        assert len(kept) == 2 * samples  # once live, once from history
+        report = reconcile(plant.log, {"outbox": kept[:samples]}).as_dict()["destinations"]["outbox"]
+        assert (report["lost"], report["duplicated"], report["delivered"]) == (0, 0, samples), report
+
+
+async def test_the_outbox_of_a_newer_release_is_left_alone_and_the_status_says_what_to_deploy(
+    site: Site, tmp_path: Path
+) -> None:
+    await site.start()
+    await until(lambda: site.status.get("state") == "running", site.state)
+    assert await site.stop() == 0
+    outbox = site.work / "outbox" / "outbox.db"
+    with contextlib.closing(sqlite3.connect(outbox)) as connection:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        connection.execute(f"PRAGMA user_version={version + 1}")
+        connection.execute(f"PRAGMA application_id={(0 << 24) + (2 << 14)}")
+        before = list(connection.iterdump())
+    site.status = {}
+    await site.begin()
+    await until(lambda: site.status.get("state") == "degraded", site.state)
+    why = site.status["why"]
+    assert "outbox.db was left by 0.2.0 in version" in why
+    assert "deploy 0.2.0 again and let it deliver what is kept" in why
+    assert site.process is not None
+    assert site.process.returncode is None
+    await site.ask("s", "status")
+    await until(lambda: site.answer("s", "done"), site.state)
+    assert await site.stop() == 0
+    with contextlib.closing(sqlite3.connect(outbox)) as connection:
+        assert list(connection.iterdump()) == before
+        connection.execute(f"PRAGMA user_version={version}")
+    site.status = {}
+    await site.begin()
+    await until(lambda: site.status.get("state") == "running", site.state)

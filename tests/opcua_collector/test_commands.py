@@ -63,13 +63,13 @@ def channel(**lines: Line) -> tuple[Channel, Commands]:
     return made, commands
 
 
-def ask(made: Channel, command: str = "backfill", **arguments: Any) -> Reply:
-    body = {"v": 1, "kind": "command", "id": "1", "command": command, "arguments": arguments}
+def ask(made: Channel, **arguments: Any) -> Reply:
+    body = {"v": 1, "kind": "command", "id": "1", "command": "backfill", "arguments": arguments}
     [(_, reply)] = made.take(orjson.dumps(body), Origin.LOCAL).replies
     return reply
 
 
-HOUR = {"connection": "line1", "from": "2026-03-01T10:00:00Z", "to": "2026-03-01T11:00:00Z"}
+HOUR: dict[str, Any] = {"connection": "line1", "from": "2026-03-01T10:00:00Z", "to": "2026-03-01T11:00:00Z"}
 
 
 def parsed(**arguments: Any) -> Backfill:
@@ -140,9 +140,9 @@ def test_what_cannot_be_done_is_refused_before_anything_runs(arguments: dict[str
 def test_the_future_cannot_be_read() -> None:
     made, _ = channel(line1=Line({"T1": ""}))
     now = time.time_ns()
-    reply = ask(made, connection="line1", **{"from": now, "to": now + 3600 * SECOND})
+    reply = ask(made, **HOUR | {"from": now, "to": now + 3600 * SECOND})
     assert (reply.state, reply.problem) == (State.REFUSED, "arguments.to is in the future")
-    assert ask(made, connection="line1", **{"from": now - SECOND, "to": now}).state is State.ACCEPTED
+    assert ask(made, **HOUR | {"from": now - SECOND, "to": now}).state is State.ACCEPTED
 
 
 def test_a_connection_takes_a_few_ranges_at_a_time() -> None:

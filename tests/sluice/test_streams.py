@@ -513,6 +513,39 @@ async def test_nobody_is_waited_for_who_is_silent_for_longer_than_the_expiry(sit
     assert site.ledger()["unconsumed"] == 5
 
 
+async def test_a_consumer_that_is_forgotten_holds_nothing_any_more_and_may_come_back(site: Site) -> None:
+    await site.produce()
+    reader = Kept()
+    reader.exports = False
+    inlet = await site.follow(reader)
+    await site.send(5)
+    await site.got(reader)
+    await eventually(lambda: "stream-exporter" in site.running.consumers(), site.state)
+    with pytest.raises(ValueError, match="runs, and would register again at once: stop or remove it first"):
+        site.running.forget("stream-exporter")
+    await inlet.close()
+    for channel in site.running._channels.values():
+        for of in channel.producer.consumers.values():
+            of.seen = (of.seen or 0.0) - 61.0
+    with pytest.raises(ValueError, match="is not known: those for whom data is kept are stream-exporter"):
+        site.running.forget("stream-exporters")
+    assert site.running.forget("stream-exporter") == 5
+    assert site.running.consumers() == set()
+    await site.stop()
+    await site.produce()
+    assert site.running.consumers() == set()
+    assert site.ledger()["unconsumed"] == 5  # kept for whoever comes next
+    again = Kept()
+    await site.follow(again)
+    await site.got(again)
+
+
+async def test_a_consumer_that_is_configured_cannot_be_forgotten(site: Site) -> None:
+    await site.produce(consumers=["stream-exporter"])
+    with pytest.raises(ValueError, match=r"is named under outbox\.consumers.*: take it out there first"):
+        site.running.forget("stream-exporter")
+
+
 # --- bounds ---
 
 

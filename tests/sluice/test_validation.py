@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,10 @@ async def until(condition: Callable[[], object], limit: float = 30.0) -> None:
         await asyncio.sleep(0.005)
 
 
+def switched(server: IpcServer, on: bool) -> bool:
+    return server.services.validation.subscribed(ME) is on
+
+
 async def verdict(server: IpcServer, **proposed: Any) -> str:
     """Why a deployment with this configuration fails; empty when it does not."""
     return await server.services.validation.ask("d1", {ME: proposed}, 10.0)
@@ -85,7 +90,7 @@ async def test_it_is_switched_off_and_on_live(tmp_path: Path) -> None:
     async with asked(tmp_path) as (server, made):
         for wanted in (True, False, True):
             made.configure(wanted)
-            await until(lambda wanted=wanted: server.services.validation.subscribed(ME) is wanted)
+            await until(partial(switched, server, wanted))
 
 
 @pytest.mark.parametrize("proposed", [{"slow": True}, {"broken": True}])
