@@ -34,6 +34,9 @@ PROCESSES = sorted(
 )
 """The components that run."""
 
+LIMIT = 300.0
+"""Seconds after which something hangs; an install takes a few, on a machine with nothing else to do."""
+
 TOOLS = ("cat", "dirname", "mkdir", "rm", "sh", "tail")
 """All that the scripts may call beside the shell's own commands."""
 
@@ -68,7 +71,7 @@ class Device:
 
     def call(self, script: str | Path, **variables: str) -> tuple[int, str]:
         process = self.start(script, **variables)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=LIMIT)
         return process.returncode, output
 
     def install(self, **variables: str) -> None:
@@ -161,7 +164,7 @@ def require(device: Device, make_wheel: MakeWheel, version: str, runtime: str = 
 def test_an_installed_component_runs_from_its_own_folders_alone(installed: Device) -> None:
     (installed.work / "sluice.py").write_text("raise SystemExit('a file of the work folder was imported')\n")
     process = installed.start("run.sh", PYTHONPATH="/elsewhere", PYTHONHOME="/elsewhere")
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=LIMIT)
     version, path, pid, prefix, no_user_site = json.loads(output)
     assert version == "1.0"
     assert pid == process.pid, "the shell must become the component, or a stop would reach the shell alone"
@@ -209,12 +212,12 @@ def test_a_wheel_that_the_lock_does_not_know_is_refused_and_the_old_environment_
 def test_an_install_that_is_killed_leaves_no_environment_and_the_next_one_tidies_up(device: Device) -> None:
     device.python(f"python{THIS_PYTHON}")
     first = device.start("install.sh")
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + LIMIT
     while not list(device.work.glob("venv.new.*/pyvenv.cfg")):
         assert time.monotonic() < limit, f"nothing begins: {device.names()}"
         assert first.poll() is None, f"over already: {device.names()}"
     os.killpg(first.pid, signal.SIGKILL)
-    first.communicate(timeout=30)
+    first.communicate(timeout=LIMIT)
     assert device.names() == [f"venv.new.{first.pid}"]
     device.install()
     assert device.names() == ["venv"]
@@ -223,11 +226,11 @@ def test_an_install_that_is_killed_leaves_no_environment_and_the_next_one_tidies
 def test_an_install_that_is_told_to_stop_leaves_nothing(device: Device) -> None:
     device.python(f"python{THIS_PYTHON}")
     process = device.start("install.sh")
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + LIMIT
     while not list(device.work.glob("venv.new.*")):
         assert time.monotonic() < limit, f"nothing begins: {device.names()}"
     os.killpg(process.pid, signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=LIMIT)
     assert process.returncode != 0
     assert device.names() == []
 
@@ -236,7 +239,7 @@ def test_two_installs_at_once_leave_one_whole_environment(device: Device) -> Non
     device.python(f"python{THIS_PYTHON}")
     both = [device.start("install.sh"), device.start("install.sh")]
     for process in both:
-        process.communicate(timeout=60)
+        process.communicate(timeout=LIMIT)
     device.install()
     assert device.names() == ["venv"]
     assert json.loads(device.call("run.sh")[1])[0] == "1.0"
