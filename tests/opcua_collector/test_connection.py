@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from opcua_collector.config import Connection as Settings
 from opcua_collector.connection import Connection
 from opcua_collector.notifications import Publication, Quarantined
 from opcua_collector.security import own_certificate
-from opcua_collector.session import Identity
+from opcua_collector.session import Identity, Session, Wish
 from opcua_collector.stack import ua
 from plant.certificate import own_certificate as server_certificate
 from plant.line import Line
+from plant.opcua_server import no_garbage_collection
 from sluice.batch import Columns, Sample, SampleBatch
 from sluice.log import Secret
 
@@ -137,7 +139,8 @@ class Plant:
     async def start(
         self, policies: Sequence[Any] = (ua.SecurityPolicyType.NoSecurity,), folder: Path | None = None
     ) -> None:
-        await self.server.init()
+        with no_garbage_collection():
+            await self.server.init()
         self.server.set_endpoint(f"opc.tcp://127.0.0.1:{self.port}/plant")
         self.server.set_security_policy(list(policies))
         if folder is not None:
@@ -351,6 +354,58 @@ async def test_tags_come_and_go_while_the_others_flow_on(plant: Plant, start: St
     last = line.sink.samples[-1]
     assert (last.unit, last.asset) == ("K", "site/new")
     assert line.connection.status()["connects"] == connects
+
+
+def _is_last(found: Sequence[Any], expected: Any) -> bool:
+    return bool(found) and found[-1] == expected
+
+
+async def test_a_tag_may_have_its_own_sampling_interval_and_another_one_while_all_flow_on(
+    plant: Plant, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, list[int], list[float]]] = []
+    answered: list[int] = []
+    monitor, resample = Session.monitor, Session.resample
+
+    async def spy_monitor(self: Session, subscription: int, wishes: Sequence[Wish], batch: int) -> Any:
+        found = await monitor(self, subscription, wishes, batch)
+        asked.append(("monitor", [one.id for one in found], [wish.sampling for wish in wishes]))
+        return found
+
+    async def spy_resample(
+        self: Session, subscription: int, items: Sequence[int], wishes: Sequence[Wish], batch: int
+    ) -> Any:
+        found = await resample(self, subscription, items, wishes, batch)
+        asked.append(("resample", list(items), [wish.sampling for wish in wishes]))
+        answered.extend(one.status for one in found)
+        return found
+
+    monkeypatch.setattr(Session, "monitor", spy_monitor)
+    monkeypatch.setattr(Session, "resample", spy_resample)
+    tags = {"A": {"node": node("Double")}, "B": {"node": node("Float"), "samplingInterval": "250ms"}}
+    line = start(plant.endpoint, tags)
+    await line.flows("A", "B")
+    [(_, items, intervals)] = asked
+    assert intervals == [0.05, 0.25]
+    for interval, sent in (("1s", 1.0), (None, 0.05)):
+        tags["B"] = {"node": node("Float"), **({"samplingInterval": interval} if interval else {})}
+        changed = Settings.model_validate(
+            {
+                "endpoint": plant.endpoint,
+                "security": {"policy": "None"},
+                "publishingInterval": 0.05,
+                "keepAlive": 1,
+                "requestTimeout": 4,
+                "tags": tags,
+            }
+        )
+        line.connection.reconfigure(changed, changed.tags)
+        expected = ("resample", [items[1]], [sent])
+        await until(partial(_is_last, asked, expected), line.state)
+    assert answered == [0, 0]
+    assert line.connection.status()["connects"] == 1
+    await plant.set("Float", 7.5, 6)
+    await until(lambda: line.sink.of("B")[-1] == 7.5, line.state)
 
 
 async def test_a_server_that_restarts_with_its_namespaces_in_another_order_is_found_again(start: Start) -> None:
