@@ -109,11 +109,11 @@ def survey(root: Path, progress: Callable[[str], None], *, copied: bool = False)
 
 
 def _profile(root: Path) -> str:
-    if (root / "ipc.socket").exists() and (root / "witness").is_dir():
-        return "local core"
     if (root / "config.db").exists() or root == ROOTS[1]:
         return "lite"
-    return "classic" if (root / "config").is_dir() or (root / "alts").is_dir() else "unknown"
+    if (root / "config").is_dir() or (root / "alts").is_dir():
+        return "classic"
+    return "local core" if (root / "ipc.socket").exists() else "unknown"
 
 
 def _versions(root: Path, name: str) -> list[str]:
