@@ -19,13 +19,15 @@ from pathlib import Path
 from localcore.bus import Bus, Subscriber
 from localcore.configuration import Configuration
 from localcore.eventstream import EventStreamError
-from localcore.operations import OPERATIONS, Cancel, Refused, Reply, Services
+from localcore.operations import OPERATIONS, Cancel, Refused, Reply, Services, iot_size
 from localcore.profile import CLASSIC, MIB, Profile
 from localcore.rpc import Connect, ProtocolViolation, Request, RpcConnection, StreamEnd
+from localcore.topics import has_wildcard
 
 log = logging.getLogger(__name__)
 
 _MAX_SOCKET_PATH = 100
+_MAX_IOT_CORE = 128 * 1024
 _MAX_QUEUED = 256 * MIB
 """The classic nucleus queues without bound for a subscriber that does not read; here the connection is cut then."""
 
@@ -169,7 +171,16 @@ class IpcServer:
         return _observe(self.services.iot, topic_filter, deliver)
 
     async def publish_iot_core(self, topic: str, payload: bytes) -> None:
-        """Publish to IoT Core as the cloud."""
+        """Publish to IoT Core as the cloud: to whoever subscribes now.
+
+        What lite's MQTT client has no room for is lost, with a warning in the log. Raises ValueError for what IoT Core
+        itself refuses.
+        """
+        if len(payload) > _MAX_IOT_CORE or has_wildcard(topic):
+            raise ValueError(f"IoT Core takes {_MAX_IOT_CORE} bytes on a topic without wildcards: {topic!r}")
+        if self.profile.drops_large_iot_silently and iot_size(topic, payload) > self.profile.max_iot_message:
+            log.warning("%d bytes on %s are more than the nucleus can take in: lost", len(payload), topic)
+            return
         body = {"message": {"topicName": topic, "payload": base64.b64encode(payload).decode()}}
         async with self.turn():
             await self.services.iot.publish(topic, json.dumps(body).encode(), "")

@@ -356,6 +356,11 @@ def _name(arn: str) -> str:
 # --- IoT Core
 
 
+def iot_size(topic: str, payload: bytes) -> int:
+    """What a message to or from IoT Core takes of the nucleus's buffer, in bytes."""
+    return len(payload) + len(topic.encode()) + 8
+
+
 async def publish_to_iot_core(services: Services, caller: str, request: Mapping[str, Any]) -> Reply:
     """Publish to the in-process broker. On lite a message that is too large is lost without an error."""
     profile = services.profile
@@ -364,7 +369,7 @@ async def publish_to_iot_core(services: Services, caller: str, request: Mapping[
         raise _invalid(services, "topicName has no wildcards and qos is 0 or 1")
     _authorise(services, caller, access.IOT_CORE, "PublishToIoTCore", topic)
     try:
-        size = len(base64.b64decode(payload, validate=True)) + len(topic.encode()) + 8
+        size = iot_size(topic, base64.b64decode(payload, validate=True))
     except (ValueError, TypeError) as error:
         raise _invalid(services, f"payload is not base64: {error}") from error
     if size > profile.max_iot_message:

@@ -573,6 +573,52 @@ async def test_a_large_message_to_iot_core_is_lost_on_lite_without_an_error(make
     assert await refused(large) == "ServiceError"
 
 
+async def test_a_large_message_from_iot_core_is_lost_on_lite_and_none_of_more_than_128_kb_exists(
+    device: Device,
+) -> None:
+    client = await device.client("a")
+    got: list[int] = []
+    subscription = {"topic_name": "iot/#", "qos": "1", "on_stream_event": lambda e: got.append(len(e.message.payload))}
+    await client.call("subscribe_to_iot_core", **subscription)
+    for size in (4988, 4987):
+        await device.server.publish_iot_core("iot/t", bytes(size))
+    await until(lambda: 4987 in got, lambda: got)
+    assert got == ([4987] if device.server.profile.name == "lite" else [4988, 4987])
+    for topic, size in (("iot/t", 128 * 1024 + 1), ("iot/+", 1)):
+        with pytest.raises(ValueError, match="IoT Core takes 131072 bytes on a topic without wildcards"):
+            await device.server.publish_iot_core(topic, bytes(size))
+
+
+async def test_the_cloud_asks_and_hears_the_answer_under_policies_that_do_not_know_the_things_name(
+    device: Device,
+) -> None:
+    """Classic does not put the thing's name into policies: `*` stands for it, and for nothing beyond its topics."""
+    policies = {
+        "operations": ["aws.greengrass#PublishToIoTCore", "aws.greengrass#SubscribeToIoTCore"],
+        "resources": ["sluice/*/command/meter", "sluice/*/reply/meter"],
+    }
+    client = await device.client("a", services={"aws.greengrass.ipc.mqttproxy": policies})
+    heard: list[tuple[str, bytes]] = []
+    device.server.observe_iot_core("sluice/core7/reply/#", lambda topic, payload: heard.append((topic, payload)))
+    asked: list[bytes] = []
+    await client.call(
+        "subscribe_to_iot_core",
+        topic_name="sluice/core7/command/meter",
+        qos="1",
+        on_stream_event=lambda event: asked.append(event.message.payload),
+    )
+    await device.server.publish_iot_core("sluice/core7/command/other", b"not for us")
+    await device.server.publish_iot_core("sluice/core7/command/meter", b"status?")
+    await until(lambda: asked, lambda: asked)
+    await client.call("publish_to_iot_core", topic_name="sluice/core7/reply/meter", qos="1", payload=b"well")
+    assert (asked, heard) == ([b"status?"], [("sluice/core7/reply/meter", b"well")])
+    for topic in ("sluice/core7/reply/other", "sluice/core7/data/meter", "other/core7/reply/meter"):
+        answer = client.call("publish_to_iot_core", topic_name=topic, qos="1", payload=b"x")
+        assert await refused(answer) == "UnauthorizedError"
+    listening = client.call("subscribe_to_iot_core", topic_name="sluice/#", qos="1", on_stream_event=print)
+    assert await refused(listening) == "UnauthorizedError"
+
+
 async def test_iot_core_needs_a_policy_of_its_own(device: Device) -> None:
     services = {"aws.greengrass.ipc.pubsub": EVERYTHING["aws.greengrass.ipc.pubsub"]}
     client = await device.client("a", services=services)
