@@ -14,6 +14,8 @@ import pytest
 import typer
 
 from cli.app import make_app
+from cli.settings_table import readme_of, written
+from cli.suite import find, members
 from opcua_collector.commands import Commands
 from sluice.batch import Columns, Header, Series, ValueType, encode
 from sluice.command import COMMAND_PREFIX, REPLY_PREFIX, Call, Channel, Command, NoArguments, Origin, State
@@ -128,3 +130,12 @@ def test_the_table_of_the_tool_has_its_commands(row: str) -> None:
 def parsed(arguments: list[str]) -> None:
     command: Any = typer.main.get_command(make_app())
     command.commands[arguments[0]].make_context(arguments[0], list(arguments[1:]))
+
+
+@pytest.mark.parametrize("component", [one.id for one in members().values() if one.settings is not None])
+def test_a_components_table_of_settings_is_what_its_models_say(component: str) -> None:
+    """`scripts/sluice schema --write` makes them anew."""
+    member = find(component)
+    assert member.settings is not None
+    readme = readme_of(member.package, ROOT).read_text(encoding="utf-8")
+    assert written(readme, member.settings) == readme
