@@ -70,7 +70,7 @@ def _data_value(variant: Variant, status: Any, time: Any) -> DataValue:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """The standard address space is a million objects that stay: looking through them takes half of making them."""
     enabled = gc.isenabled()
     gc.disable()
@@ -141,7 +141,7 @@ class PlantServer:
     async def start(self) -> None:
         """Build the address space and listen; `endpoint` then has the real port."""
         server = self._server
-        with _no_garbage_collection():
+        with no_garbage_collection():
             await server.init()
         await server.set_application_uri(APPLICATION_URI)
         server.set_server_name("Sluice simulated plant")
