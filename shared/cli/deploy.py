@@ -190,8 +190,9 @@ def _stand_in(group: str, thing: str, region: str, before: Before | None) -> Tar
 
 def _show(plan: Plan) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    drawn = Table(title=f"{plan.request['deploymentName']} to {plan.request['targetArn']}", title_justify="left")
+    drawn = Table(title=Text(f"{plan.request['deploymentName']} to {plan.request['targetArn']}"), title_justify="left")
     for title in ("Component", "", "Version", "Restarts", "What happens"):
         drawn.add_column(title, overflow="fold")
     for change in plan.changes:
@@ -209,8 +210,10 @@ def _show(plan: Plan) -> None:
         hidden = max(0, len(change.settings) - 20) + max(0, len(change.reset) - 20)
         if hidden:
             lines.append(f"… and {hidden} more")
-        drawn.add_row(change.component, change.action, version, ", ".join(nuclei) or "no", "\n".join(lines))
-    console.print(drawn, markup=False, highlight=False)
+        drawn.add_row(
+            *map(Text, (change.component, change.action, version, ", ".join(nuclei) or "no", "\n".join(lines)))
+        )
+    console.print(drawn)
     for note in plan.notes:
         say(note)
 

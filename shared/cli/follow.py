@@ -17,6 +17,7 @@ from typing import Any, Final
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from cli.cloud import Cloud, PassingError
 from cli.output import IN_THE_WAY, Failure, say
@@ -224,12 +225,14 @@ def _end_all(followed: Followed, state: str) -> None:
 
 def table(followed: Followed, note: str = "") -> RenderableType:
     """The devices, those that need attention first."""
-    drawn = Table(title=f"{followed.deployment}: {followed.summary()}", caption=note or None, title_justify="left")
-    for title in ("Device", "State", "What it says"):
-        drawn.add_column(title, overflow="fold")
+    # Text, because a string in a table is markup, and what devices say may have brackets.
+    title = Text(f"{followed.deployment}: {followed.summary()}")
+    drawn = Table(title=title, caption=Text(note) if note else None, title_justify="left")
+    for heading in ("Device", "State", "What it says"):
+        drawn.add_column(heading, overflow="fold")
     order = sorted(followed.devices, key=lambda one: (one.succeeded, not one.ended, one.name))
     for device in order[:_SHOWN]:
-        drawn.add_row(device.name, device.state, device.words)
+        drawn.add_row(Text(device.name), Text(device.state), Text(device.words))
     if len(order) > _SHOWN:
         drawn.add_row("…", "", f"{len(order) - _SHOWN} more")
     return drawn

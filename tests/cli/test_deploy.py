@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -21,12 +22,13 @@ import pytest
 import typer
 from botocore.config import Config
 from botocore.stub import ANY, Stubber
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import cli.cloud
 from cli import deploy
 from cli.cloud import Cloud, CloudError, PassingError, explain
-from cli.follow import Follower, Screen
+from cli.follow import Device, Followed, Follower, Screen, table
 from cli.output import Failure, console
 from cli.plan import Target
 from cli.suite import members
@@ -350,6 +352,14 @@ def test_an_interrupt_leaves_the_deployment_running_and_says_how_to_follow_it_ag
     refused = failure(run("--follow", ID))
     assert f"sluice deploy --follow {ID} --region {REGION}" in str(refused)
     assert refused.status == 130
+
+
+def test_brackets_in_what_devices_and_names_say_are_shown_as_they_are() -> None:
+    device = Device("gateway-1", "FAILED", "[/red] no such [component]")
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(table(Followed(ID, GROUP, [device]), "[/note]"))
+    assert "[/red] no such [component]" in shown.getvalue()
+    assert "[/note]" in shown.getvalue()
 
 
 def test_lines_are_written_where_there_is_no_terminal(aws: Aws, capsys: pytest.CaptureFixture[str]) -> None:
