@@ -326,7 +326,7 @@ def limits_of(model: type[ComponentSettings]) -> list[tuple[str, str]]:
                 walk(annotation, f"{path}.")
             elif get_origin(annotation) is list:
                 found.extend((path, name.replace("length", "items")) for name in limits)
-                item, inner = unwrapped(get_args(annotation)[0], ())
+                inner = unwrapped(get_args(annotation)[0], ())[1]
                 found.extend((path, name) for name in _limits(inner))
             elif len(literals(annotation)) > 1:
                 found.append((path, "words"))

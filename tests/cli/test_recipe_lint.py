@@ -80,8 +80,8 @@ def test_the_repositorys_recipes_have_nothing_wrong(path: Path) -> None:
         (
             'runtime: "*"',
             "architecture: amd64",
-            "recipe.yaml:16:5: error: Manifests[0].Platform has no runtime, so nucleus lite never deploys it: add runtime: "
-            '"*"',
+            "recipe.yaml:16:5: error: Manifests[0].Platform has no runtime, so nucleus lite never deploys it: add "
+            'runtime: "*"',
         ),
         (
             "Timeout: 900",
