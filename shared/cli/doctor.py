@@ -45,12 +45,14 @@ def doctor(
 
     Nothing is changed. Exit status 1 when something is wrong; the output says what, and how to mend it.
     """
+    from rich.text import Text
+
     from cli.survey import find_root, survey
 
     if output is not None and output.exists():
         raise Failure(f"--output {output}: exists already: give another name, or delete it", 2)
     with console.status("Looking at the core") as status:
-        found = survey(find_root(root), lambda what: status.update(f"Looking at {what}"), copied=copied)
+        found = survey(find_root(root), lambda what: status.update(Text(f"Looking at {what}")), copied=copied)
     report = finished(found)
     if output is not None:
         write_bundle(output, found, report)

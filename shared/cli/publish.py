@@ -67,6 +67,8 @@ def publish(
 
     Versions that the account has are left alone. Exit status 0 when everything asked for is there.
     """
+    from rich.text import Text
+
     from cli.cloud import connect
 
     projects = [*_members(component), *_tag_projects(tags or [])]
@@ -86,7 +88,7 @@ def publish(
         environment=environment,
     )
     with console.status("Publishing") as status:
-        results = publisher.run(projects, lambda text: status.update(text))
+        results = publisher.run(projects, lambda text: status.update(Text(text)))
     told = {"region": cloud.region, "account": publisher.account, "components": [one.as_dict() for one in results]}
     answer(told, as_json, lambda shown: shown.print(f"{len(results)} components are in account {publisher.account}."))
 
