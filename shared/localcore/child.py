@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import json
+import logging
 import os
 import signal
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from localcore import clock
 
@@ -167,6 +168,13 @@ def tell(line: Mapping[str, Any]) -> None:
     """The child writes one line to its parent."""
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
+
+
+def leave() -> NoReturn:
+    """The child ends well, and at once: taking apart an interpreter that has loaded an AWS SDK lasts up to a second."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 async def serve_commands(handle: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from localcore.aws.faults import Faults
 from localcore.aws.moto_http import MotoServer
 from localcore.aws.sitewise import SiteWise
 from localcore.aws.sitewise_http import make_app
-from localcore.child import serve_commands, tell
+from localcore.child import leave, serve_commands, tell
 
 
 async def _main(arguments: argparse.Namespace) -> None:
@@ -50,3 +50,4 @@ if __name__ == "__main__":
     parsed = parser.parse_args()
     os.environ.setdefault("AWS_DEFAULT_REGION", parsed.region)
     asyncio.run(_main(parsed))
+    leave()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from localcore import clock
-from localcore.child import serve_commands, tell
+from localcore.child import leave, serve_commands, tell
 from localcore.stream_manager.definition import ExportConfig, RefusedError
 from localcore.stream_manager.exports.exporter import Destination, Exports
 from localcore.stream_manager.exports.kinesis import KinesisDestination
@@ -90,3 +90,4 @@ if __name__ == "__main__":
     parser.add_argument("--time-scale", type=float, default=1.0)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     asyncio.run(_main(parser.parse_args()))
+    leave()
