@@ -29,7 +29,8 @@ def states(group: int) -> set[str]:
 
 
 def stopped(group: int) -> bool:
-    return "T" in states(group) <= {"T", "D"}
+    # A child that ended just before is not reaped by a shell that is stopped.
+    return "T" in states(group) <= {"T", "D", "Z"}
 
 
 async def counting(site: Site) -> int:
