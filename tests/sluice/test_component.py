@@ -25,10 +25,12 @@ BOTH = pytest.mark.parametrize("profile", [CLASSIC, LITE], ids=["classic", "lite
 
 TINY = """
 import asyncio, time
+from pathlib import Path
 from typing import Annotated
 from pydantic import Field
+from sluice.command import Command, NoArguments
 from sluice.component import Component, main
-from sluice.config import ComponentSettings, Duration, Named, Settings
+from sluice.config import ComponentSettings, Duration, Named, Problem, Settings
 
 
 class Connection(Settings):
@@ -70,6 +72,20 @@ class TinyComponent(Component):
             time.sleep(3600)
         await asyncio.sleep(self.config.stop_takes)
 
+    @classmethod
+    def check(cls, config, directory):
+        places = [c.endpoint for c in config.connections.values()]
+        twice = {place for place in places if places.count(place) > 1}
+        return [Problem("connections", place, "is there twice", "keep one") for place in twice]
+
+    def commands(self):
+        return [Command("wait", NoArguments, self.wait, resumable=True)]
+
+    async def wait(self, call):
+        while not Path("go").exists():
+            await asyncio.sleep(0.01)
+        return {"endpoints": len(self.config.connections)}
+
     def trouble(self):
         return "nothing can be stored: free some space" if self.config.fail == "trouble" else ""
 
@@ -100,9 +116,11 @@ class Running:
         self.process = process
         self.work_dir = work_dir
         self.statuses: list[dict[str, Any]] = []
+        self.replies: list[dict[str, Any]] = []
         self.lines: list[dict[str, Any]] = []
         self._clock = 2.0
         server.observe("sluice/status/tiny", lambda topic, payload: self.statuses.append(json.loads(payload)))
+        server.observe("sluice/reply/tiny", lambda topic, payload: self.replies.append(json.loads(payload)))
         self.reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
@@ -124,6 +142,19 @@ class Running:
                 if condition(status):
                     return status
             assert time.monotonic() < end, f"no such status; exit {self.process.returncode}; the last: {self.last()}"
+            await asyncio.sleep(0.01)
+
+    async def ask(self, identity: str, command: str) -> None:
+        body = {"v": 1, "kind": "command", "id": identity, "command": command}
+        await self.server.publish("sluice/command/tiny", json.dumps(body).encode())
+
+    async def answer(self, identity: str, state: str, limit: float = 30.0) -> dict[str, Any]:
+        end = time.monotonic() + limit
+        while True:
+            for reply in self.replies:
+                if (reply["id"], reply["state"]) == (identity, state):
+                    return reply
+            assert time.monotonic() < end, f"no such answer: {self.replies}; {self.last()}"
             await asyncio.sleep(0.01)
 
     def last(self) -> str:
@@ -317,6 +348,51 @@ async def test_a_change_that_cannot_be_applied_starts_the_component_anew_with_it
         status = await tiny.status(lambda status: status["counters"].get("starts") == 2)
         assert (status["state"], list(status["connections"])) == ("running", ["a"])
         assert any("cannot change that" in line.get("exception", "") for line in tiny.lines)
+
+
+@BOTH
+async def test_it_can_be_asked_for_its_whole_status(tmp_path: Path, profile: Profile) -> None:
+    async with running(tmp_path, profile, connections={"a": {"endpoint": "x"}}, statusInterval="1h") as tiny:
+        await tiny.status(lambda status: status)
+        await tiny.ask("1", "status")
+        result = (await tiny.answer("1", "done"))["result"]
+        assert (result["kind"], result["state"], result["connections"]["a"]["endpoint"]) == ("status", "running", "x")
+
+
+async def test_a_command_outlives_a_component_that_is_started_anew_and_one_that_was_killed(tmp_path: Path) -> None:
+    async with running(tmp_path, connections={"a": {"endpoint": "x"}}) as tiny:
+        await tiny.status(is_running)
+        await tiny.ask("1", "wait")
+        await tiny.answer("1", "accepted")
+        tiny.merge(fail="apply")
+        await tiny.status(lambda status: status["counters"].get("starts") == 2)
+        tiny.process.kill()
+    async with running(tmp_path, connections={"a": {"endpoint": "x"}, "b": {"endpoint": "y"}}) as tiny:
+        await tiny.status(is_running)
+        (tiny.work_dir / "go").touch()
+        assert (await tiny.answer("1", "done"))["result"] == {"endpoints": 2}
+
+
+async def test_a_deployment_is_validated_when_that_is_wanted_by_models_and_by_the_components_own_check(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, connections={"a": {"endpoint": "x"}}) as tiny:
+        validation = tiny.server.services.validation
+        await tiny.status(is_running)
+        assert not validation.subscribed(ME)
+        tiny.merge(validateDeployments=True)
+        end = time.monotonic() + 30
+        while not validation.subscribed(ME):
+            assert time.monotonic() < end
+            await asyncio.sleep(0.01)
+
+        async def verdict(**connections: Any) -> str:
+            return await validation.ask("d", {ME: {"connections": connections}}, 10.0)
+
+        assert await verdict(a={"endpoint": "y"}) == ""
+        assert "connections.b.endpoint is required: add it (connections.b is not applied)" in await verdict(b={})
+        assert 'connections = "y" is there twice: keep one' in await verdict(a={"endpoint": "y"}, b={"endpoint": "y"})
+        assert (await tiny.status(is_running))["connections"] == {"a": {"state": "up", "endpoint": "x"}}
 
 
 async def test_a_problem_that_shows_while_running_stands_in_the_status_until_it_is_cleared(tmp_path: Path) -> None:
