@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 
@@ -30,8 +31,9 @@ def make_app() -> typer.Typer:
 
 def main() -> None:
     """Run the command of the command line, and exit with its status: see cli.output."""
+    gc.set_threshold(100_000, 20, 20)  # a check makes much, drops little and ends soon: this saves a tenth of its time
     try:
-        make_app()()
+        make_app()(prog_name="sluice")
     except Failure as failure:
         say(str(failure))
         sys.exit(failure.status)
