@@ -26,7 +26,16 @@ FIRST = 26
 
 
 def make_package(table: Path, build: Path) -> None:
-    command = [REPOSITORY / "scripts/sluice", "tags", "package", table, "--name", "site-a", "--output", build]
+    command: list[str | Path] = [
+        REPOSITORY / "scripts/sluice",
+        "tags",
+        "package",
+        table,
+        "--name",
+        "site-a",
+        "--output",
+        build,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
 
