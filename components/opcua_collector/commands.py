@@ -1,9 +1,10 @@
 """What the collector can be asked to do: read a range of the past again, forget a consumer. See `sluice.command`.
 
 What `backfill` guarantees: each sample that the server's history has in the range is handed on once per command, over
-restarts of collector and server. What was collected before comes again, in the stream `<connection>/backfill`: in SiteWise
-the same property, time and quality overwrite each other; files in S3 hold it twice, and readers of Kinesis get it twice,
-in records with ids of their own. It waits for live data, for gaps, and until less than half of the outbox is used.
+restarts of collector and server. What was collected before comes again, in the stream `<connection>/backfill`: in
+SiteWise the same property, time and quality overwrite each other; files in S3 hold it twice, and readers of Kinesis get
+it twice, in records with ids of their own. It waits for live data, for gaps, and until less than half of the outbox is
+used.
 """
 
 from __future__ import annotations
