@@ -204,10 +204,19 @@ async def test_the_rate_can_be_changed_while_it_runs(tmp_path: Path) -> None:
         await until(lambda: len(logged(plant)) > 50, lambda: f"{len(logged(plant))} rows")
 
 
+async def test_a_server_that_forgets_knows_no_subscription_any_more(tmp_path: Path) -> None:
+    async with PlantProcess(tmp_path, rate=500, units=1, expect_items=0) as plant, Client(plant.endpoint) as client:
+        subscription = await client.create_subscription(100, Recorder())
+        await subscription.subscribe_data_change(client.get_node("ns=2;s=Unit1/Row"))
+        assert (await plant.counters())["watched"] == 1
+        await plant.forget()
+        assert (await plant.counters())["watched"] == 0
+
+
 async def test_commands_that_it_does_not_understand_are_refused_with_what_is_allowed(tmp_path: Path) -> None:
     async with PlantProcess(tmp_path, units=1) as plant:
         for command, fields, problem in (
-            ("explode", {}, "'explode': expected one of start, stop, fault, rate, counters, quit"),
+            ("explode", {}, "'explode': expected one of start, stop, fault, rate, counters, forget, quit"),
             ("rate", {"values_per_s": 0}, "values_per_s 0: expected a number above 0"),
             ("rate", {}, "values_per_s None"),
             ("fault", {"number": "four"}, "number 'four'"),
