@@ -222,6 +222,9 @@ def show(report: dict[str, Any], judge: str) -> None:
         table.add_row(name, *(f"{counts[column]:,}" for column in shown))
     console.print(table)
     say(f"produced {report['produced']:,}, excluded {report['excluded']}")
+    if not report["produced"]:
+        for line in why_nothing(report.get("status", {})):
+            say(line)
     for name, why in report.get("exclusions", {}).items():
         say(f"{name}: left out: {json.dumps(why)}")
     latency = report.get("latency_ms", {})
@@ -233,6 +236,20 @@ def show(report: dict[str, Any], judge: str) -> None:
                 say(f"{name}: {finding.replace('_', ' ')}: {json.dumps(counts[finding])}")
     for name, used in report["components"].items():
         say(f"{name}: {used['rss_mb']:.0f} MB, {used['cpu_s']:.1f} s of CPU")
+
+
+def why_nothing(statuses: dict[str, Any]) -> list[str]:
+    """Why no sample came, as the components told it: each connection with a trouble, and each rejected entry."""
+    lines = []
+    for component, status in sorted(statuses.items()):
+        for name, told in status.get("connections", {}).items():
+            if told.get("why"):
+                lines.append(
+                    f"{component} {name}: {told['state']}: {told['why']}: {told.get('remedy', '')}".rstrip(": ")
+                )
+        for entry in status.get("config", {}).get("rejected", ()):
+            lines.append(f"{component} {entry['path']} {entry['problem']}: {entry['remedy']}")
+    return lines or ["no connection tells a trouble: let it flow for longer (--seconds)"]
 
 
 def balanced(report: dict[str, Any]) -> bool:

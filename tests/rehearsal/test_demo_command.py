@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal.command import flows
+from rehearsal.command import flows, why_nothing
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -67,3 +67,19 @@ def test_a_line_of_the_display_joins_a_connection_with_its_stream() -> None:
         ("line2", "connecting: refused [/x]", "none yet"),
     ]
     assert flows("opcua-collector", {"state": "starting"}) == [("", "starting", "")]
+
+
+def test_when_nothing_came_the_components_say_why() -> None:
+    away = {"state": "failed", "why": "refuses the connection", "remedy": "see that the server runs"}
+    rejected = {"path": "connections.line2.endpoint", "problem": "is required", "remedy": "set it"}
+    statuses = {
+        "opcua-collector": {
+            "connections": {"line1": away, "line3": {"state": "running"}},
+            "config": {"rejected": [rejected]},
+        }
+    }
+    assert why_nothing(statuses) == [
+        "opcua-collector line1: failed: refuses the connection: see that the server runs",
+        "opcua-collector connections.line2.endpoint is required: set it",
+    ]
+    assert "--seconds" in why_nothing({})[0]
