@@ -247,8 +247,8 @@ def why_nothing(statuses: dict[str, Any]) -> list[str]:
                 lines.append(
                     f"{component} {name}: {told['state']}: {told['why']}: {told.get('remedy', '')}".rstrip(": ")
                 )
-        for entry in status.get("config", {}).get("rejected", ()):
-            lines.append(f"{component} {entry['path']} {entry['problem']}: {entry['remedy']}")
+        rejected = status.get("config", {}).get("rejected", ())
+        lines += [f"{component} {entry['path']} {entry['problem']}: {entry['remedy']}" for entry in rejected]
     return lines or ["no connection tells a trouble: let it flow for longer (--seconds)"]
 
 
