@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.alone]
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTS = {"stored", "received", "intent", "appended", "committed", "sealed", "uploaded", "exported"}

@@ -136,6 +136,7 @@ async def test_a_full_disk_is_a_state_that_recovers(build: Path, tmp_path: Path,
         assert report.balances, shown(rehearsal, report)
 
 
+@pytest.mark.alone
 async def test_an_exporter_that_was_away_catches_up_ten_times_faster_than_the_plant(
     build: Path, tmp_path: Path
 ) -> None:

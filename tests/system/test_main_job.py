@@ -27,6 +27,8 @@ async def produce_and_reconcile(rehearsal: Rehearsal, site: dict[str, Any], seco
     return await asyncio.to_thread(rehearsal.reconcile)
 
 
+@pytest.mark.alone
+@pytest.mark.installs
 @pytest.mark.parametrize("profile", ["classic", "lite"])
 async def test_every_sample_arrives_everywhere_once_within_a_second(build: Path, tmp_path: Path, profile: str) -> None:
     async with Rehearsal(tmp_path, build, profile=profile) as rehearsal:
