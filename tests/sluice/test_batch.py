@@ -906,6 +906,7 @@ REFERENCE = 800.0
 """Microseconds that json.loads took for that text where the limits were set."""
 
 
+@pytest.mark.alone
 def test_a_value_costs_less_than_half_a_microsecond_each_way(record_property: Callable[[str, object], None]) -> None:
     columns = plant(500, 50)
     payload = encode(HEADER, columns)
@@ -917,6 +918,7 @@ def test_a_value_costs_less_than_half_a_microsecond_each_way(record_property: Ca
     assert read < 0.5, f"decoding took {read:.3f} us per value"
 
 
+@pytest.mark.alone
 def test_cutting_a_large_batch_for_the_classic_nucleus_costs_no_more() -> None:
     columns = plant(50_000, 1_000)
     cutter = Cutter(CLASSIC_MAX_MESSAGE_BYTES)

@@ -25,7 +25,7 @@ from stream_manager import (
 
 from localcore.stream_manager import StreamManagerProcess
 
-TIMEOUT_S = 0.3
+TIMEOUT_S = 0.5
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_after_a_reset_it_believes_to_be_connected_and_never_reconnects(
 def test_b_a_length_in_two_segments_wedges_it(
     server: StreamManagerProcess, hasty: Any, stream: str, run: Callable[..., Any], first_bytes: int
 ) -> None:
-    run(server.fault("split", operation="append", split_at=first_bytes, seconds=0.05))
+    run(server.fault("split", operation="append", split_at=first_bytes, seconds=TIMEOUT_S / 2))
     for _ in range(2):
         with pytest.raises(asyncio.TimeoutError):
             hasty.append_message(stream, b"x")
