@@ -1,21 +1,23 @@
 """What the collector can be asked to do: read a range of the past again, forget a consumer. See `sluice.command`.
 
 What `backfill` guarantees: each sample that the server's history has in the range is handed on once per command, over
-restarts of collector and server. What was collected before comes again, in the stream `<connection>/backfill`: in
-SiteWise the same property, time and quality overwrite each other; files in S3 hold it twice, and readers of Kinesis get
-it twice, in records with ids of their own. It waits for live data, for gaps, and until less than half of the outbox is
-used.
+restarts of collector and server. What was collected before comes again, in the stream `<connection>/backfill`, and so
+does what an earlier command read: in SiteWise the same property, time and quality overwrite each other; S3 has it in
+further objects and Kinesis in further records, with other ids, so that readers of both find it twice. It waits for live
+data, for gaps, and until less than half of the outbox is used.
 """
 
 from __future__ import annotations
 
 import asyncio
 import difflib
+import fnmatch
+import heapq
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from fnmatch import fnmatchcase
+from datetime import datetime, timezone
+from itertools import islice
 from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -35,16 +37,20 @@ _EARLIEST: Final = 10**17  # 1973: a smaller number is no time in nanoseconds
 _LATEST: Final = 4 * 10**18  # 2096
 _LOOK: Final = 0.5  # seconds between looks how far it is
 _SHOWN: Final = 10
+_ALIKE: Final = 100  # tags that are looked at closely for the one that may have been meant
+_LONGEST_NAME: Final = 256
+_MOST_WILDCARDS: Final = 100  # in all patterns of a command: each is held against every tag while nothing else runs
 _TIME: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?\s*(Z|[+-]\d\d:?\d\d)", re.IGNORECASE
 )
+_WILDCARD: Final = re.compile(r"[*?[]")
 _WRITE_TIME: Final = "write it with its time zone, such as 2026-03-01T10:00:00Z, or as nanoseconds since 1970"
 
 
 def _moment(value: Any) -> int:
     """A time as nanoseconds since 1970."""
     text = str(value).strip()
-    if re.fullmatch(r"\d+", text):
+    if re.fullmatch(r"[0-9]{1,30}", text):
         number = int(text)
     elif match := _TIME.fullmatch(text):
         day, minutes, seconds, fraction, zone = match.groups()
@@ -66,18 +72,19 @@ def _patterns(value: Any) -> Any:
 
 
 Moment = Annotated[int, BeforeValidator(_moment)]
+Pattern = Annotated[str, Field(max_length=_LONGEST_NAME)]
 
 
 class Backfill(Settings):
     """Arguments of `backfill`."""
 
-    connection: str = Field(examples=["line1"])
+    connection: Annotated[str, Field(max_length=64, examples=["line1"])]
     """Name of the connection."""
     first: Annotated[Moment, Field(alias="from", examples=["2026-03-01T10:00:00Z"])]
     """Samples from this time on."""
     to: Annotated[Moment, Field(examples=["2026-03-01T12:00:00Z"])]
     """Samples before this time."""
-    tags: Annotated[list[str], BeforeValidator(_patterns), Field(min_length=1, max_length=1000)] = Field(
+    tags: Annotated[list[Pattern], BeforeValidator(_patterns), Field(min_length=1, max_length=1000)] = Field(
         default_factory=lambda: ["*"]
     )
     """Tags, or patterns with * and ?."""
@@ -119,7 +126,10 @@ class Commands:
     def _can_backfill(self, wanted: Backfill) -> None:
         connection = self._connection(wanted.connection)
         if wanted.to > time.time_ns() + _AHEAD:
-            raise CommandError("arguments.to is in the future", "give a time that has passed")
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
+            raise CommandError(
+                f"arguments.to is in the future: it is {now} on this device", "give a time that has passed there"
+            )
         tags = matching(wanted.tags, connection.tags, wanted.connection)
         why = {connection.history(tag) for tag in tags}
         if None not in why and "" not in why:
@@ -183,10 +193,18 @@ class Commands:
 
 
 def matching(patterns: Sequence[str], tags: Mapping[str, Any], connection: str) -> list[str]:
-    """The tags that a pattern names, in their order. Raises CommandError for a pattern that names none."""
+    """The tags that a pattern names, in their order. Raises CommandError for a pattern that names none, and when there
+    are too many."""
+    wildcards = sum(len(_WILDCARD.findall(pattern)) for pattern in patterns if pattern not in tags)
+    if wildcards > _MOST_WILDCARDS:
+        raise CommandError(
+            f"arguments.tags has {wildcards} wildcards, and {_MOST_WILDCARDS} are the most",
+            "name the tags, or ask for them in several commands",
+        )
     found: set[str] = set()
     for pattern in patterns:
-        some = [pattern] if pattern in tags else [tag for tag in tags if fnmatchcase(tag, pattern)]
+        matches = re.compile(fnmatch.translate(pattern)).match
+        some = [pattern] if pattern in tags else [tag for tag in tags if matches(tag)]
         if not some:
             raise CommandError(
                 f"arguments.tags: {pattern[:128]!r} names no tag of {connection}",
@@ -197,6 +215,15 @@ def matching(patterns: Sequence[str], tags: Mapping[str, Any], connection: str) 
 
 
 def _near(pattern: str, tags: Mapping[str, Any]) -> list[str]:
-    """Some tags to choose from, those with a similar name first."""
-    near = difflib.get_close_matches(pattern, tags, _SHOWN)
-    return [*near, *(tag for tag in tags if tag not in near)][:_SHOWN]
+    """Some tags to choose from, those with a similar name first; quickly, however many there are."""
+    backwards = pattern[::-1]
+    alike = heapq.nlargest(_ALIKE, tags, lambda tag: _in_common(tag, pattern) + _in_common(tag[::-1], backwards))
+    near = difflib.get_close_matches(pattern, alike, _SHOWN)
+    return [*near, *(tag for tag in islice(tags, 2 * _SHOWN) if tag not in near)][:_SHOWN]
+
+
+def _in_common(one: str, other: str) -> int:
+    """How many characters are the same at their beginnings."""
+    return next(
+        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )

@@ -57,7 +57,7 @@ def _queue_size(value: Any) -> int | str:
         refuse(*told)
     try:
         size = int(float(text))
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter: inf
         size = 0
     if not 1 <= size <= 1_000_000:
         refuse("is no queue size", "use auto, or a number from 1 to 1000000 of values that the server keeps per tag")

@@ -254,10 +254,16 @@ class Channel:
             )
 
     def _forget(self) -> None:
-        for identity in [one.id for one in self._entries.values() if one.over]:
-            if len(self._entries) <= REMEMBERED:
-                return
-            del self._entries[identity]
+        """Those that ended longest ago; first of all those that only read, which may run again without harm: who looks
+        at the status every few seconds must not make others forgotten."""
+        over = [one for one in self._entries.values() if one.over]
+        surplus = max(0, len(self._entries) - REMEMBERED)
+        for one in sorted(over, key=lambda one: not self._reads(one))[:surplus]:
+            del self._entries[one.id]
+
+    def _reads(self, entry: Entry) -> bool:
+        command = self.commands.get(entry.command)
+        return command is not None and command.reads
 
     # --- what runs ---
 
@@ -339,6 +345,7 @@ class Channel:
         if state is State.DONE:
             entry.progress = None if entry.progress is None else 1.0
         entry.result = result
+        entry.arguments = {}  # they may be long, and nobody asks for them any more
         told = entry.reply()
         if result is not None:
             entry.result = orjson.loads(cut(result, KEPT_RESULT))
@@ -352,8 +359,7 @@ class Channel:
             why,
         )
         step = self._answered(entry, told)
-        command = self.commands.get(entry.command)
-        step.note = command is None or not command.reads
+        step.note = not self._reads(entry)
         self._forget()
         return step
 
@@ -372,7 +378,6 @@ class Channel:
         return {"v": _VERSION, "commands": [self._dumped(entry) for entry in self._entries.values()]}
 
     def _dumped(self, entry: Entry) -> dict[str, Any]:
-        command = self.commands.get(entry.command)
         told: dict[str, Any] = {
             "id": entry.id,
             "command": entry.command,
@@ -381,7 +386,7 @@ class Channel:
         }
         if not entry.over:
             told["arguments"] = dict(entry.arguments)
-        elif entry.result is not None and (command is None or not command.reads):
+        elif entry.result is not None and not self._reads(entry):
             told["result"] = dict(entry.result)
         return told | {key: text for key, text in (("problem", entry.problem), ("remedy", entry.remedy)) if text}
 

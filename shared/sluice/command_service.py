@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from sluice.command import (
     COMMAND_PREFIX,
+    LARGEST_REQUEST,
     REPLY_PREFIX,
     Call,
     Channel,
@@ -164,7 +165,11 @@ class CommandService:
         """The component does not run any more."""
         self._channel.commands = self._own
         self._resume = False
-        await end(*(task for name, task in self._running.values() if name not in self._own))
+        ended = {identity: task for identity, (name, task) in self._running.items() if name not in self._own}
+        await end(*ended.values())
+        for identity in ended.keys() & self._running.keys():  # cancelled before its first step
+            del self._running[identity]
+            self._channel.interrupted(identity)
 
     def status(self) -> dict[str, int]:
         """Counts for the status."""
@@ -173,8 +178,8 @@ class CommandService:
     # --- messages ---
 
     def _take(self, origin: Origin, topic: str, payload: bytes) -> None:
-        if len(self._messages) >= _MOST_MESSAGES:
-            self._channel.counters["crowded"] += 1
+        if len(self._messages) >= _MOST_MESSAGES or len(payload) > LARGEST_REQUEST:
+            self._channel.counters["crowded" if len(payload) <= LARGEST_REQUEST else "malformed"] += 1
             return
         self._messages.append((payload, origin))
         self._wake.set()
@@ -188,8 +193,15 @@ class CommandService:
                 await self._after(self._channel.resume())
             while self._messages:
                 payload, origin = self._messages.popleft()
-                await self._after(self._channel.take(payload, origin))
+                try:
+                    step = self._channel.take(payload, origin)
+                except Exception:  # whatever it is, it costs that message; others are heard
+                    self._channel.counters["malformed"] += 1
+                    logger.exception("A message of %d bytes on the command topic could not be read", len(payload))
+                    continue
+                await self._after(step)
                 self._begin()
+                await asyncio.sleep(0)  # a flood of them leaves the component its turn
             self._begin()
             await self._wake.wait()
 

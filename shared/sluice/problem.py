@@ -19,6 +19,7 @@ from sluice.units import comma
 
 LOOKS_SECRET = re.compile(r"pas+w|pass|pwd|^pw$|secret|token|credential|key$", re.IGNORECASE | re.MULTILINE)
 _LONGEST_VALUE = 120
+_DEEPEST = 10  # levels of a value that are shown: what comes in may be nested without end
 _URL_LOGIN = re.compile(r"(?<=://)[^/@\s]*@")
 
 
@@ -65,10 +66,12 @@ def _quoted(value: Any) -> str:
     return value if isinstance(value, str) and value.startswith(("[", "{")) else json.dumps(value, ensure_ascii=False)
 
 
-def _redacted(value: Any) -> Any:
+def _redacted(value: Any, depth: int = _DEEPEST) -> Any:
+    if not depth and isinstance(value, (Mapping, list)):
+        return "…"
     if isinstance(value, Mapping):
-        return {k: "***" if LOOKS_SECRET.search(str(k)) else _redacted(v) for k, v in value.items()}
-    return [_redacted(v) for v in value] if isinstance(value, list) else value
+        return {k: "***" if LOOKS_SECRET.search(str(k)) else _redacted(v, depth - 1) for k, v in value.items()}
+    return [_redacted(v, depth - 1) for v in value] if isinstance(value, list) else value
 
 
 def render(place: Place) -> str:

@@ -126,6 +126,10 @@ def test_a_time_that_is_none_is_refused_with_what_to_write(text: Any) -> None:
         ({"tags": "Temp"}, "arguments.tags: 'Temp' names no tag of line1: use one of: Tempo"),
         ({"tags": ["Tempo", "X*"]}, "arguments.tags: 'X*' names no tag of line1"),
         ({"tags": []}, "arguments.tags = [] has too few entries: give 1 or more"),
+        ({"tags": ["Temp*"] * 101}, "arguments.tags has 101 wildcards, and 100 are the most: name the tags"),
+        ({"tags": "x" * 257}, "is too long: use at most 256 characters"),
+        ({"connection": "x" * 65}, "is too long: use at most 64 characters"),
+        ({"from": "9" * 5000}, "is no time: write it with its time zone"),
         ({"tags": "Dark"}, "the server of line1 has no history of Dark: the server keeps no history of it"),
     ],
 )
@@ -141,7 +145,9 @@ def test_the_future_cannot_be_read() -> None:
     made, _ = channel(line1=Line({"T1": ""}))
     now = time.time_ns()
     reply = ask(made, **HOUR | {"from": now, "to": now + 3600 * SECOND})
-    assert (reply.state, reply.problem) == (State.REFUSED, "arguments.to is in the future")
+    assert reply.state is State.REFUSED
+    assert reply.problem.startswith(f"arguments.to is in the future: it is {datetime.now(timezone.utc):%Y-%m-%dT}")
+    assert reply.problem.endswith("Z on this device"), "with a clock that is wrong, this is what shows it"
     assert ask(made, **HOUR | {"from": now - SECOND, "to": now}).state is State.ACCEPTED
 
 
@@ -167,6 +173,29 @@ def test_patterns_name_tags_once_and_in_their_order() -> None:
     assert matching(["odd[1]"], tags, "line1") == ["odd[1]"]
     with pytest.raises(CommandError, match="configure its tags first"):
         matching(["*"], {}, "line1")
+
+
+def test_names_with_brackets_are_names_where_there_are_such_tags() -> None:
+    tags = dict.fromkeys(f"DB[{number}].Temp" for number in range(300))
+    assert matching(list(tags), tags, "line1") == list(tags)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["Plant/Line1/Machine123456/Temperatur", "e" * 250 + "zzz", "*e" * 50 + "z", "*[a-z]" * 40 + "9z"]
+)
+def test_looking_for_tags_does_not_hold_up_the_collector(pattern: str) -> None:
+    tags = dict.fromkeys([f"Plant/Line{n % 50}/Machine{n}/Temperature" for n in range(5_000)])
+    tags |= dict.fromkeys(["e" * 250 + str(n) for n in range(5_000)])
+    began = time.process_time()
+    with pytest.raises(CommandError, match="names no tag"):
+        matching([pattern], tags, "line1")
+    assert time.process_time() - began < 0.7
+
+
+def test_the_tag_that_was_meant_is_named_among_thousands() -> None:
+    tags = dict.fromkeys(f"Plant/Line{n % 50}/Machine{n}/Temperature" for n in range(5_000))
+    with pytest.raises(CommandError, match="did you mean Plant/Line41/Machine4041/Temperature"):
+        matching(["Plant/Line41/Machine4041/Temprature"], tags, "line1")
 
 
 # --- running ---

@@ -86,6 +86,8 @@ GOOD = {"endpoint": "opc.tcp://127.0.0.1:4840/plant", "tags": {"T": {"node": "i=
         ({"user": {"name": "u", "password": "geheim"}}, "user.password", ("secret",)),
         ({"publishingInterval": "fast"}, "publishingInterval", ("500ms",)),
         ({"queueSize": 0}, "queueSize", ("auto",)),
+        ({"queueSize": "inf"}, "queueSize", ("auto",)),
+        ({"queueSize": "1e999"}, "queueSize", ("auto",)),
         ({"queueSize": "1,5"}, "queueSize", ("decimal comma", "1.5")),
         ({"tags": {"T": {"node": "i=1", "samplingInterval": "2h"}}}, "tags.T.samplingInterval", ("too large", "1h")),
     ],

@@ -109,6 +109,17 @@ def test_a_refusal_says_what_is_wrong_and_what_would_be_right(payload: bytes, pr
     assert one.due() == []
 
 
+@pytest.mark.parametrize("deep", ["[" * 900 + "]" * 900, '{"a":' * 900 + "1" + "}" * 900], ids=["lists", "maps"])
+@pytest.mark.parametrize(
+    "text", ['"command":"backfill","arguments":{"connection":DEEP}', '"command":DEEP', '"command":"x","arguments":DEEP']
+)
+def test_what_is_nested_without_end_is_refused_like_any_other(text: str, deep: str) -> None:
+    payload = '{"v":1,"kind":"command","id":"1",' + text.replace("DEEP", deep) + "}"
+    reply = only(channel().take(payload.encode(), Origin.CLOUD))
+    assert reply.state is State.REFUSED
+    assert len(reply.problem) < 500
+
+
 def test_everything_that_is_wrong_with_the_arguments_is_told_at_once() -> None:
     reply = only(channel().take(request(arguments={"conection": "line1", "hours": 48}), Origin.LOCAL))
     assert [str(problem) for problem in reply.problems] == [
@@ -257,6 +268,27 @@ def test_the_last_256_commands_are_remembered_and_those_that_run_always() -> Non
             one.done(entry.id, {})
     assert len(one.dump()["commands"]) == REMEMBERED
     assert only(one.take(request(identity="long"), Origin.LOCAL)).state is State.WORKING
+
+
+def test_looking_at_the_status_makes_no_other_command_forgotten() -> None:
+    one = channel()
+    one.take(request("forget", "once"), Origin.LOCAL)
+    one.due()
+    one.done("once", {})
+    for number in range(REMEMBERED + 50):
+        one.take(request("status", f"s{number}"), Origin.LOCAL)
+        for entry, _ in one.due():
+            one.done(entry.id, {})
+    assert only(one.take(request("forget", "once"), Origin.LOCAL)).state is State.DONE
+    assert one.due() == []
+
+
+def test_arguments_are_not_kept_longer_than_they_are_needed() -> None:
+    one = channel()
+    one.take(request(arguments={"connection": "x" * 50_000}), Origin.LOCAL)
+    [(entry, _)] = one.due()
+    one.done("1", {})
+    assert entry.arguments == {}
 
 
 def test_memory_stays_small_whatever_the_results_are() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from localcore.ipc import IpcServer
 from localcore.profile import CLASSIC, LITE, Profile
-from sluice.command import Call, Command, CommandError, NoArguments
+from sluice.command import Call, Channel, Command, CommandError, NoArguments, Origin, Step
 from sluice.command_service import MEMORY_FILE, CommandService
 from sluice.config import Settings
 from sluice.ipc import Ipc
@@ -239,6 +239,56 @@ async def test_what_was_interrupted_goes_on_when_the_component_can_carry_it_out_
         made.offer(desk.commands())
         await asker.answer("1", "done")
         assert desk.begun == ["1", "1"]
+
+
+async def test_a_command_that_is_interrupted_before_its_first_step_goes_on_later(tmp_path: Path) -> None:
+    desk = Desk()
+    desk.gate.set()
+    ending: list[asyncio.Task[None]] = []
+    async with core(tmp_path, CLASSIC) as server, service(server, tmp_path, desk) as made:
+
+        def withdraws(wanted: Upto) -> None:
+            if not ending:
+                ending.append(asyncio.create_task(made.withdraw()))
+
+        offered = Command("count", Upto, desk.count, check=withdraws, reads=True, resumable=True)
+        made.offer([offered])
+        asker = Asker(server)
+        await asker.send("1", "count", number=7)
+        await asker.answer("1", "accepted")
+        await ending[0]
+        assert desk.begun == []
+        made.offer([offered])
+        await asker.answer("1", "done")
+
+
+async def test_a_message_that_breaks_what_reads_it_costs_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk()
+    desk.gate.set()
+    take = Channel.take
+
+    def breaks(self: Channel, payload: bytes, origin: Origin) -> Step:
+        if b"strange" in payload:
+            raise RecursionError("too deep")
+        return take(self, payload, origin)
+
+    monkeypatch.setattr(Channel, "take", breaks)
+    async with core(tmp_path, CLASSIC) as server, service(server, tmp_path, desk) as made:
+        asker = Asker(server)
+        await asker.raw(b"strange")
+        await asker.send("1", "count", number=1)
+        await asker.answer("1", "done")
+        assert made.status()["malformed"] == 1
+
+
+async def test_what_is_too_large_to_be_a_command_does_not_even_wait(tmp_path: Path) -> None:
+    desk = Desk()
+    async with core(tmp_path, CLASSIC) as server, service(server, tmp_path, desk) as made:
+        for _ in range(3):
+            await Asker(server).raw(b"x" * 1_000_000)
+        await until(lambda: made.status().get("malformed") == 3)
 
 
 @pytest.mark.parametrize("content", [b"", b"no json", b"[]", b'{"v": 9}', b'{"v": 1, "commands": [5]}'])

@@ -343,6 +343,16 @@ def test_a_problem_reads_as_one_sentence() -> None:
     )
 
 
+@pytest.mark.parametrize("key", ["statusInterval", "logLevel", "unknown", "connections"])
+def test_a_value_that_is_nested_without_end_is_told_like_any_other(key: str) -> None:
+    deep: Any = "x"
+    for _ in range(450):
+        deep = [{"a": deep}]
+    loaded = load(Site, {key: deep})
+    [problem] = [*loaded.problems, *loaded.warnings]
+    assert len(str(problem)) < 500
+
+
 def test_a_secret_written_in_plain_text_is_refused_and_never_shown() -> None:
     loaded = load(Site, site(password="hunter2", pasword="hunter3", url="opc.tcp://me:hunter4@plc"))
     (problem,) = loaded.problems
