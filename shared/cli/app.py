@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from cli.output import Failure, say
+from cli.output import IN_THE_WAY, Failure, prepare, say
 
 COMMANDS = ("check", "schema", "diff", "tags", "deploy", "publish", "doctor")
 """Modules of this package, in the order of --help."""
@@ -32,8 +32,13 @@ def make_app() -> typer.Typer:
 def main() -> None:
     """Run the command of the command line, and exit with its status: see cli.output."""
     gc.set_threshold(100_000, 20, 20)  # a check makes much, drops little and ends soon: this saves a tenth of its time
+    prepare()
     try:
         make_app()(prog_name="sluice")
     except Failure as failure:
         say(str(failure))
         sys.exit(failure.status)
+    except OSError as error:
+        # Files that commands read and write have words of their own: this is stdout, or a machine out of means.
+        say(f"the machine stands in the way: {error}")
+        sys.exit(IN_THE_WAY)

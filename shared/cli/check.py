@@ -158,7 +158,9 @@ def _show_estimate(console: Console, report: Report) -> None:
 
     found = report.estimate
     assert found is not None
-    console.print(f"\n{report.path}: at most, when a tag changes in {found.change:.0%} of its sampling intervals")
+    console.print(
+        f"\n{report.path}: at most, when a tag changes in {found.change:.0%} of its sampling intervals", soft_wrap=True
+    )
     if found.connections:
         table = Table("connection", box=None, pad_edge=False)
         for heading in ("tags", "values/s", "outage that the disk covers"):
@@ -185,7 +187,8 @@ def _show_estimate(console: Console, report: Report) -> None:
         console.print(table)
     console.print(
         f"all: {found.values_per_s:,.1f} values/s, {found.flash_gb_per_day:,.3f} GB of flash/day, "
-        f"up to {found.disk_bytes / 1e9:,.1f} GB of disk\n"
+        f"up to {found.disk_bytes / 1e9:,.1f} GB of disk\n",
+        soft_wrap=True,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.output import Failure, answer, console, say
+from cli.output import Failure, answer, console, emit, say
 
 if TYPE_CHECKING:
     from cli.cloud import Cloud
@@ -230,7 +230,7 @@ def _confirm(plan: Plan, yes: bool) -> None:
 def _write(plan: Plan, output: Path | None, as_json: bool) -> None:
     text = json.dumps(plan.request, indent=2, ensure_ascii=False) + "\n"
     if output is None:
-        sys.stdout.write(text)
+        emit(text.encode())
         return
     try:
         output.write_text(text, encoding="utf-8")

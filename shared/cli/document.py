@@ -28,8 +28,11 @@ from sluice.schema import Place
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _LARGEST: Final = 64_000_000
-_MOST_NODES: Final = 4_000_000  # aliases of aliases make much of little
+_MOST_BY_ALIASES: Final = 100_000
+"""Values in a file of few characters: aliases of aliases make much of little."""
 _DEEPEST: Final = 64
+_DEEPEST_COMPOSED: Final = 5_000
+"""The C composer calls itself for each level, and takes the process with it when the stack ends, at about 30,000."""
 _SCALARS: Final = {f"tag:yaml.org,2002:{kind}": kind for kind in ("str", "null", "bool", "int", "float", "timestamp")}
 _SEGMENT: Final = re.compile(r'\.?([\w/-]+)|(\[[0-9]+\])|\[("(?:[^"\\]|\\.)*")\]')
 
@@ -175,7 +178,7 @@ def merge_of(path: Path, component: str) -> Document:
     return Document(path, components, raw, _twins(raw, components), tree, 4)
 
 
-_NO_COMPONENTS: Final = "no `components` mapping"
+_NO_COMPONENTS: Final = "has no `components` mapping"
 
 
 def parse_place(text: str) -> Place:
@@ -211,11 +214,12 @@ class Tree:
     def read(cls, path: Path) -> Tree:
         """Raises DocumentError when it cannot be read or is not YAML."""
         try:
-            size = path.stat().st_size
-            if size > _LARGEST:
-                text = f"is {size} bytes large, above {_LARGEST}"
+            with path.open("rb") as file:
+                data = file.read(_LARGEST + 1)
+            if len(data) > _LARGEST:
+                text = f"is larger than {_LARGEST} bytes"
                 raise DocumentError(path, [Fault(1, 1, "", text, "move long tag lists into a CSV file (tagsFile)")])
-            content = path.read_bytes().decode("utf-8-sig")
+            content = data.decode("utf-8-sig")
         except OSError as error:
             problem, remedy = f"cannot be read ({error.strerror})", "give the path of a site document"
             raise DocumentError(path, [Fault(1, 1, "", problem, remedy)]) from None
@@ -228,6 +232,7 @@ class Tree:
     def parse(cls, path: Path, content: str) -> Tree:
         """The same of text. Raises DocumentError."""
         try:
+            _refuse_depth(path, content)
             loader = _LOADER(_PAIR.sub(_character, content))
             try:
                 root = loader.get_single_node()
@@ -242,7 +247,7 @@ class Tree:
         except (yaml.YAMLError, RecursionError) as error:
             problem = f"not valid YAML: {' '.join(str(error).split())[:200]}"
             raise DocumentError(path, [Fault(1, 1, "", problem, "correct it")]) from None
-        builder = _Builder(path)
+        builder = _Builder(path, max(_MOST_BY_ALIASES, len(content)))
         value = None if root is None else builder.build(root, ())
         return cls(path, value, builder.faults, root)
 
@@ -272,6 +277,23 @@ class Tree:
         return pairs
 
 
+def _refuse_depth(path: Path, content: str) -> None:
+    """Raises DocumentError for what is nested so deeply that composing it would end the process."""
+    marks = sum(map(content.count, ("[", "{", "- ", "-\t", "-\n", "? ", "?\t", "?\n")))
+    if marks <= _DEEPEST_COMPOSED and " " * _DEEPEST_COMPOSED not in content:
+        return  # a level takes a mark, or a blank more before the line than the one above it
+    depth = 0
+    for event in yaml.parse(content, _LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _DEEPEST_COMPOSED:
+                mark = event.start_mark
+                fault = Fault(mark.line + 1, mark.column + 1, "", "is nested too deeply", "write it plainly")
+                raise DocumentError(path, [fault])
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
 _PAIR: Final = re.compile(r"(\\\\)|\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
 
@@ -285,10 +307,10 @@ def _character(match: re.Match[str]) -> str:
 class _Builder:
     """Makes plain values of YAML nodes. Tells twice written keys, and refuses what JSON cannot say."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most: int) -> None:
         self.path = path
         self.faults: list[Fault] = []
-        self._left = _MOST_NODES
+        self._left = most
         self._open: set[int] = set()
 
     def build(self, node: yaml.Node, place: Place) -> Any:
@@ -381,10 +403,19 @@ def _json(text: str, place: Place, fault: Any) -> Any:
         return made
 
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=_no_constant)
+        made = json.loads(text, object_pairs_hook=unique, parse_constant=_no_constant)
+        if _HALF.search(text):
+            json.dumps(made, ensure_ascii=False).encode()
+        return made
+    except UnicodeEncodeError:
+        fault(place, "has half of a character (\\ud800 to \\udfff), which no service takes", "write both halves")
+        return {}
     except (ValueError, RecursionError) as error:
         fault(place, f"not JSON: {error}", "write a mapping, or JSON text of an object")
         return {}
+
+
+_HALF: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def _no_constant(word: str) -> Any:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.output import Failure, answer, say
+from cli.output import Failure, answer, emit, say
 
 if TYPE_CHECKING:
     from cli.suite import Member
@@ -47,7 +46,7 @@ def schema(
         ]
         answer({"component": member.name, "settings": rows}, True, lambda console: None)
     else:
-        sys.stdout.write(f"{table(model)}\n")
+        emit(f"{table(model)}\n".encode())
 
 
 def write_tables() -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -115,7 +116,10 @@ def test_anchors_and_merge_keys_are_followed(tmp_path: Path) -> None:
     [
         ("components: [", "site.yaml:2:1: not valid YAML: "),
         ("components:\n\tx: 1", "site.yaml:2:1: not valid YAML: "),
-        ("5", "site.yaml:1:1: no `components` mapping: a site document maps component names to configurationUpdate"),
+        (
+            "5",
+            "site.yaml:1:1: has no `components` mapping: a site document maps component names to configurationUpdate",
+        ),
         (
             "components:\n  a:\n  b:\n  a:\n",
             "site.yaml:4:3: components.a: stands twice, first in line 2, and only one of the two would count: remove "
@@ -224,3 +228,47 @@ def test_json_is_read_as_json(value: object) -> None:
 def test_the_examples_can_be_read() -> None:
     for path in (ROOT / "examples").glob("*.yaml"):
         assert load(path).components
+
+
+# --- what nobody wrote in good faith --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["components: {a: " + "[" * 100_000 + "]" * 100_000 + "}", "a:\n  " + "- " * 100_000 + "x", "? " * 100_000 + "x"],
+    ids=["brackets", "dashes", "keys"],
+)
+def test_what_is_nested_without_end_is_refused_and_does_not_end_the_process(tmp_path: Path, text: str) -> None:
+    [fault] = faults(tmp_path, text)
+    assert fault.endswith("is nested too deeply: write it plainly")
+
+
+def test_many_maps_beside_each_other_are_not_deep(tmp_path: Path) -> None:
+    many = "components:\n" + "".join(f"  io.sluice.Tags.t{i}: {{}}\n" for i in range(6_000))
+    assert len(load(document(tmp_path, many)).components) == 6_000
+
+
+def test_aliases_of_aliases_are_refused_soon(tmp_path: Path) -> None:
+    lines = ["a: &a [1,1,1,1,1,1,1,1,1,1]"]
+    lines += [
+        f"{this}: &{this} [{','.join([f'*{above}'] * 10)}]" for above, this in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
+    began = time.process_time()
+    [fault] = faults(tmp_path, "\n".join([*lines, "components: {}"]))
+    assert fault.endswith("holds itself, or too much by aliases: write it plainly")
+    assert time.process_time() - began < 5
+
+
+def test_a_file_without_an_end_is_read_up_to_the_limit() -> None:
+    with pytest.raises(DocumentError, match="is larger than 64000000 bytes"):
+        load(Path("/dev/zero"))
+
+
+def test_half_a_character_is_refused_where_a_service_would_refuse_it(tmp_path: Path) -> None:
+    merge = json.dumps(json.dumps({"sinks": {"a\ud800": {}}}))
+    [fault] = faults(
+        tmp_path, f'{{"components": {{"io.sluice.StreamExporter": {{"configurationUpdate": {{"merge": {merge}}}}}}}}}'
+    )
+    assert "merge: has half of a character (\\ud800 to \\udfff), which no service takes: write both halves" in fault
+    whole = json.dumps(json.dumps({"sinks": {"😀": {}}}))
+    load(document(tmp_path, f'{{"components": {{"x": {{"configurationUpdate": {{"merge": {whole}}}}}}}}}'))

@@ -36,8 +36,8 @@ def test_the_demonstration_has_one_sink_of_each_kind() -> None:
     ("text", "problem"),
     [
         ("components: [", "not valid YAML"),
-        ("[]", "no `components` mapping"),
-        ("components: []", "no `components` mapping"),
+        ("[]", "has no `components` mapping"),
+        ("components: []", "has no `components` mapping"),
         ("components: {io.sluice.StreamExporter: 5}", "components.io.sluice.StreamExporter: expected a mapping"),
         (
             "components: {io.sluice.StreamExporter: {configurationUpdate: {merge: '{'}}}",

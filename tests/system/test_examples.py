@@ -334,4 +334,4 @@ def test_the_demonstration_refuses_a_wrong_site_document_in_words(tmp_path: Path
     site.write_text("component: {}\n", encoding="utf-8")
     done = demo(site, tmp_path, "--seconds", "1")
     assert done.returncode == 1
-    assert "site.yaml: no `components` mapping" in done.stderr.replace("\n", "")
+    assert "site.yaml: has no `components` mapping" in done.stderr.replace("\n", "")
