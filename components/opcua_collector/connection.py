@@ -107,6 +107,9 @@ class Connection:
             name, outlet, self._intake.assembler, node=self._items.node, behind=lambda: self._behind
         )
         self._requested = Requested(self._items.handle, self._intake.gaps.history)
+        # Here and not in `run`: a command that goes on after a restart may ask before that has begun.
+        if trouble := self._requested.load(outlet.position(_REQUESTS)):
+            logger.error("Connection %s: %s", name, trouble)
         self._on_request = Backfill(
             name,
             outlet,
@@ -222,8 +225,6 @@ class Connection:
     async def _restore(self) -> None:
         """Begin where the last run ended."""
         await self._intake.restore(self._tags)
-        if trouble := self._requested.load(self._outlet.position(_REQUESTS)):
-            logger.error("Connection %s: %s", self.name, trouble)
         kept = load_session(self._outlet.position(SESSION))
         items = load_items(self._outlet.position(ITEMS))
         reached = load_sequence(self._outlet.position(SEQUENCE))

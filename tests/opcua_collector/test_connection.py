@@ -22,6 +22,7 @@ from cryptography import x509
 from opcua_collector.config import Connection as Settings
 from opcua_collector.connection import Connection
 from opcua_collector.notifications import Publication, Quarantined
+from opcua_collector.requested import Requested
 from opcua_collector.security import own_certificate
 from opcua_collector.session import Identity, Session, Wish
 from opcua_collector.stack import ua
@@ -590,3 +591,33 @@ async def test_an_undecodable_item_is_counted_and_told_while_its_message_is_deli
     [event] = [event for event in line.sink.events if event["kind"] == "undecodable"]
     assert (event["items"][0]["tag"], event["quarantined"], event["lost"]) == ("A", 1, 2)
     assert line.sink.unreadable == 3
+
+
+async def test_a_range_that_is_asked_for_before_the_connection_has_begun_goes_on_where_it_was(tmp_path: Path) -> None:
+    """A command that a restart interrupted goes on as soon as its component runs: its connection may be slower."""
+    settings = Settings.model_validate({"endpoint": "opc.tcp://127.0.0.1:9", "security": {"policy": "None"}})
+
+    async def no_password(_: Settings) -> Secret | None:
+        return None
+
+    def made(sink: Sink) -> Connection:
+        identity = Identity(tmp_path / "pki", "urn:test:collector")
+        return Connection(
+            "line1", settings, {}, outlet=sink, identity=identity, password=no_password, problems=Reports()
+        )
+
+    halfway = Requested(lambda tag: None, lambda tag: None)
+    halfway.add("b1", 1_000, 5_000, ["T1", "T2"])
+    known = halfway.get("b1")
+    assert known is not None
+    del known.at["T1"]
+    known.values = 7
+    after = Sink(positions={"requests": halfway.dump(0)})
+    connection = made(after)
+    resumed = connection.request("b1", 1_000, 5_000, ["T1", "T2"])
+    running = asyncio.create_task(connection.run())
+    await until(lambda: connection.state.state != "connecting", lambda: connection.state)
+    running.cancel()
+    await asyncio.wait({running})
+    assert (resumed.values, set(resumed.at)) == (7, {"T2"})
+    assert connection.request("b1", 1_000, 5_000, ["T1", "T2"]) is resumed, "whoever waits for it would wait for ever"
