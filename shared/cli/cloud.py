@@ -7,6 +7,7 @@ Failure
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Any, Final
@@ -70,11 +71,14 @@ class Cloud:
 
     def newest_deployment(self, target: Target) -> dict[str, Any] | None:
         """GetDeployment's answer for the newest deployment of a target; None when it never had one."""
-        listed = self._ask(
-            "greengrassv2", "list_deployments", targetArn=target.arn, historyFilter="LATEST_ONLY", maxResults=1
-        )
+        newest = self.newest_id(target.arn)
+        return self.deployment(newest) if newest else None
+
+    def newest_id(self, arn: str) -> str:
+        """The id of the newest deployment of a target's ARN, empty when it never had one."""
+        listed = self._ask("greengrassv2", "list_deployments", targetArn=arn, historyFilter="LATEST_ONLY", maxResults=1)
         deployments = listed.get("deployments") or []
-        return self.deployment(deployments[0]["deploymentId"]) if deployments else None
+        return str(deployments[0]["deploymentId"]) if deployments else ""
 
     def deployment(self, identifier: str) -> dict[str, Any]:
         """GetDeployment's answer."""
@@ -196,7 +200,9 @@ def connect(region: str | None, profile: str | None) -> Cloud:
         max_pool_connections=4,
     )
     try:
-        session = boto3.Session(region_name=region, profile_name=profile)
+        # The AWS tools know both names, boto3 alone only the second one.
+        chosen = region or os.environ.get("AWS_REGION") or None
+        session = boto3.Session(region_name=chosen, profile_name=profile)
         if session.get_credentials() is None:
             raise CloudError(_NO_CREDENTIALS)
         clients = [session.client(name, config=config) for name in ("greengrassv2", "iot", "sts")]

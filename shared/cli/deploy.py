@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -83,6 +84,7 @@ def deploy(
     if against and current:
         raise Failure("--against is the newest deployment from a file, --current from AWS: give one of them", USAGE)
     before_known = not dry_run or current or against is not None
+    _refuse_names(file, against, output, group, thing, region)
     document = _checked(file)
     named = read_target(group or thing)
     wishes = Wishes(name, rollback, validate, frozenset(remove or ()))
@@ -91,7 +93,10 @@ def deploy(
         target = named or _stand_in(group, thing, region, before)
         plan = _plan(document, target, before, None, build, wishes)
         if not before_known:
-            say("Compared with nothing: --against FILE or --current shows what changes, and resets what was removed.")
+            say(
+                "Compared with nothing: created as it is, this document would take everything else away from its "
+                "target, and reset nothing. --against FILE or --current takes over what the target has."
+            )
     else:
         cloud = connect(region or (named.region if named else None) or None, profile or None)
         plan = plan_with(cloud, document, named or cloud.target(group or thing, group=bool(group)), build, wishes)
@@ -102,6 +107,7 @@ def deploy(
         return
     _show(plan)
     _confirm(plan, yes)
+    _refuse_a_race(cloud, plan)
     identifier = cloud.create(dict(plan.request))
     say(f"Deployment {identifier} was created.")
     _follow(cloud, identifier, timeout, as_json, {"changes": [change.as_dict() for change in plan.changes]})
@@ -122,9 +128,12 @@ def plan_with(cloud: Cloud, document: Any, target: Target, build: Path, wishes: 
 
 def _plan(document: Any, target: Target, before: Before | None, cloud: Cloud | None, build: Path, wishes: Any) -> Plan:
     from cli.plan import make_plan
+    from cli.request import check_request
     from cli.suite import members
 
-    return make_plan(document, target, before, members(), versions(target, before, cloud, build), wishes)
+    plan = make_plan(document, target, before, members(), versions(target, before, cloud, build), wishes)
+    check_request(plan.request)
+    return plan
 
 
 def versions(target: Target, before: Before | None, cloud: Cloud | None, build: Path) -> Callable[[str], str | None]:
@@ -142,6 +151,31 @@ def versions(target: Target, before: Before | None, cloud: Cloud | None, build: 
     return find
 
 
+def _refuse_names(file: Path, against: Path | None, output: Path | None, group: str, thing: str, region: str) -> None:
+    """What would be written over something else, or cannot be the name of anything."""
+    from cli.plan import NAME
+
+    for other in (file, against):
+        if output is not None and other is not None and output.exists() and other.exists() and output.samefile(other):
+            raise Failure(f"--output {output} would replace what is read: give another name", USAGE)
+    for option, name in (("--group", group), ("--thing", thing)):
+        if name and not name.startswith("arn:") and not re.fullmatch(NAME, name):
+            problem = "is no name of a thing group" if option == "--group" else "is no name of a thing"
+            raise Failure(f"{option} {name} {problem}: they have 1 to 128 letters, digits, : _ and -", USAGE)
+    if region and not re.fullmatch(r"[a-z0-9-]{1,32}", region):
+        raise Failure(f"--region {region} is no region: write it such as eu-central-1", USAGE)
+
+
+def _refuse_a_race(cloud: Cloud, plan: Plan) -> None:
+    """A deployment that somebody made meanwhile would be replaced, with what it added."""
+    newest = cloud.newest_id(str(plan.request["targetArn"]))
+    if newest != plan.before:
+        raise Failure(
+            f"nothing was deployed: somebody made deployment {newest} meanwhile, and this one would replace it; run it "
+            f"again to see what it changes now"
+        )
+
+
 def _checked(path: Path) -> Any:
     """The document, when it has no errors: Failure with the output of `sluice check` when it has."""
     from cli.check import checked
@@ -153,11 +187,14 @@ def _read(path: Path) -> Before:
     from cli.plan import read_before
 
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        # Windows' shells write what the AWS tools answer with a mark, or as UTF-16: json knows both.
+        found = json.loads(path.read_bytes())
     except OSError as error:
         raise Failure(f"--against {path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise Failure(f"--against {path}: is not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise Failure(
+            f"--against {path}: is not JSON ({error}): give what `aws greengrassv2 get-deployment --output json` says"
+        ) from None
     if not isinstance(found, Mapping):
         raise Failure(f"--against {path}: is not the answer of get-deployment")
     return read_before(found, str(path))
@@ -235,7 +272,7 @@ def _write(plan: Plan, output: Path | None, as_json: bool) -> None:
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise Failure(f"--output {output}: cannot be written ({error.strerror})", 3) from None
+        raise Failure(f"--output {output}: cannot be written ({error.strerror}): give another place", 3) from None
     result = {"document": str(output), "changes": [change.as_dict() for change in plan.changes], "notes": plan.notes}
     answer(result, as_json, lambda shown: shown.print(f"Written to {output}.", soft_wrap=True))
 

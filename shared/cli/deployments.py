@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import difflib
+import re
+from typing import Final
 
 from cli.document import Document
 from cli.finding import Findings
-from cli.gateway import TAGS, Gateway
+from cli.gateway import Gateway
 from cli.suite import members
+from sluice import tag_package
 from sluice.config import Problem
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_VERSION: Final = re.compile(r"\d{1,6}\.\d{1,6}\.\d{1,6}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
 
 
 def check_components(document: Document, findings: Findings) -> None:
     """Unknown components, versions of other times, and changes of what does not belong to the suite."""
     suite = members()
+    if not document.components:
+        problem = Problem("components", None, "has no component", "add one, with its configurationUpdate")
+        findings.at("warning", document.at(("components",)), "", problem)
     for name, entry in document.components.items():
         at = document.at(("components", name))
+        if not _NAME.fullmatch(name):
+            remedy = "use 1 to 128 letters, digits, dots, hyphens and underscores"
+            findings.at("error", at, name, Problem("components", name, "is no name of a component", remedy))
+        if entry.version is not None and not _VERSION.fullmatch(entry.version):
+            place = document.at(("components", name, "componentVersion"))
+            problem = Problem("componentVersion", entry.version, "is no version", 'write it such as "0.1.0"')
+            findings.at("error", place, name, problem)
+            continue
         if name in suite:
             version = suite[name].version
             if entry.version is not None and entry.version != version:
@@ -26,7 +43,7 @@ def check_components(document: Document, findings: Findings) -> None:
             if suite[name].settings is None and entry.merge:
                 problem = "has no configuration"
                 findings.at("error", at, name, Problem(name, None, problem, "take configurationUpdate out"))
-        elif name.startswith("io.sluice.") and not name.startswith(TAGS):
+        elif name.startswith("io.sluice.") and not name.startswith(tag_package.PREFIX):
             near = difflib.get_close_matches(name, suite, 1)
             remedy = f"did you mean {near[0]}?" if near else f"the components are: {', '.join(suite)}"
             findings.at("error", at, name, Problem("components", name, "is no component of Sluice", remedy))

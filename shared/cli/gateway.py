@@ -16,7 +16,6 @@ from sluice.config import ComponentSettings, Loaded, Problem, load
 
 COLLECTOR: Final = "io.sluice.OpcUaCollector"
 EXPORTER: Final = "io.sluice.StreamExporter"
-TAGS: Final = "io.sluice.Tags."
 
 
 def merged(base: Any, merge: Any) -> Any:

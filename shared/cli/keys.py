@@ -30,6 +30,7 @@ _TOP_KEYS = (
     "creationTimestamp",
     "isLatestForTarget",
 )
+_MAPS = ("deploymentPolicies", "iotJobConfiguration", "tags")
 
 
 def check_keys(document: Document, findings: Findings) -> None:
@@ -47,11 +48,19 @@ def check_keys(document: Document, findings: Findings) -> None:
                 "error", document.at((*place, key)), component, Problem(where, None, "is an unknown key", remedy)
             )
 
+    def map_at(value: Any, place: Place, component: str) -> None:
+        if value is not None and not isinstance(value, Mapping):
+            problem = Problem(place[-1], value, "is not a map", "write key: value lines below it, or leave it out")
+            findings.at("error", document.at(place), component, problem)
+
     look(document.raw, _TOP_KEYS, (), "")
+    for key in _MAPS:
+        map_at(document.raw.get(key), (key,), "")
     for name, entry in document.raw["components"].items():
         look(entry, ENTRY_KEYS, ("components", name), name)
         if isinstance(entry, Mapping):
             look(entry.get("configurationUpdate"), UPDATE_KEYS, ("components", name, "configurationUpdate"), name)
+            map_at(entry.get("runWith"), ("components", name, "runWith"), name)
 
 
 def check_twins(document: Document, findings: Findings) -> None:

@@ -8,7 +8,7 @@ document does not is taken over as it is, with its version, configuration and us
 *Merges are cumulative on devices, and cannot delete.* What the newest deployment merged and the document has no more is
 therefore reset, by the shortest list of JSON pointers; a reset comes before the merge, so a pointer may name more than
 what has gone when that itself is too long. A device may have been away for several deployments: resets of earlier ones
-are carried along, as long as the document does not set what they name.
+are carried along, also of what the document sets again, for below it there may be what nobody sets any more.
 
 *Versions*: of the suite those of this repository, unless the document says otherwise; `io.sluice.Runtime`, which
 carries the wheels of all, in the newest version among them; of tag packages and of everybody else's components the
@@ -26,20 +26,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cli.output import Failure
 from cli.suite import RUNTIME, Member
+from sluice.tag_package import component_name
 
 if TYPE_CHECKING:
     from cli.document import Document
 
 LONGEST_POINTER: Final = 256
 LARGEST_MERGE: Final = 10_485_760
-TAGS_PREFIX: Final = "io.sluice.Tags."
 MOST_RESETS: Final = 500
 """Pointers of one component; beyond it the oldest of earlier deployments are no longer carried along."""
 NO_ACCOUNT: Final = "000000000000"
 NOTIFY_SECONDS: Final = 60
 VALIDATE_SECONDS: Final = 60
 
-_TARGET = re.compile(r"arn:[^:]+:iot:([^:]*):(\d+):(thinggroup|thing)/(.+)")
+NAME: Final = r"[a-zA-Z0-9:_-]{1,128}"
+"""Of a thing group or thing."""
+_TARGET: Final = re.compile(rf"arn:aws[a-z-]*:iot:([a-z0-9-]+):(\d{{12}}):(thinggroup|thing)/({NAME})")
 
 
 # --- what there is ---------------------------------------------------------------------------------------------------
@@ -131,22 +133,24 @@ def read_before(answer: Mapping[str, Any], where: str) -> Before:
         )
     entries = {}
     for name, raw in components.items():
-        update = raw.get("configurationUpdate") if isinstance(raw, Mapping) else None
         if not isinstance(raw, Mapping) or not isinstance(raw.get("componentVersion"), str):
             raise Failure(f"{where}: components.{name}: no componentVersion: the file is not whole")
-        entries[str(name)] = Entry(
-            raw["componentVersion"],
-            _merge_of((update or {}).get("merge"), f"{where}: components.{name}"),
-            tuple(str(one) for one in (update or {}).get("reset") or ()),
-            raw,
-        )
+        update = raw.get("configurationUpdate") or {}
+        reset = update.get("reset") or [] if isinstance(update, Mapping) else None
+        if not isinstance(reset, list):
+            raise Failure(f"{where}: components.{name}.configurationUpdate is not a map with merge and a list of reset")
+        merge = _merge_of(update.get("merge"), f"{where}: components.{name}")
+        entries[str(name)] = Entry(raw["componentVersion"], merge, tuple(map(str, reset)), raw)
+    rollout = answer.get("iotJobConfiguration") or {}
+    if not isinstance(rollout, Mapping):
+        raise Failure(f"{where}: iotJobConfiguration is not a map: the file is not whole")
     return Before(
         str(answer.get("deploymentId", "")),
         str(answer.get("deploymentName", "")),
         str(answer.get("targetArn", "")),
         str(answer.get("deploymentStatus", "")),
         entries,
-        dict(answer.get("iotJobConfiguration") or {}),
+        dict(rollout),
     )
 
 
@@ -205,19 +209,6 @@ def _short(pointer: str) -> str:
     return pointer
 
 
-def _sets(merge: Mapping[str, Any], pointer: str) -> bool:
-    """Whether a merge says anything at, below or instead of what a pointer names."""
-    value: Any = merge
-    for step in pointer.split("/")[1:]:
-        if not isinstance(value, Mapping):
-            return True
-        step = step.replace("~1", "/").replace("~0", "~")
-        if step not in value:
-            return False
-        value = value[step]
-    return True
-
-
 def settings_changed(old: Mapping[str, Any], new: Mapping[str, Any], above: str = "") -> list[str]:
     """Pointers of what two merges say differently, for people: a map that is only in one is named as a whole."""
     found = []
@@ -239,8 +230,12 @@ def tag_packages(merge: Any) -> set[str]:
     found = set()
     for connection in connections.values() if isinstance(connections, Mapping) else ():
         name = connection.get("tagsPackage") if isinstance(connection, Mapping) else None
-        if isinstance(name, str) and name.strip():
-            found.add(name if name.startswith(TAGS_PREFIX) else TAGS_PREFIX + name)
+        if not isinstance(name, str) or not name.strip():
+            continue
+        try:
+            found.add(component_name(name))
+        except ValueError as error:
+            raise Failure(f"tagsPackage = {name} {error}: name it as `sluice tags package` does") from None
     return found
 
 
@@ -304,6 +299,8 @@ class Plan:
     request: Mapping[str, Any]
     changes: Sequence[Change]
     notes: Sequence[str]
+    before: str = ""
+    """The id of the deployment that it takes over from."""
 
 
 @dataclass(frozen=True)
@@ -331,16 +328,22 @@ def make_plan(
     """
     had = before.components if before else {}
     _refuse_removals(wishes.remove, document, had, before)
+    _refuse_another_target(document, target)
     entries: dict[str, Entry] = {}
     notes: list[str] = []
     for name, listed in document.components.items():
         version = listed.version or (members[name].version if name in members else version_of(name))
         if version is None:
             raise Failure(
-                f"components.{name}: no version, and none is known: write componentVersion, or let it be looked up "
-                f"by leaving out --dry-run"
+                f"components.{name}: no version of it is known: write componentVersion; a dry run asks AWS with "
+                f"--current, which knows what was published there"
             )
-        reset, dropped = _resets_of(listed.merge, listed.reset, had.get(name))
+        reset, dropped = resets_of(listed.merge, listed.reset, had.get(name))
+        if name in had and "" in had[name].reset and "" not in reset:
+            notes.append(
+                f"{name}: the newest deployment reset everything, which this one does not repeat: a device that "
+                f"has not got it yet keeps what was merged before it"
+            )
         if dropped:
             notes.append(f"{name}: {dropped} resets of earlier deployments are no longer carried along")
         entries[name] = Entry(version, listed.merge, reset, _user_of(document.raw["components"][name], had.get(name)))
@@ -351,7 +354,8 @@ def make_plan(
             if version is None:
                 raise Failure(
                     f"tagsPackage names {name}, and no version of it is known: make it with `sluice tags package` and "
-                    f"publish it, or name it with its componentVersion under components"
+                    f"publish it, or name it with its componentVersion under components; a dry run asks AWS with "
+                    f"--current"
                 )
             entries[name] = Entry(version, raw=kept.pop(name, Entry("")).raw)
     runtime = _runtime(entries, kept, members)
@@ -371,7 +375,7 @@ def make_plan(
         notes.append(
             "--validate: no component of the newest deployment has validateDeployments: true, so none will be asked"
         )
-    return Plan(request, changes, notes)
+    return Plan(request, changes, notes, before.id if before else "")
 
 
 def document_name(document: Document) -> str:
@@ -385,8 +389,28 @@ def _refuse_removals(
     for name in sorted(remove):
         if name in document.components:
             raise Failure(f"--remove {name}: the site document lists it: take it out there")
-        if before is not None and name not in had:
+        if before is None:
+            raise Failure(
+                f"--remove {name}: there is no newest deployment to remove it from; a dry run knows of one with "
+                f"--current or --against FILE"
+            )
+        if name not in had:
             raise Failure(f"--remove {name}: the newest deployment has no such component; it has {_names(had)}")
+
+
+def _refuse_another_target(document: Document, target: Target) -> None:
+    """A document that says whom it is for is not for anybody else."""
+    said = document.raw.get("targetArn")
+    if document.raw.get("parentTargetArn"):
+        raise Failure("parentTargetArn: deployments to a part of a deployment's devices are not made by this tool")
+    if not said:
+        return
+    named = read_target(str(said)) if str(said).startswith("arn:") else None
+    if named is None or (named.is_group, named.name) != (target.is_group, target.name):
+        raise Failure(
+            f"targetArn of {document_name(document)} is {said}, and this deployment is for the {target.words}: take it "
+            f"out there, or name that target"
+        )
 
 
 def _names(components: Iterable[str]) -> str:
@@ -401,10 +425,10 @@ def _user_of(listed: Any, old: Entry | None) -> Mapping[str, Any]:
     return {}
 
 
-def _resets_of(merge: Mapping[str, Any], own: Sequence[str], old: Entry | None) -> tuple[list[str], int]:
+def resets_of(merge: Mapping[str, Any], own: Sequence[str], old: Entry | None) -> tuple[list[str], int]:
     """Resets of a component, and how many of earlier ones were given up."""
     computed = resets(old.merge, merge) if old is not None else []
-    carried = [pointer for pointer in (old.reset if old else ()) if pointer and not _sets(merge, pointer)]
+    carried = [pointer for pointer in (old.reset if old else ()) if pointer]
     room = MOST_RESETS - len(own) - len(computed)
     dropped = max(0, len(carried) - max(0, room))
     found = minimal((*own, *computed, *carried[dropped:]))
@@ -448,7 +472,9 @@ def _refuse_the_trap(entries: Mapping[str, Entry], had: Mapping[str, Entry], wis
     changed = [
         name
         for name, entry in entries.items()
-        if name in had and had[name].version == entry.version and settings_changed(had[name].merge, entry.merge)
+        if name in had
+        and had[name].version == entry.version
+        and (settings_changed(had[name].merge, entry.merge) or set(entry.reset) - set(had[name].reset))
     ]
     asked = [name for name in changed if _validates(had[name])]
     silent = [name for name in changed if not _validates(had[name])]
@@ -499,14 +525,21 @@ def _request(
         policies["configurationValidationPolicy"] = {"timeoutInSeconds": VALIDATE_SECONDS}
     request: dict[str, Any] = {
         "targetArn": target.arn,
-        "deploymentName": (wishes.name or (before.name if before else "") or f"Sluice {document_name(document)}")[:256],
+        "deploymentName": _name(document, before, wishes),
         "components": dict(sorted(components.items())),
         "deploymentPolicies": policies,
     }
     rollout = document.raw.get("iotJobConfiguration") or (before.rollout if before else None)
     if rollout:
         request["iotJobConfiguration"] = dict(rollout)
+    if document.raw.get("tags"):
+        request["tags"] = dict(document.raw["tags"])
     return request
+
+
+def _name(document: Document, before: Before | None, wishes: Wishes) -> str:
+    wanted = wishes.name or document.raw.get("deploymentName") or (before.name if before else "")
+    return str(wanted or f"Sluice {document_name(document)}")[:256]
 
 
 def _json(name: str, merge: Mapping[str, Any]) -> str:

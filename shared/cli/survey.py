@@ -26,7 +26,7 @@ from cli.output import IN_THE_WAY, Failure
 from cli.plan import newest
 from cli.redact import Redactor
 from cli.suite import RUNTIME
-from sluice import __version__
+from sluice import __version__, tag_package
 from sluice.problem import Problem
 from sluice.units import UnitError, parse_size
 
@@ -147,7 +147,7 @@ def _check_releases(found: Survey) -> None:
     versions = {
         name: version
         for name, facts in found.facts["components"].items()
-        if not name.startswith(f"{PREFIX}Tags.") and (version := newest(facts["versions"])) is not None
+        if not name.startswith(tag_package.PREFIX) and (version := newest(facts["versions"])) is not None
     }
     releases = {".".join(version.split(".")[:2]) for version in versions.values()}
     if len(releases) > 1:

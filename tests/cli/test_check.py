@@ -52,6 +52,35 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(make_app(), ["check", *map(str, arguments)])
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("components: {}", "1:1: warning: components has no component: add one, with its configurationUpdate"),
+        (
+            'components: {"press 7": {componentVersion: "1.0.0"}}',
+            '1:14: error: components = "press 7" is no name of a component: use 1 to 128 letters, digits, dots, hyphens '
+            "and underscores",
+        ),
+        (
+            "components: {io.sluice.Runtime: {componentVersion: latest}}",
+            '1:34: error: componentVersion = "latest" is no version: write it such as "0.1.0"',
+        ),
+        (
+            "deploymentPolicies: 5\ncomponents: {io.sluice.Runtime: {}}",
+            "1:1: error: deploymentPolicies = 5 is not a map: write key: value lines below it, or leave it out",
+        ),
+        (
+            "components: {io.sluice.Runtime: {runWith: root}}",
+            '1:34: error: runWith = "root" is not a map: write key: value lines below it, or leave it out',
+        ),
+    ],
+)
+def test_what_no_deployment_can_have_is_told(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "site.yaml"
+    path.write_text(text)
+    assert said(path) == [f"site.yaml:{expected}"]
+
+
 # --- what only a document shows -------------------------------------------------------------------------------------
 
 

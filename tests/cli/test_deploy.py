@@ -27,7 +27,7 @@ from typer.testing import CliRunner, Result
 
 import cli.cloud
 from cli import deploy
-from cli.cloud import Cloud, CloudError, PassingError, explain
+from cli.cloud import Cloud, CloudError, PassingError, connect, explain
 from cli.follow import Device, Followed, Follower, Screen, table
 from cli.output import Failure, console
 from cli.plan import Target
@@ -178,6 +178,31 @@ def test_a_dry_run_may_ask_for_the_present_state(aws: Aws) -> None:
     assert json.loads(result.stdout)["components"]["com.acme.Camera"] == {"componentVersion": "1.0.0"}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_the_present_state_may_come_from_a_windows_shell(tmp_path: Path, encoding: str) -> None:
+    before = tmp_path / "before.json"
+    camera = {"com.acme.Camera": {"componentVersion": "1.0.0"}}
+    before.write_text(json.dumps({"targetArn": GROUP.arn, "components": camera}), encoding=encoding)
+    result = run("--group", "plant", "--file", str(EXAMPLE), "--dry-run", "--against", str(before))
+    assert json.loads(result.stdout)["components"]["com.acme.Camera"] == {"componentVersion": "1.0.0"}
+
+
+def test_a_dry_run_that_knows_of_nothing_says_what_it_would_take_away() -> None:
+    result = run("--group", "plant", "--file", str(EXAMPLE), "--dry-run", "--region", REGION)
+    assert "would take everything else away from its target" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_the_region_is_found_as_the_aws_tools_find_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for one in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(one, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv(name, REGION)
+    assert connect(None, None).region == REGION
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -186,6 +211,10 @@ def test_a_dry_run_may_ask_for_the_present_state(aws: Aws) -> None:
         (["--group", "a", "--file", "x", "--current"], "go with --dry-run"),
         (["--follow", "x", "--group", "a"], "--follow takes the id"),
         (["--group", "a", "--file", "x", "--dry-run", "--current", "--against", "y"], "give one of them"),
+        (["--group", "a b", "--file", "x", "--dry-run"], "--group a b is no name of a thing group"),
+        (["--thing", "a/b", "--file", "x", "--dry-run"], "--thing a/b is no name of a thing"),
+        (["--group", "a", "--file", "x", "--dry-run", "--region", "Frankfurt am Main"], "is no region"),
+        (["--group", "a", "--file", str(EXAMPLE), "--dry-run", "--output", str(EXAMPLE)], "would replace what is read"),
     ],
 )
 def test_a_wrong_command_line_has_status_2(arguments: list[str], problem: str) -> None:
@@ -208,6 +237,7 @@ def test_a_document_with_errors_is_refused_before_anybody_is_asked(aws: Aws, tmp
 def test_a_deployment_is_created_and_followed_until_it_has_succeeded(aws: Aws) -> None:
     aws.has_group()
     aws.says("list_deployments", {"deployments": []})
+    aws.says("list_deployments", {"deployments": []})
     aws.says(
         "create_deployment",
         {"deploymentId": ID},
@@ -225,6 +255,14 @@ def test_a_deployment_is_created_and_followed_until_it_has_succeeded(aws: Aws) -
     told = json.loads(result.stdout)
     assert (told["deploymentId"], told["succeeded"]) == (ID, True)
     assert {one["component"]: one["action"] for one in told["changes"]}[COLLECTOR] == "added"
+
+
+def test_a_deployment_that_somebody_made_meanwhile_is_not_replaced(aws: Aws) -> None:
+    aws.has_group()
+    aws.says("list_deployments", {"deployments": []})
+    aws.says("list_deployments", {"deployments": [{"targetArn": GROUP.arn, "deploymentId": ID}]})
+    refused = failure(run("--group", "plant", "--file", str(EXAMPLE), "--yes"))
+    assert f"nothing was deployed: somebody made deployment {ID} meanwhile" in str(refused)
 
 
 def test_without_a_terminal_deploying_takes_yes(aws: Aws) -> None:

@@ -18,6 +18,7 @@ from cli.document import load
 from cli.output import Failure
 from cli.plan import (
     LONGEST_POINTER,
+    Entry,
     Plan,
     Target,
     Wishes,
@@ -28,8 +29,10 @@ from cli.plan import (
     read_before,
     read_target,
     resets,
+    resets_of,
     tag_packages,
 )
+from cli.request import check_request
 from cli.suite import RUNTIME, members
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -186,13 +189,83 @@ def test_resets_of_the_document_and_of_earlier_deployments_are_carried_along(tmp
     """A device that was away for two deployments gets the second only."""
     before = {COLLECTOR: deployed({"logLevel": "INFO"}, reset=["/connections/line1", "/compress"])}
     made = plan(tmp_path, {COLLECTOR: entry({"compress": False}, reset=["/outbox"])}, before)
-    assert update(made) == ({"compress": False}, ["/outbox", "/logLevel", "/connections/line1"])
+    assert update(made) == ({"compress": False}, ["/outbox", "/logLevel", "/connections/line1", "/compress"])
 
 
 def test_a_pointer_below_another_is_left_out(tmp_path: Path) -> None:
     before = {COLLECTOR: deployed({"outbox": {"maxSize": "2GB"}})}
     made = plan(tmp_path, {COLLECTOR: entry({"logLevel": "INFO"}, reset=["/outbox"])}, before)
     assert update(made) == ({"logLevel": "INFO"}, ["/outbox"])
+
+
+MERGES = st.dictionaries(
+    st.sampled_from("abc"), st.integers(0, 1) | st.dictionaries(st.sampled_from("xyz"), st.integers(0, 1)), max_size=3
+)
+
+
+@given(st.lists(st.tuples(MERGES, st.booleans()), min_size=1, max_size=6))
+def test_a_device_that_missed_deployments_ends_with_the_last_document(steps: list[tuple[Any, bool]]) -> None:
+    """Offline for as many as it may be, and whatever came and went meanwhile."""
+    device: dict[str, Any] = {}
+    carried: list[str] = []
+    had: Entry | None = None
+    for number, (merge, online) in enumerate(steps, 1):
+        carried, _ = resets_of(merge, (), had)
+        had = Entry(VERSION, merge, carried)
+        if online or number == len(steps):
+            for pointer in carried:
+                without(device, pointer)
+            device = merged(device, merge)
+    assert bare(device) == bare(merged({}, steps[-1][0]))
+
+
+def test_resetting_everything_is_not_repeated_and_told(tmp_path: Path) -> None:
+    """It would take away what others have merged since."""
+    made = plan(tmp_path, {COLLECTOR: entry({"compress": False})}, {COLLECTOR: deployed(reset=[""])})
+    assert update(made)[1] == []
+    assert any("the newest deployment reset everything" in note for note in made.notes)
+
+
+def test_a_document_for_another_target_is_refused(tmp_path: Path) -> None:
+    other = GROUP.arn.replace("plant-gateways", "line-2")
+    with pytest.raises(Failure, match=r"targetArn of site.yaml is .*line-2, and this deployment is for"):
+        plan(tmp_path, {COLLECTOR: None}, more={"targetArn": other})
+    plan(tmp_path, {COLLECTOR: None}, more={"targetArn": GROUP.arn})
+
+
+def test_the_documents_name_and_tags_are_taken(tmp_path: Path) -> None:
+    made = plan(tmp_path, {COLLECTOR: None}, {}, more={"deploymentName": "Line 7", "tags": {"site": "a"}})
+    assert (made.request["deploymentName"], made.request["tags"]) == ("Line 7", {"site": "a"})
+
+
+def test_nothing_is_removed_from_a_deployment_that_nobody_knows(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="a dry run knows of one with --current or --against"):
+        plan(tmp_path, {COLLECTOR: None}, remove=frozenset({"com.acme.Camera"}))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"deploymentPolicies": {"failureHandlingPolicy": "NOPE"}}, "failureHandlingPolicy = NOPE is none of"),
+        ({"deploymentPolicies": {"componentUpdatePolicy": {"timeoutInSeconds": "x"}}}, "timeoutInSeconds"),
+        ({"deploymentPolicies": {"rollback": True}}, "rollback"),
+        ({"tags": {"a": 1}}, "tags"),
+    ],
+)
+def test_what_the_service_would_refuse_is_told_before_it_is_asked(tmp_path: Path, more: Any, words: str) -> None:
+    with pytest.raises(Failure, match="the service would not take this deployment") as refused:
+        check_request(plan(tmp_path, {COLLECTOR: None}, more=more).request)
+    assert words in str(refused.value)
+
+
+def test_a_reset_alone_falls_into_the_trap_as_well(tmp_path: Path) -> None:
+    before = {COLLECTOR: deployed({"validateDeployments": True}), EXPORTER: deployed({"logLevel": "INFO"})}
+    wanted = {
+        COLLECTOR: entry({"validateDeployments": True, "logLevel": "DEBUG"}),
+        EXPORTER: entry({"logLevel": "INFO"}, reset=["/sinks"]),
+    }
+    with pytest.raises(Failure, match="this deployment would fail on every device"):
+        plan(tmp_path, wanted, before)
 
 
 def test_carried_resets_stay_bounded(tmp_path: Path) -> None:
@@ -242,8 +315,10 @@ def merged(device: dict[str, Any], merge: Mapping[str, Any]) -> dict[str, Any]:
 def without(device: dict[str, Any], pointer: str) -> None:
     *above, last = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
     for step in above:
-        device = device[step]
-    del device[last]
+        device = device.get(step)
+        if not isinstance(device, dict):
+            return
+    device.pop(last, None)
 
 
 def bare(tree: Any) -> Any:
@@ -395,6 +470,9 @@ def test_validation_that_nobody_answers_is_told(tmp_path: Path) -> None:
         ({"components": {"a": deployed()}, "deploymentName": None}, ""),
         ({"components": {"a": {"componentVersion": "1.0.0", "configurationUpdate": {"merge": "{"}}}}, "is not JSON"),
         ({"components": {"a": {"componentVersion": "1.0.0", "configurationUpdate": {"merge": "[]"}}}}, "not an object"),
+        ({"components": {"a": {"componentVersion": "1.0.0", "configurationUpdate": "x"}}}, "is not a map with merge"),
+        ({"components": {"a": {"componentVersion": "1.0.0", "configurationUpdate": {"reset": 7}}}}, "a list of reset"),
+        ({"components": {}, "iotJobConfiguration": 5}, "iotJobConfiguration is not a map"),
     ],
 )
 def test_a_newest_deployment_that_is_none_is_refused_in_words(answer: dict[str, Any], problem: str) -> None:
