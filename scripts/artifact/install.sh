@@ -22,17 +22,18 @@ with open(sys.argv[1], "rb") as lock:
     print(hashlib.sha256(lock.read()).hexdigest(), "%d.%d" % sys.version_info[:2])' "$lock" 2>/dev/null
 }
 
+# What an earlier run left behind that was killed before it could tidy up.
+for left in "$PWD"/venv.new.* "$PWD"/venv.old.*; do
+    [ -e "$left" ] || continue
+    kill -0 "${left##*.}" 2>/dev/null || rm -rf "$left"
+done
+
 if [ -s "$venv/stamp" ] && [ "$(stamp "$venv/bin/python")" = "$(cat "$venv/stamp")" ]; then
     exit 0
 fi
 
 . "$here/python.sh"
 
-# What an earlier run left behind that was killed before it could tidy up.
-for left in "$PWD"/venv.new.* "$PWD"/venv.old.*; do
-    [ -e "$left" ] || continue
-    kill -0 "${left##*.}" 2>/dev/null || rm -rf "$left"
-done
 trap 'rm -rf "$new" "$old"' EXIT
 trap 'exit 1' HUP INT TERM
 
@@ -51,10 +52,12 @@ importlib.import_module("@PACKAGE@.__main__")' "$here"
 stamp "$new/bin/python" >"$new/stamp"
 
 # Everything reaches the disk before it gets its name: a power cut must not leave a stamped environment of empty files.
+# And the name before this is over: nucleus lite does not install again what it knows to be installed.
 "$python" -I -c '
 import os, sys
 new, venv, old = sys.argv[1:]
 os.sync()
 if os.path.isdir(venv):
     os.rename(venv, old)
-os.rename(new, venv)' "$new" "$venv" "$old"
+os.rename(new, venv)
+os.fsync(os.open(".", os.O_RDONLY))' "$new" "$venv" "$old"

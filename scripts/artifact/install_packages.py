@@ -24,13 +24,20 @@ RUNTIME = "io.sluice.Runtime"
 
 
 def runtimes(unpacked: Path) -> list[Path]:
-    """Every unpacked Runtime below `unpacked` that has wheels and pip, the newest version first."""
+    """Every unpacked Runtime below `unpacked` that has wheels and pip for us to read, the newest version first."""
 
     def version(runtime: Path) -> tuple[int, ...]:
         return tuple(int(part) for part in re.findall(r"\d+", runtime.parent.name))
 
     found = (unpacked / RUNTIME).glob("*/sluice-runtime-*")
-    return sorted((one for one in found if (one / "wheels").is_dir() and installer(one)), key=version, reverse=True)
+    return sorted(filter(_is_whole, found), key=version, reverse=True)
+
+
+def _is_whole(runtime: Path) -> bool:
+    try:
+        return (runtime / "wheels").is_dir() and installer(runtime) is not None
+    except PermissionError:  # another user's alone
+        return False
 
 
 def installer(runtime: Path) -> Path | None:
@@ -51,6 +58,13 @@ def install(component: Path, wheels: list[Path]) -> None:
     if result.returncode == 0:
         return
     sys.stderr.write(result.stdout + result.stderr)
+    if "[Errno 28]" in result.stderr:
+        sys.exit(f"install: there is no room left in {sys.prefix}: make room on this disk, some 200 MB")
+    if "DO NOT MATCH THE HASHES" in result.stderr:
+        sys.exit(
+            f"install: a wheel that is named above is damaged, or not the one that was released: take {RUNTIME} out of "
+            f"the deployment, and then deploy it again"
+        )
     lacking = re.search(r"No matching distribution found for ([^\s;]+)", result.stderr)
     if lacking is None:
         sys.exit("install: pip could not install the component's packages, for the reason above")
@@ -67,8 +81,9 @@ def main() -> None:
     wheels = runtimes(unpacked)
     if not wheels:
         sys.exit(
-            f"install: {RUNTIME}, which carries the packages that components run on, is not there: nothing whole is at "
-            f"{unpacked}/{RUNTIME}/<version>/sluice-runtime-<architecture>. Deploy it along with the component."
+            f"install: {RUNTIME}, which carries the packages that components run on, is not there: nothing whole that "
+            f"this user may read is at {unpacked}/{RUNTIME}/<version>/sluice-runtime-<architecture>. Deploy it along "
+            f"with the component."
         )
     install(component, wheels)
 

@@ -3,9 +3,11 @@
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 
+# It may be gone since it was installed: its Python was upgraded or removed, or the power was cut while it was exchanged.
+# Nucleus lite installs only when something is deployed.
 if [ ! -x venv/bin/python ]; then
-    echo "run: there is no venv in $PWD: the install step has not run there" >&2
-    exit 1
+    echo "run: there is no venv with a Python in $PWD; it is installed now"
+    sh "$here/install.sh"
 fi
 
 # Python finds the component and its library in this folder, everything else in the venv, and nothing anywhere else.

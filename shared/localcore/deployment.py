@@ -148,7 +148,7 @@ def resolve(wanted: Sequence[Wanted], recipe_dir: Path, profile: Profile) -> dic
     for recipe in recipes.values():
         for dependency in recipe.dependencies:
             found = recipes[dependency.name].version if dependency.name in recipes else builtin[dependency.name]
-            if not satisfies(found, dependency.requirement):
+            if not satisfies(found, dependency.requirement, profile):
                 raise DeploymentError(
                     f"{recipe.name} needs {dependency.name} {dependency.requirement}, and this core has {found}"
                 )
@@ -178,8 +178,13 @@ def _find(name: str, version: str | None, recipe_dir: Path, profile: Profile, wh
     return recipe
 
 
-def satisfies(version: str, requirement: str) -> bool:
-    """Whether a version fits a requirement such as `>=2.0.0 <3.0.0`, `^1.2.0`, `~1.2.0`, `1.0.0 || 2.0.0` or `*`."""
+def satisfies(version: str, requirement: str, profile: Profile) -> bool:
+    """Whether a version fits a requirement such as `>=2.0.0 <3.0.0`, `^1.2.0`, `~1.2.0`, `1.0.0 || 2.0.0` or `*`.
+
+    On a nucleus that only compares (lite), nothing ever fits one with `^`, `~` or `||`.
+    """
+    if not profile.matches_ranges and re.search(r"[~^|]", requirement):
+        return False
     numbers = _numbers(version)
     return any(all(_compares(numbers, term) for term in part.split()) for part in requirement.split("||"))
 

@@ -76,6 +76,8 @@ class Profile:
 
     # recipes and processes
     yaml_scalars_are_strings: bool
+    matches_ranges: bool
+    """`~`, `^` and `||` in a version requirement mean something (classic)."""
     strict_recipe: bool
     """Recipe keys are case sensitive and any `{` in a script begins a variable."""
     restarts_on_configuration: bool
@@ -138,6 +140,7 @@ CLASSIC = Profile(
     timestamp_needs_fraction=False,
     numbers_become_floats=True,
     yaml_scalars_are_strings=False,
+    matches_ranges=True,
     strict_recipe=False,
     restarts_on_configuration=False,
     installs_first=False,
@@ -189,6 +192,7 @@ LITE = Profile(
     timestamp_needs_fraction=True,
     numbers_become_floats=False,
     yaml_scalars_are_strings=True,
+    matches_ranges=False,
     strict_recipe=True,
     restarts_on_configuration=True,
     installs_first=True,

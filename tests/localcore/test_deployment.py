@@ -53,12 +53,37 @@ def document(**components: Any) -> dict[str, Any]:
     ],
 )
 def test_version_requirements(version: str, requirement: str, expected: bool) -> None:
-    assert satisfies(version, requirement) is expected
+    assert satisfies(version, requirement, CLASSIC) is expected
+
+
+@pytest.mark.parametrize(
+    ("requirement", "expected"),
+    [
+        (">=1.2.0 <1.3.0", True),
+        ("=1.2.3", True),
+        (">1.2.3", False),
+        ("*", True),
+        ("~1.2.0", False),
+        ("^1.2.0", False),
+        ("1.2.3 || 2.0.0", False),
+    ],
+)
+def test_lite_only_compares_versions(requirement: str, expected: bool) -> None:
+    assert satisfies("1.2.3", requirement, LITE) is expected
+
+
+def test_a_recipe_that_lite_could_never_deploy_is_refused_there_with_what_it_needs(tmp_path: Path) -> None:
+    recipe_file(tmp_path, "b")
+    recipe_file(tmp_path, "a", b="~1.0.0")
+    wanted = parse_document(document(a={}))
+    assert list(resolve(wanted, tmp_path, CLASSIC)) == ["b", "a"]
+    with pytest.raises(DeploymentError, match=r"a needs b ~1\.0\.0, and this core has 1\.0\.0"):
+        resolve(wanted, tmp_path, LITE)
 
 
 def test_a_requirement_that_is_not_understood_is_told() -> None:
     with pytest.raises(DeploymentError, match="'latest'"):
-        satisfies("1.0.0", "latest")
+        satisfies("1.0.0", "latest", CLASSIC)
 
 
 def test_merge_may_be_json_text_and_reset_names_paths() -> None:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -204,7 +205,8 @@ def test_a_wheel_that_the_lock_does_not_know_is_refused_and_the_old_environment_
         wheel.writestr("smuggled.py", "")
     status, output = installed.call("install.sh")
     assert status != 0
-    assert "hash" in output.lower()
+    assert output.endswith("take io.sluice.Runtime out of the deployment, and then deploy it again\n"), output
+    assert "gauge" in output
     assert installed.names() == ["venv"]
     assert json.loads(installed.call("run.sh")[1])[0] == "1.0"
 
@@ -336,10 +338,34 @@ def test_an_unsupported_python_is_called_by_its_version(device: Device) -> None:
     assert f"{device.bin}/python3 is Python {THIS_PYTHON}" in output
 
 
-def test_run_without_install_says_so(device: Device) -> None:
+@pytest.mark.parametrize("damage", ["the Python is gone", "the environment is gone"])
+def test_an_environment_that_went_since_it_was_installed_is_made_again_at_the_start(
+    installed: Device, damage: str
+) -> None:
+    """Nucleus lite runs the install step when something is deployed, and not when it starts."""
+    if damage == "the Python is gone":
+        (installed.work / "venv/bin/python").unlink()
+        (installed.work / "venv/bin/python").symlink_to("/nonexistent/python")
+    else:  # the power was cut while the old one made room for the new one
+        (installed.work / "venv").rename(installed.work / "venv.old.99999999")
+    status, output = installed.call("run.sh")
+    assert status == 0, output
+    assert json.loads(output.splitlines()[-1])[0] == "1.0"
+    assert installed.names() == ["venv"]
+
+
+def test_a_start_without_an_environment_that_cannot_make_one_says_why(device: Device) -> None:
     status, output = device.call("run.sh")
     assert status == 1
-    assert "the install step has not run" in output
+    assert "run: there is no venv with a Python in " in output
+    assert "install: no Python that can run this" in output
+
+
+def test_what_a_killed_install_left_behind_goes_also_when_the_environment_is_whole(installed: Device) -> None:
+    for name in ("venv.new.99999999", "venv.old.99999998"):
+        (installed.work / name / "lib").mkdir(parents=True)
+    assert installed.call("install.sh") == (0, "")
+    assert installed.names() == ["venv"]
 
 
 # --- the Runtime beside it ------------------------------------------------------------------------------------------
@@ -381,6 +407,36 @@ def test_a_runtime_that_was_half_removed_is_passed_over(device: Device) -> None:
     add_runtime(device, "0.2.0")
     shutil.rmtree(device.runtime("0.2.0") / "installer")
     device.install()
+
+
+def test_a_runtime_that_the_user_of_the_component_may_not_read_is_not_there() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, which only we may enter
+        runtime = Path(folder) / "un" / build.RUNTIME / "0.1.0" / "sluice-runtime-x86_64"
+        (runtime / "wheels").mkdir(parents=True)
+        (runtime / "installer").mkdir()
+        (runtime / "installer/pip-1.0-py3-none-any.whl").touch()
+        Path(folder).chmod(0o755)
+        runtime.chmod(0)
+        ourselves = os.geteuid()
+        try:
+            if ourselves == 0:  # root may read everything
+                os.seteuid(65534)
+            assert install_packages.runtimes(Path(folder) / "un") == []
+        finally:
+            os.seteuid(ourselves)
+            runtime.chmod(0o755)
+
+
+def test_a_disk_without_room_is_told_in_words(tmp_path: Path) -> None:
+    """What pip says then, word for word."""
+    pip = tmp_path / "installer/pip-1.0-py3-none-any.whl/pip/__main__.py"
+    pip.parent.mkdir(parents=True)
+    pip.write_text(
+        "import sys\n"
+        "sys.exit('ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device')\n"
+    )
+    with pytest.raises(SystemExit, match=r"there is no room left in .*: make room on this disk, some 200 MB"):
+        install_packages.install(tmp_path, [tmp_path])
 
 
 def test_the_newest_runtime_comes_first_by_number_and_not_by_text(tmp_path: Path) -> None:
