@@ -14,7 +14,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -140,8 +139,42 @@ def _tag_projects(folders: Sequence[Path]) -> list[Project]:
                 f"--tags {folder}: no gdk-config.json in it or one below: stage a package there with "
                 f"`sluice tags package tags.csv --name site-a --stage {folder}`"
             )
-        found += [_read_project(path if path.is_dir() else path.parent) for path in inside]
+        found += [_tag_project(path if path.is_dir() else path.parent) for path in inside]
     return found
+
+
+def _tag_project(folder: Path) -> Project:
+    """A staged tag package. Raises Failure for anything else: gdk runs the command that it finds in a project, here,
+    and devices run what its recipe says."""
+    import stage
+    from cli.tag_package import recipe_text
+    from sluice.tag_package import FILE, PREFIX
+
+    project = _read_project(folder)
+    path = folder / "gdk-config.json"
+    build = json.loads(path.read_text(encoding="utf-8"))["component"][project.name].get("build")
+    recipes = (Path("recipe.yaml"), Path("built/recipes/recipe.yaml"))
+    table = Path("built/artifacts") / project.name / project.version / FILE
+    found = {one.relative_to(folder) for one in (folder / "built").rglob("*") if one.is_symlink() or not one.is_dir()}
+    try:
+        ours = (
+            project.name.startswith(PREFIX)
+            and build == {"build_system": "custom", "custom_build_command": stage.BUILD_COMMAND}
+            and found == {recipes[1], table}
+            and not any((folder / one).is_symlink() for one in (*recipes, table))
+            and all(
+                (folder / one).read_text(encoding="utf-8") == recipe_text(project.name, project.version)
+                for one in recipes
+            )
+        )
+    except (OSError, UnicodeDecodeError):
+        ours = False
+    if not ours:
+        raise Failure(
+            f"--tags {folder}: {project.name} is not as `sluice tags package --stage` leaves a package, and publishing "
+            f"runs what stands in it: stage it again"
+        )
+    return project
 
 
 def _read_project(folder: Path) -> Project:
@@ -204,11 +237,15 @@ class State:
     def note(self, key: str) -> None:
         """Note a version as published, durably."""
         self.published[key] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False, encoding="utf-8") as file:
-            json.dump({"published": self.published}, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(file.name).replace(self.path)
+        new = self.path.with_name(self.path.name + ".new")
+        try:
+            with new.open("w", encoding="utf-8") as file:
+                json.dump({"published": self.published}, file, indent=2)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self.path)
+        except OSError as error:
+            raise Failure(f"{self.path}: cannot be written ({error.strerror}): make room", IN_THE_WAY) from None
 
 
 class Publisher:

@@ -40,7 +40,8 @@ _TO_THE_END: Final = re.compile(r"pas+w|passphrase|pwd|secret", re.IGNORECASE)
 """Names after which a value without quotes may have blanks: it goes to the end of its line."""
 _REFERENCE: Final = re.compile(r"sluice-[A-Za-z0-9/_+=.@-]+|arn:aws[a-z-]*:secretsmanager:[A-Za-z0-9/_+=.@:-]+")
 _PLAIN_KEYS: Final = frozenset({"password", "passwd", "pass", "user", "username", "token", "secret", "key", "value"})
-_WORDS: Final = frozenset({"true", "false", "null", "none", "undefined", "empty", "required", HIDDEN})
+WORDS: Final = frozenset({"true", "false", "null", "none", "undefined", "empty", "required", HIDDEN})
+"""What stands in the place of a secret where none is set: hidden beside its name, and nowhere else."""
 
 _PEM: Final = re.compile(
     r"-----BEGIN[^-\n]*PRIVATE KEY-----(?:.{0,20000}?-----END[^-\n]*-----|[A-Za-z0-9+/=\s\\]*)", re.DOTALL
@@ -138,7 +139,7 @@ class Redactor:
     def remember(self, secret: str) -> None:
         """A secret that must not occur anywhere."""
         secret = secret.strip()
-        plain = secret.lower() in _WORDS or len(secret) < (8 if secret.isdigit() else _SHORTEST)
+        plain = secret.lower() in WORDS or len(secret) < (8 if secret.isdigit() else _SHORTEST)
         if not plain and len(self._known) < _MOST_KNOWN:
             self._known.add(secret)
 

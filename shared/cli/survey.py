@@ -66,9 +66,13 @@ class Survey:
 
 def find_root(given: Path | None) -> Path:
     """The folder of the core. Raises Failure when there is none."""
-    for root in [given] if given is not None else ROOTS:
-        if any((root / name).is_dir() for name in ("work", "packages", "logs")):
-            return root.resolve()
+    try:
+        for root in [given] if given is not None else ROOTS:
+            if any((root / name).is_dir() for name in ("work", "packages", "logs")):
+                return root.resolve()
+    except PermissionError as error:
+        text = f"{error.filename}: cannot be read ({error.strerror}): run this with sudo"
+        raise Failure(text, IN_THE_WAY) from None
     if given is not None:
         raise Failure(f"--root {given}: has no work, packages or logs folder: give the folder of a Greengrass core")
     raise Failure(
@@ -96,7 +100,11 @@ def survey(root: Path, progress: Callable[[str], None], *, copied: bool = False)
     facts["components"] = {}
     for name in names:
         progress(name)
-        facts["components"][name] = _component(found, name, running.get(name))
+        try:
+            facts["components"][name] = _component(found, name, running.get(name))
+        except OSError as error:  # what is looked at goes and comes while its component runs
+            _unread(found, error)
+            facts["components"][name] = {"versions": _versions(root, name)}
     _check_releases(found)
     progress("the nucleus")
     _nucleus(found)
@@ -127,9 +135,9 @@ def _versions(root: Path, name: str) -> list[str]:
 def _components(found: Survey) -> list[str]:
     names: set[str] = set()
     for folder in ("work", "packages/artifacts", "packages/artifacts-unarchived", "artifacts-unarchived"):
-        if not (found.root / folder).is_dir():
-            continue
         try:
+            if not (found.root / folder).is_dir():
+                continue
             names |= {path.name for path in (found.root / folder).iterdir() if path.name.startswith(PREFIX)}
         except OSError as error:
             found.problem(found.root / folder, f"cannot be read ({error.strerror})", "run this with sudo")
@@ -251,8 +259,7 @@ def _component(found: Survey, name: str, process: dict[str, Any] | None) -> dict
     facts["bytes"] = 0
     databases: list[dict[str, Any]] = []
     certificates: list[dict[str, Any]] = []
-    for path in _files(found, work):
-        status = path.lstat()
+    for path, status in _files(found, work):
         facts["bytes"] += status.st_size
         _check_mode(found, path, status)
         if path.suffix == ".db" and len(databases) < _MOST_DATABASES:
@@ -271,24 +278,29 @@ def _component(found: Survey, name: str, process: dict[str, Any] | None) -> dict
     return facts
 
 
-def _files(found: Survey, folder: Path) -> Iterator[Path]:
+def _files(found: Survey, folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Ordinary files below a folder, without those of the venv."""
     count = 0
     for above, folders, names in os.walk(folder, onerror=lambda error: _unread(found, error)):
         folders[:] = sorted(one for one in folders if one not in _PASSED_OVER)
         for name in sorted(names):
             path = Path(above) / name
-            if path.is_symlink() or not path.is_file():
+            try:
+                status = path.lstat()
+            except FileNotFoundError:
+                continue  # a running component's: a log of a database, a file before it got its name
+            if not stat.S_ISREG(status.st_mode):
                 continue
             count += 1
             if count > _MOST_FILES:
                 found.notes.append(f"{folder.name}: more than {_MOST_FILES} files; the rest was not looked at")
                 return
-            yield path
+            yield path, status
 
 
 def _unread(found: Survey, error: OSError) -> None:
-    found.problem(str(error.filename), f"cannot be read ({error.strerror})", "run this with sudo")
+    remedy = "run this with sudo" if isinstance(error, PermissionError) else "run this again"
+    found.problem(str(error.filename), f"cannot be read ({error.strerror})", remedy)
 
 
 def _check_venv(found: Survey, work: Path) -> bool:

@@ -58,8 +58,8 @@ def run(*arguments: object) -> Result:
         ("components: {}", "1:1: warning: components has no component: add one, with its configurationUpdate"),
         (
             'components: {"press 7": {componentVersion: "1.0.0"}}',
-            '1:14: error: components = "press 7" is no name of a component: use 1 to 128 letters, digits, dots, hyphens '
-            "and underscores",
+            '1:14: error: components = "press 7" is no name of a component: use 1 to 128 letters, digits, dots, '
+            "hyphens and underscores",
         ),
         (
             "components: {io.sluice.Runtime: {componentVersion: latest}}",

