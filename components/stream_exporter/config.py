@@ -20,8 +20,7 @@ from pydantic import AfterValidator, Field, ValidationInfo
 
 from sluice.config import ComponentSettings, Duration, Named, Settings, Size, refuse
 from sluice.units import format_size
-from stream_exporter.kinesis import MAX_RECORD_BYTES
-from stream_exporter.sitewise import ALIAS_FIELDS, Integers, alias_fields
+from stream_exporter.destinations import ALIAS_FIELDS, MAX_RECORD_BYTES, Integers, alias_fields
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 _SOURCE = re.compile(rf"\*|(\*|{_NAME})/(\*|{_NAME})")

@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sluice.batch import SampleBatch
+from stream_exporter.destinations import MAX_RECORD_BYTES
 from stream_exporter.lines import GZIP_OVERHEAD, LineEncoder, cut_lines, gzip_member
 from stream_exporter.messages import Encoded
-
-#: The most that a record may hold beside its partition key (up to 256 characters).
-MAX_RECORD_BYTES = 1024 * 1024 - 1024
 
 REMEDIES = {"too-large": "a Kinesis record holds at most 1 MiB: shorten the value at its source"}
 

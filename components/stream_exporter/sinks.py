@@ -12,6 +12,7 @@ from stream_manager import IoTSiteWiseConfig, KinesisConfig, S3ExportTaskExecuto
 from stream_exporter import kinesis, remedies, sitewise
 from stream_exporter.appending import AppendingSink, Target
 from stream_exporter.config import AnySink, KinesisSink, S3Sink, SinkSettings, SiteWiseSink, stream_size
+from stream_exporter.destinations import Integers
 from stream_exporter.files import FileSink
 from stream_exporter.messages import Encoder
 from stream_exporter.s3 import GZIP_SUFFIX, PLAIN_SUFFIX
@@ -58,7 +59,7 @@ def encoder(settings: str) -> Encoder:
     if made_of["type"] == "sitewise":
         return sitewise.SiteWiseEncoder(
             sitewise.SiteWiseRules(
-                made_of["alias"], sitewise.Integers(made_of["integers"]), send_nulls=made_of["nulls"] == "send"
+                made_of["alias"], Integers(made_of["integers"]), send_nulls=made_of["nulls"] == "send"
             )
         )
     return kinesis.KinesisEncoder(made_of["messageSize"], compress=made_of["compression"] == "gzip")

@@ -20,8 +20,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from string import Formatter
 from typing import Any
 
 import numpy as np
@@ -29,17 +27,14 @@ import orjson
 from numpy.typing import NDArray
 
 from sluice.batch import Columns, SampleBatch, Series, ValueType
+from stream_exporter.destinations import MAX_ALIAS_CHARACTERS, Integers, alias_fields
 from stream_exporter.json_text import QUALITY_NAMES, null_mask, number_texts, value_texts
 from stream_exporter.messages import Encoded, Message
 
 VALUES_PER_ENTRY = 10
-MAX_ALIAS_CHARACTERS = 2048
 MAX_STRING_BYTES = 1024
 OLDEST_NS = 7 * 24 * 3600 * 1_000_000_000
 NEWEST_NS = 10 * 60 * 1_000_000_000
-
-#: What an alias template may contain in braces.
-ALIAS_FIELDS = ("asset", "tag", "unit", "source")
 
 #: Aliases that are kept rendered; more distinct ones than this are rendered again.
 CACHED_ALIASES = 50_000
@@ -77,13 +72,6 @@ _RAW_TYPES: Mapping[ValueType, bytes] = {
 _TAILS = tuple(b'},"quality":"%s"}' % name.encode("ascii") for name in QUALITY_NAMES)
 
 
-class Integers(str, Enum):
-    """The SiteWise data type that integer samples are sent as. A property has one type for ever, so it is a rule."""
-
-    INTEGER = "integer"
-    DOUBLE = "double"
-
-
 @dataclass(frozen=True, slots=True)
 class SiteWiseRules:
     """What the engineer decides about SiteWise entries."""
@@ -91,18 +79,6 @@ class SiteWiseRules:
     alias: str = "{asset}/{tag}"
     integers: Integers = Integers.INTEGER
     send_nulls: bool = False
-
-
-def alias_fields(template: str) -> list[str]:
-    """The field names in a template's braces. Raises ValueError when it is not a template."""
-    fields: list[str] = []
-    for _, name, specification, conversion in Formatter().parse(template):
-        if name is None:
-            continue
-        if name not in ALIAS_FIELDS or specification or conversion:
-            raise ValueError(f"{{{name}}} is not one of {', '.join('{' + field + '}' for field in ALIAS_FIELDS)}")
-        fields.append(name)
-    return fields
 
 
 @dataclass(frozen=True, slots=True)

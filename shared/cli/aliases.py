@@ -24,7 +24,7 @@ def check_aliases(gateway: Gateway, findings: Findings) -> None:
 
 
 def _check(gateway: Gateway, findings: Findings, sink: str, template: str) -> None:
-    from stream_exporter.sitewise import MAX_ALIAS_CHARACTERS, alias_fields
+    from stream_exporter.destinations import MAX_ALIAS_CHARACTERS, alias_fields
 
     # A unit that is not configured comes from the server: what the alias will be is not known here.
     from_server = "unit" in alias_fields(template)

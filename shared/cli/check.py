@@ -132,7 +132,7 @@ def _check_file(path: Path, component: str, nucleus: Nucleus, change: float) -> 
     except document.DocumentError as error:
         findings = Findings(path)
         for fault in error.faults:
-            problem = Problem(fault.place, None, fault.problem, fault.remedy)
+            problem = Problem(fault.place or "file", None, fault.problem, fault.remedy)
             findings.at("error", (fault.line, fault.column), "", problem)
         return site_check.Report(findings)
 

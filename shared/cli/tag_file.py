@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from cli.finding import Findings
-from cli.output import Failure
 from sluice.config import Problem
 from sluice.tables import LARGEST, TableError
 
 
 def check_tag_file(path: Path) -> Findings:
-    """Every row that a collector would refuse, by the collector's own reader. Raises Failure when it cannot be read."""
+    """Every row that a collector would refuse, by its own reader; a file that cannot be read is an error of its own."""
     from opcua_collector.tags import parse
 
     findings = Findings(path)
@@ -19,11 +18,13 @@ def check_tag_file(path: Path) -> Findings:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
     except OSError as error:
-        raise Failure(f"{path}: cannot be read ({error.strerror}): give the path of a CSV file") from None
+        problem = Problem("file", None, f"cannot be read ({error.strerror})", "give the path of a CSV file")
+        findings.at("error", (1, 1), "", problem)
+        return findings
     try:
         parsed = parse(data, (), path.name)
     except TableError as error:
-        problem = Problem("", error.value, error.problem, error.remedy)
+        problem = Problem("file", error.value, error.problem, error.remedy)
         findings.at("error", (max(1, error.line), 1), "", problem)
         return findings
     for problem in parsed.problems:

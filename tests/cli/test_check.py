@@ -487,6 +487,19 @@ def test_a_document_that_is_none_is_told_like_everything_else(tmp_path: Path) ->
     assert f"{path}:1:20: error: components.a stands twice" in result.stdout
 
 
+def test_a_file_that_cannot_be_read_does_not_hide_what_is_wrong_with_the_others(tmp_path: Path) -> None:
+    wrong = site(tmp_path, "logLevel: LOUD")
+    result = run(tmp_path / "nowhere.csv", tmp_path / "nowhere.yaml", tmp_path, wrong)
+    lines = result.stdout.replace(f"{tmp_path}/", "").replace(str(tmp_path), "folder").splitlines()
+    assert lines[:3] == [
+        "nowhere.csv:1:1: error: file cannot be read (No such file or directory): give the path of a CSV file",
+        "nowhere.yaml:1:1: error: file cannot be read (No such file or directory): give the path of a site document",
+        "folder:1:1: error: file cannot be read (Is a directory): give the path of a site document",
+    ]
+    assert lines[3].startswith('site.yaml:5:9: error: logLevel = "LOUD"')
+    assert result.exit_code == 1
+
+
 def test_deploy_gets_the_document_only_without_errors(tmp_path: Path) -> None:
     assert checked(site(tmp_path)).components
     with pytest.raises(Failure, match=r"site\.yaml:5:9: error: logLevel = \"LOUD\"[^\n]*\n1 error"):
@@ -522,7 +535,7 @@ def test_it_does_not_wait_for_what_it_does_not_need() -> None:
         "import sys; from pathlib import Path; from cli.app import make_app; from cli.check import check_files, "
         "everything;"
         "make_app(); check_files(everything());"
-        "print(*sorted({'asyncua', 'awscrt', 'awsiot', 'boto3', 'botocore', 'moto', 'cryptography'} & "
+        "print(*sorted({'asyncua', 'awscrt', 'awsiot', 'boto3', 'botocore', 'moto', 'cryptography', 'numpy'} & "
         "set(sys.modules)))"
     )
     done = subprocess.run(

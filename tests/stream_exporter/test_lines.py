@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluice.batch import Header, Quality, Sample, SampleBatch, from_samples, sanitize
-from stream_exporter.kinesis import MAX_RECORD_BYTES, KinesisEncoder
+from stream_exporter.destinations import MAX_RECORD_BYTES
+from stream_exporter.kinesis import KinesisEncoder
 from stream_exporter.lines import GZIP_OVERHEAD, LineEncoder, cut_lines, gzip_member
 
 EPOCH = "9f2c51aa07be"

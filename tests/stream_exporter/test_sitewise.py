@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.batch import Columns, Header, Quality, Sample, SampleBatch, ValueType, from_samples
+from stream_exporter.destinations import Integers, alias_fields
 from stream_exporter.messages import Encoded
-from stream_exporter.sitewise import Integers, SiteWiseEncoder, SiteWiseRules, alias_fields
+from stream_exporter.sitewise import SiteWiseEncoder, SiteWiseRules
 
 NOW = 1_769_860_800_123_456_789
 SECOND = 1_000_000_000
