@@ -16,7 +16,7 @@ from opcua_collector.config import Connection as ConnectionSettings
 from opcua_collector.connection import Connection
 from opcua_collector.problems import TroubleError
 from opcua_collector.session import Identity
-from opcua_collector.tags import Selection, Stamp, forget, select, stamps
+from opcua_collector.tags import Selection, Stamp, forget, forget_others, select, stamps
 from sluice.command import Command
 from sluice.component import Component, Context
 from sluice.config import Changes, Problem
@@ -67,6 +67,7 @@ class OpcUaCollector(Component[Configuration]):
         )
         for name, settings in config.connections.items():
             await self._open(outlets, name, settings)
+        await asyncio.to_thread(forget_others, config.connections, self.context.work_dir)
         await outlets.start()
         self._watch = asyncio.create_task(self._watch_tables(), name="tag tables")
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -156,6 +156,18 @@ def forget(name: str, directory: Path) -> None:
     """Delete what is kept of the tables of a connection that is gone."""
     for model in TAG_TABLES:
         _Kept(directory, model, name).forget()
+
+
+def forget_others(names: Collection[str], directory: Path) -> None:
+    """The same for all connections but these, which may have gone while nobody ran. A disk that refuses is a line in
+    the log."""
+    present = {_Kept(directory, model, name).path for model in TAG_TABLES for name in names}
+    try:
+        for model in TAG_TABLES:
+            for path in {*(directory / _KEPT).glob(f"{model.setting}.*.json")} - present:
+                path.unlink()
+    except OSError as error:
+        logger.warning("The tags last read of connections that are gone are still there: %s", error)
 
 
 def parse(
@@ -298,6 +310,11 @@ def _content(source: Source) -> bytes:
             raise TableError(
                 "is not installed on this device", f"deploy {source.name} together with this component"
             ) from None
+        if source.model is PackageTag and isinstance(error, PermissionError):
+            raise TableError(
+                "cannot be read: its work folder belongs to another user",
+                f"let {source.name} and this component run as the same one (runWith.posixUser)",
+            ) from None
         remedy = "put the file there, readable for the component's user, or correct the path"
         raise TableError(f"cannot be read: {error.strerror}", remedy) from None
 
@@ -320,7 +337,8 @@ class _Kept:
     """The rows last taken from a table of a connection."""
 
     def __init__(self, directory: Path, model: type[Tag], connection: str) -> None:
-        self._file = LastGood(directory / _KEPT / f"{model.setting}.{connection}.json", "tags last read")
+        self.path = directory / _KEPT / f"{model.setting}.{connection}.json"
+        self._file = LastGood(self.path, "tags last read")
 
     def rows(self) -> Mapping[str, Any]:
         """Tag -> its settings as text; empty when there are none."""

@@ -49,6 +49,7 @@ from sluice.schema import (
     scopes_of,
     union_members,
     unwrapped,
+    words_of,
 )
 
 __all__ = [
@@ -409,6 +410,8 @@ class _Loader:
             info = known.get(key)
             if info is None:
                 self._unknown(here, value, known)
+            elif isinstance(value, (str, int, float)) and (words := words_of(model, key)) is not None:
+                settled[key] = words.get(value.strip().casefold(), value) if isinstance(value, str) else value
             elif value is not None:
                 before = last.get(key) if isinstance(last, Mapping) else None
                 settled[key] = self.settle(info.annotation, value, before, here, info.metadata)

@@ -121,6 +121,20 @@ def literals(annotation: Any) -> list[Any]:
     return list(get_args(annotation)) if get_origin(annotation) is Literal else []
 
 
+@cache
+def words_of(model: type[Settings], key: str) -> dict[str, str] | None:
+    """The words of a field that takes one value, by their lower case: those of its Literal, else none at all.
+
+    None for a field that takes a map of scopes or a model, of which more is to be known.
+    """
+    info = fields_of(model)[key]
+    annotation, metadata = unwrapped(info.annotation, info.metadata)
+    choices = choices_of(annotation) if union_members(annotation) else None
+    if scopes_of(annotation, metadata) or model_for(annotation, None) or choices:
+        return None
+    return {word.casefold(): word for word in reversed(literals(annotation)) if isinstance(word, str)}
+
+
 def fold_case(annotation: Any, raw: Any) -> Any:
     """A word of a Literal in the spelling that the model has."""
     if isinstance(raw, str):

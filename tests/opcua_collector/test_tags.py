@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from opcua_collector.config import Configuration, Connection
-from opcua_collector.tags import Selection, forget, parse, select, stamps
+from opcua_collector.tags import Selection, forget, forget_others, parse, select, stamps
 from sluice.config import load
 from sluice.tables import TableError
 
@@ -189,6 +189,25 @@ def test_a_package_that_is_not_installed_is_told_with_its_component(work: Path) 
     ]
 
 
+def test_a_package_in_a_folder_of_another_user_is_told_with_the_way_out(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A nucleus lets nobody but its own user into a component's work folder."""
+    path = install(work, "tag,node\nT,i=1\n")
+    real = Path.stat
+
+    def refused(self: Path, **options: Any) -> os.stat_result:
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return real(self, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)  # root, who may run this, may read everything
+    assert told(select("line1", connection(tagsPackage="site-a"), work)) == [
+        'connections.line1.tagsPackage = "site-a" cannot be read: its work folder belongs to another user: '
+        "let io.sluice.Tags.site-a and this component run as the same one (runWith.posixUser) (it gives no tags)"
+    ]
+
+
 @pytest.mark.parametrize("name", ["../x", "a b", "io.sluice.Tags.", "-x", "x" * 65])
 def test_a_name_that_no_package_can_have_is_refused(name: str) -> None:
     raw = {"connections": {"line1": {"endpoint": "opc.tcp://127.0.0.1:4840", "tagsPackage": name}}}
@@ -258,6 +277,18 @@ def test_what_is_kept_is_for_its_owner_and_goes_with_its_connection(work: Path) 
     select("line1", connection(tagsFile="tags.csv"), work, keep=True)
     forget("line2", work)
     assert [path.name for path in (work / "tags").iterdir()] == ["tagsFile.line1.json"]
+
+
+def test_what_is_kept_of_connections_that_went_while_nobody_ran_goes_at_the_next_start(work: Path) -> None:
+    """On nucleus lite every change of the configuration is one while nobody runs."""
+    (work / "tags").mkdir()
+    (work / "tags" / "mine.csv").write_text("tag,node\nT,i=1\n")  # an engineer's own
+    settings = connection(tagsFile="tags/mine.csv")
+    for name in ("line1", "line2", "line3"):
+        select(name, settings, work, keep=True)
+    forget_others(["line2"], work)
+    assert sorted(path.name for path in (work / "tags").iterdir()) == ["mine.csv", "tagsFile.line2.json"]
+    forget_others([], work / "nowhere")
 
 
 @pytest.mark.parametrize("damage", [b"", b"[1]", b"\xff", b'{"T": 5, "U": {"node": "nonsense"}}'])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import stat
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -341,6 +342,15 @@ def test_a_problem_reads_as_one_sentence() -> None:
     assert str(problem) == (
         'connections.line1.publishingInterval = "1ms" is too small: use 50ms or more (connections.line1 is not applied)'
     )
+
+
+def test_ten_thousand_entries_are_judged_in_a_fraction_of_what_a_deployment_waits() -> None:
+    """The nucleus is answered within two seconds, on devices a few times slower than this machine."""
+    tags = {f"T{number}": {"node": f"nsu=urn:x;s=T{number}", "unit": "degC"} for number in range(10_000)}
+    began = time.process_time()
+    loaded = load(Site, site(tags=tags))
+    assert time.process_time() - began < 0.5
+    assert len(loaded.config.connections["line1"].tags) == 10_000
 
 
 @pytest.mark.parametrize("key", ["statusInterval", "logLevel", "unknown", "connections"])
