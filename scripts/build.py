@@ -147,7 +147,7 @@ def plan(
     """What `build` writes, with every wheel of it in the cache and nothing written."""
     cache = cache or root / ".wheels"
     targets = targets or [Target(python, architecture) for architecture in ARCHITECTURES for python in PYTHONS]
-    if version is not None and not re.fullmatch(r"\d{1,6}\.\d{1,6}\.\d{1,6}", version):
+    if version is not None and not re.fullmatch(r"(0|[1-9][0-9]{0,5})(\.(0|[1-9][0-9]{0,5})){2}", version):
         raise BuildError(f"version «{version}» is not three numbers of at most six digits, such as 0.2.0")
     components = [read_recipe(path) for path in sorted((root / "recipes").glob("*.yaml"))]
     unknown = set(names or ()) - {component.name for component in components}
@@ -369,6 +369,8 @@ def main(arguments: list[str] | None = None) -> int:
                 region=options.region,
             )
         else:
+            if (options.output / "recipes").resolve() == ROOT / "recipes":
+                parser.error("--output would overwrite the recipes that are built from: give another folder")
             zips = build(
                 output=options.output.resolve(), names=options.component, targets=targets, version=options.version
             )

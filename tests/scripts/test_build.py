@@ -295,7 +295,7 @@ def test_the_tree_itself_keeps_its_version(tree: Path) -> None:
     assert {name: after[name] for name in before} == before
 
 
-@pytest.mark.parametrize("version", ["1.2", "1.2.3-rc1", "v1.2.3", "1.2.1234567", "", "1.2.3\n"])
+@pytest.mark.parametrize("version", ["1.2", "1.2.3-rc1", "v1.2.3", "1.2.1234567", "", "1.2.3\n", "01.2.3", "1.2.٣"])
 def test_a_version_that_a_nucleus_would_not_take_is_refused(version: str, tree: Path) -> None:
     with pytest.raises(BuildError, match="not three numbers"):
         build.build(root=tree, version=version)
@@ -352,6 +352,12 @@ def test_a_component_that_nothing_could_start_is_refused(tree: Path) -> None:
 def test_a_mistake_on_the_command_line_is_one_sentence_and_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     assert build.main(["--component", "io.sluice.Nobody"]) == 1
     assert capsys.readouterr().err.startswith("build: there is no component io.sluice.Nobody; there are io.sluice.")
+
+
+def test_the_recipes_that_are_built_from_are_never_written_over(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build.main(["--output", str(ROOT), "--component", "io.sluice.OpcUaCollector"])
+    assert "--output would overwrite the recipes that are built from" in capsys.readouterr().err
 
 
 def test_the_build_needs_nothing_but_the_standard_library() -> None:
