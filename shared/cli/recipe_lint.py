@@ -17,7 +17,8 @@ from cli.document import Tree, parse_place
 from cli.finding import Findings
 from cli.gateway import Configured
 from cli.limits import check_lite, check_plain_secrets
-from cli.suite import REPOSITORY, members
+from cli.suite import REPOSITORY, RUNTIME, members
+from sluice import tag_package
 from sluice.config import Problem
 from sluice.problem import render
 from sluice.schema import Place
@@ -50,6 +51,7 @@ _STEPS: Final = ("install", "run", "startup")
 _VARIABLE: Final = re.compile(
     r"\{(?:[A-Za-z0-9_.-]+:)?(?:artifacts:(?:decompressedPath|path)|work:path|kernel:rootPath|iot:thingName)\}"
 )
+_REQUIREMENT: Final = re.compile(r"(>=|<=|>|<|=)?\d+\.\d+\.\d+( (>=|<=|>|<|=)?\d+\.\d+\.\d+)*")
 _MOST_POLICIES: Final = 10
 _LARGEST_POLICIES: Final = 3_500
 _LARGEST_RESOURCES: Final = 1_000
@@ -98,9 +100,22 @@ def _form(tree: Tree, recipe: Mapping[str, Any], fault: _Fault) -> None:
     for name, dependency in _map(recipe.get("ComponentDependencies")):
         place = ("ComponentDependencies", name)
         _keys(dependency, "dependency", place, fault)
-        if isinstance(dependency, Mapping) and dependency.get("DependencyType", "HARD") not in ("HARD", "SOFT"):
-            fault((*place, "DependencyType"), "is no kind of dependency", "use HARD or SOFT")
+        if isinstance(dependency, Mapping):
+            _dependency(place, name, dependency, fault)
     _keys(recipe.get("ComponentConfiguration"), "ComponentConfiguration", ("ComponentConfiguration",), fault)
+
+
+def _dependency(place: Place, name: str, dependency: Mapping[str, Any], fault: _Fault) -> None:
+    kind = dependency.get("DependencyType", "HARD")
+    if kind not in ("HARD", "SOFT"):
+        fault((*place, "DependencyType"), "is no kind of dependency", "use HARD or SOFT")
+    elif kind == "HARD" and (name == RUNTIME or name.startswith(tag_package.PREFIX)):
+        problem = f"is HARD, and {name} has no process: on nucleus lite what depends on it never starts"
+        fault((*place, "DependencyType"), problem, "use SOFT, which brings it along as well")
+    requirement = dependency.get("VersionRequirement")
+    if not isinstance(requirement, str) or not _REQUIREMENT.fullmatch(requirement):
+        problem = f"is no version requirement that nucleus lite understands: {requirement}"
+        fault((*place, "VersionRequirement"), problem, 'write comparisons such as ">=0.1.0 <0.2.0", a blank between')
 
 
 def _twins(value: Any, fault: _Fault, place: Place = ()) -> None:
@@ -141,7 +156,11 @@ def _manifests(recipe: Mapping[str, Any], fault: _Fault) -> None:
         for step, content in _map(lifecycle):
             if step in _STEPS:
                 _step((*place, "Lifecycle", step), content, fault)
-        for number, artifact in enumerate(manifest.get("Artifacts") or []):
+        artifacts = manifest.get("Artifacts") or []
+        if not isinstance(artifacts, list):
+            fault((*place, "Artifacts"), "is not a list", "write - Uri: s3://… lines below it")
+            continue
+        for number, artifact in enumerate(artifacts):
             _keys(artifact, "artifact", (*place, "Artifacts", f"[{number}]"), fault)
 
 
@@ -185,7 +204,7 @@ def _policies(recipe: Mapping[str, Any], fault: _Fault) -> None:
                     fault(
                         (*here, "resources", f"[{number}]"), f"is open to everything: {resource}", "name what it needs"
                     )
-                elif set(str(resource)) & set("?{}$"):
+                elif set(str(resource)) & set("?{}$ "):
                     problem = f"is refused or replaced by a nucleus: {resource}"
                     fault((*here, "resources", f"[{number}]"), problem, "use only * as a wildcard")
             for number, operation in enumerate(operations):
@@ -201,6 +220,9 @@ def _policies(recipe: Mapping[str, Any], fault: _Fault) -> None:
 def _configuration(tree: Tree, recipe: Mapping[str, Any], name: str, findings: Findings) -> None:
     configuration = recipe.get("ComponentConfiguration")
     defaults = configuration.get("DefaultConfiguration") if isinstance(configuration, Mapping) else None
+    for key, _ in _map(defaults):
+        if key.startswith("_"):
+            findings.add("error", name, Problem(key, None, "begins with _, and classic does not keep it", "rename it"))
     member = members().get(name)
     if member is None or member.settings is None or not isinstance(defaults, Mapping):
         return
