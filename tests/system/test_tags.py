@@ -44,6 +44,8 @@ def make_package(table: Path, build: Path) -> None:
 async def test_a_new_version_of_a_tag_package_applies_while_the_collector_runs(
     build: Path, tmp_path: Path, profile: str
 ) -> None:
+    tmp_path = tmp_path / "a root"  # with a blank, as a nucleus may have one
+    tmp_path.mkdir()
     own = tmp_path / "greengrass-build"
     shutil.copytree(build, own, copy_function=os.link)
     options = {"expect_items": FIRST}
