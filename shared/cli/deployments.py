@@ -21,8 +21,8 @@ def check_components(document: Document, findings: Findings) -> None:
     """Unknown components, versions of other times, and changes of what does not belong to the suite."""
     suite = members()
     if not document.components:
-        problem = Problem("components", None, "has no component", "add one, with its configurationUpdate")
-        findings.at("warning", document.at(("components",)), "", problem)
+        nothing = Problem("components", None, "has no component", "add one, with its configurationUpdate")
+        findings.at("warning", document.at(("components",)), "", nothing)
     for name, entry in document.components.items():
         at = document.at(("components", name))
         if not _NAME.fullmatch(name):
@@ -30,8 +30,8 @@ def check_components(document: Document, findings: Findings) -> None:
             findings.at("error", at, name, Problem("components", name, "is no name of a component", remedy))
         if entry.version is not None and not _VERSION.fullmatch(entry.version):
             place = document.at(("components", name, "componentVersion"))
-            problem = Problem("componentVersion", entry.version, "is no version", 'write it such as "0.1.0"')
-            findings.at("error", place, name, problem)
+            wrong = Problem("componentVersion", entry.version, "is no version", 'write it such as "0.1.0"')
+            findings.at("error", place, name, wrong)
             continue
         if name in suite:
             version = suite[name].version

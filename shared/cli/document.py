@@ -288,7 +288,8 @@ def _refuse_depth(path: Path, content: str) -> None:
             depth += 1
             if depth > _DEEPEST_COMPOSED:
                 mark = event.start_mark
-                fault = Fault(mark.line + 1, mark.column + 1, "", "is nested too deeply", "write it plainly")
+                position = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+                fault = Fault(*position, "", "is nested too deeply", "write it plainly")
                 raise DocumentError(path, [fault])
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1

@@ -314,11 +314,11 @@ def merged(device: dict[str, Any], merge: Mapping[str, Any]) -> dict[str, Any]:
 
 def without(device: dict[str, Any], pointer: str) -> None:
     *above, last = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
+    inner: Any = device
     for step in above:
-        device = device.get(step)
-        if not isinstance(device, dict):
-            return
-    device.pop(last, None)
+        inner = inner.get(step) if isinstance(inner, dict) else None
+    if isinstance(inner, dict):
+        inner.pop(last, None)
 
 
 def bare(tree: Any) -> Any:
