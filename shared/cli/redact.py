@@ -30,13 +30,14 @@ _MOST_KNOWN: Final = 2_000
 _DEEPEST: Final = 50
 
 _NAMES: Final = re.compile(
-    LOOKS_SECRET.pattern + r"|authori[sz]ation|cookie|svcuid|signature|^sig$|pin$|private", re.IGNORECASE | re.MULTILINE
+    LOOKS_SECRET.pattern + r"|authori[sz]ation|cookie|svcuid|signature|^sig$|pin$|private|^basic$|^bearer$",
+    re.IGNORECASE | re.MULTILINE,
 )
 _SURE: Final = re.compile(
     r"pas+w|passphrase|pwd|^pw$|secret|token|credential|api.?key|access.?key|svcuid", re.IGNORECASE
 )
 """Names whose values are remembered: beside other names there may stand ordinary words."""
-_TO_THE_END: Final = re.compile(r"pas+w|passphrase|pwd|secret", re.IGNORECASE)
+_TO_THE_END: Final = re.compile(r"pas+w|passphrase|pwd|secret|cookie", re.IGNORECASE)
 """Names after which a value without quotes may have blanks: it goes to the end of its line."""
 _REFERENCE: Final = re.compile(r"sluice-[A-Za-z0-9/_+=.@-]+|arn:aws[a-z-]*:secretsmanager:[A-Za-z0-9/_+=.@:-]+")
 _PLAIN_KEYS: Final = frozenset({"password", "passwd", "pass", "user", "username", "token", "secret", "key", "value"})
@@ -44,7 +45,8 @@ WORDS: Final = frozenset({"true", "false", "null", "none", "undefined", "empty",
 """What stands in the place of a secret where none is set: hidden beside its name, and nowhere else."""
 
 _PEM: Final = re.compile(
-    r"-----BEGIN[^-\n]*PRIVATE KEY-----(?:.{0,20000}?-----END[^-\n]*-----|[A-Za-z0-9+/=\s\\]*)", re.DOTALL
+    r"-----BEGIN[^-\n]*PRIVATE KEY-----(?:(?:(?!-----BEGIN).){0,20000}?-----END[^-\n]*-----|[A-Za-z0-9+/=\s\\]*)",
+    re.DOTALL,
 )
 _PEM_END: Final = re.compile(r"\A(?:(?!-----BEGIN).)*?-----END[^-\n]*PRIVATE KEY-----", re.DOTALL)
 _LOGIN: Final = re.compile(r"(?<=://)([^/\s\"'<>]*)@")
@@ -52,13 +54,22 @@ _HEADER: Final = re.compile(
     r"(authori[sz]ation\\*[\"']?\s*[:=]\s*\\*[\"']?)((?:[A-Za-z]+\s+)?[^\s\"',;\\]+)", re.IGNORECASE
 )
 _SCHEME: Final = re.compile(r"\b(bearer|basic)\s+([A-Za-z0-9._~+/=-]{8,})", re.IGNORECASE)
-_NAMED: Final = re.compile(r"(?P<name>[A-Za-z_][\w.-]{0,80})\\*[\"']?\s*(?:=>|[:=])\s*")
+_NAMED: Final = re.compile(r"(?P<name>[A-Za-z_][\w.-]{0,80})\\*[\"']?\s*(?:=>|[:=]|%3[AaDd])\s*")
+_ELEMENT: Final = re.compile(r"<(?P<name>[A-Za-z_][\w:.-]{0,80})(?:\s[^<>]{0,500})?>(?P<value>[^<>\n]+)(?=<)")
+_SAID: Final = re.compile(
+    r"(\b(?:pas+w\w*|passphrase|pwd)\b(?:[^\n]{0,60}?\s(?:is|was))?[ \t]+)"
+    r"(?!(?:is|was)\b)(\"[^\"\n]+\"|'[^'\n]+'|(?=\S*[0-9])(?=\S*[A-Za-z])\S+)",
+    re.IGNORECASE,
+)
+"""A password in a sentence: quoted, or a word with digits in it, as words of a language have none."""
+_LOGIN_OPTION: Final = re.compile(r"(?<![\w-])((?:-u|--user)[ \t=]+)([^\s:]+:\S+)")
 _OPTION: Final = re.compile(r"(?<![\w-])(?P<name>--?[A-Za-z][\w-]{0,80})[ \t]+(?=[^\s-])")
 _QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"|\\+"(?:[^"\\]|\\[^"])*\\+"|' + r"'[^']*'")
 _ARGUMENT: Final = re.compile(r"\S+")
 _REST: Final = re.compile(r"[^\n]+")
 _SHAPES: Final = (
     re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    re.compile(r"\b(?:gh[opsru]_|github_pat_|glpat-|xox[abeprs]-)[A-Za-z0-9_-]{10,}"),
     re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"),
     re.compile(r"(?<![A-Za-z0-9+/_-])(?=[A-Za-z0-9+/_-]*[a-z])(?=[A-Za-z0-9+/_-]*[A-Z])(?=[A-Za-z0-9+/_-]*[0-9])"
                r"[A-Za-z0-9+/_-]{40,}={0,2}"),
@@ -105,6 +116,10 @@ class Redactor:
             text = _SCHEME.sub(self._scheme, text)
             text = self._named(_NAMED, text)
             text = self._named(_OPTION, text)
+            text = _ELEMENT.sub(self._element, text)
+            text = _SAID.sub(self._said, text)
+        if "-u" in text:
+            text = _LOGIN_OPTION.sub(self._login_option, text)
         if _LONG.search(text):
             for shape in _SHAPES:
                 text = shape.sub(HIDDEN, text)
@@ -173,6 +188,21 @@ class Redactor:
 
     def _header(self, match: re.Match[str]) -> str:
         self.remember(match[2].split()[-1])
+        return match[1] + HIDDEN
+
+    def _element(self, match: re.Match[str]) -> str:
+        if not _NAMES.search(match["name"]) or not match["value"].strip():
+            return match[0]
+        if _SURE.search(match["name"]):
+            self.remember(match["value"])
+        return match[0][: match.start("value") - match.start()] + HIDDEN
+
+    def _said(self, match: re.Match[str]) -> str:
+        self._remember_parts(match[2])
+        return match[1] + HIDDEN
+
+    def _login_option(self, match: re.Match[str]) -> str:
+        self.remember(match[2].partition(":")[2])
         return match[1] + HIDDEN
 
     def _scheme(self, match: re.Match[str]) -> str:

@@ -649,6 +649,30 @@ def test_any_text_can_be_redacted(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "the password is Hunter2xyz!",
+        'Password for line1 was "Hunter two"',
+        "passwd Hunter2xyz!",
+        "curl -u op:Hunter2xyz! https://x",
+        "curl --user op:Hunter2xyz! https://x",
+        "Cookie: session=a1; other=Hunter2xyz!",
+        '{"auth": {"basic": "Hunter2xyz!"}}',
+        "GET /x?password%3DHunter2xyz!",
+        "<password>Hunter2xyz!</password>",
+        '<ns:Password Type="text">Hunter2xyz!</ns:Password>',
+        "cloning with ghp_Hunter2abcdefghijkl",
+        "cloning with glpat-Hunter2abcdefghijkl",
+    ],
+)
+def test_a_secret_is_found_however_a_program_writes_it(text: str) -> None:
+    assert "Hunter" not in Redactor().log(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "connections.line1.user.password the secret sluice-line1 cannot be read: this nucleus has no Secret Manager",
+        "the password is wrong, and the password was refused",
+        "<tag>Reactor/Temp 1</tag>",
         "/greengrass/v2/packages/artifacts-unarchived/io.sluice.OpcUaCollector/0.1.0/sluice-opcua-collector-x86_64/run.sh",
         "connections.line1.tags.T1.node = 5 is not a node id: write nsu=urn:plant;s=Reactor.Temp",
         "stream opcua-collector/line1 epoch 9f2c51aa07be at 1042",
@@ -666,7 +690,9 @@ def test_a_hostile_line_is_redacted_in_reasonable_time() -> None:
         "password" * 20_000,
         "a=" * 100_000,
         "://" * 50_000,
-        "-----BEGIN PRIVATE KEY-----" * 2_000,
+        "-----BEGIN PRIVATE KEY-----" * 40_000,
+        "password " * 100_000,
+        "<password>" * 50_000,
         "A1a/" * 50_000,
     ):
         assert len(Redactor().log(text)) <= len(text)
