@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.output import WRONG, Failure, answer
+from cli.output import WRONG, Failure, answer, console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +57,15 @@ def check(
 
     Ends with 1 when there are errors. Unknown keys are errors here, though a device runs on with them.
     """
-    reports = check_files(files or everything(), component=component, nucleus=nucleus.value, change=change)
+    from rich.text import Text
+
+    with console.status("Checking") as status:  # on a terminal: a document of 200,000 tags takes 20 s
+
+        def progress(path: Path) -> None:
+            status.update(Text(f"Checking {path}"))
+
+        chosen = files or everything()
+        reports = check_files(chosen, component=component, nucleus=nucleus.value, change=change, progress=progress)
     errors = sum(report.findings.count("error") for report in reports)
     warnings = sum(report.findings.count("warning") for report in reports)
     failed = bool(errors or (strict and warnings))
@@ -67,7 +75,7 @@ def check(
         "warnings": warnings,
         "files": [report.as_dict() for report in reports],
     }
-    answer(result, as_json, lambda console: _show(console, reports, errors, warnings))
+    answer(result, as_json, lambda shown: _show(shown, reports, errors, warnings))
     if failed:
         raise typer.Exit(WRONG)
 
@@ -83,10 +91,19 @@ def everything() -> list[Path]:
 
 
 def check_files(
-    files: Sequence[Path], *, component: str = "", nucleus: Nucleus = "any", change: float = 1.0
+    files: Sequence[Path],
+    *,
+    component: str = "",
+    nucleus: Nucleus = "any",
+    change: float = 1.0,
+    progress: Callable[[Path], None] = lambda path: None,
 ) -> list[Report]:
     """A report on each file, whatever kind it is. Raises Failure when one is of no kind that is known."""
-    return [_check_file(path, component, nucleus, change) for path in files]
+    reports = []
+    for path in files:
+        progress(path)
+        reports.append(_check_file(path, component, nucleus, change))
+    return reports
 
 
 def checked(path: Path) -> Document:
@@ -140,25 +157,25 @@ def _check_file(path: Path, component: str, nucleus: Nucleus, change: float) -> 
 # --- for people -----------------------------------------------------------------------------------------------------
 
 
-def _show(console: Console, reports: Sequence[Report], errors: int, warnings: int) -> None:
+def _show(shown: Console, reports: Sequence[Report], errors: int, warnings: int) -> None:
     for report in reports:
         for finding in report.findings:
-            console.print(str(finding), soft_wrap=True)
+            shown.print(str(finding), soft_wrap=True)
         left_out = sum(report.findings.left_out.values())
         if left_out:
-            console.print(f"{report.path}: {left_out} more are not shown", soft_wrap=True)
+            shown.print(f"{report.path}: {left_out} more are not shown", soft_wrap=True)
     for report in reports:
         if report.estimate is not None and not report.findings.count("error"):
-            _show_estimate(console, report)
-    console.print(f"{_summary(errors, warnings)} in {_many(len(reports), 'file')}", soft_wrap=True)
+            _show_estimate(shown, report)
+    shown.print(f"{_summary(errors, warnings)} in {_many(len(reports), 'file')}", soft_wrap=True)
 
 
-def _show_estimate(console: Console, report: Report) -> None:
+def _show_estimate(shown: Console, report: Report) -> None:
     from rich.table import Table
 
     found = report.estimate
     assert found is not None
-    console.print(
+    shown.print(
         f"\n{report.path}: at most, when a tag changes in {found.change:.0%} of its sampling intervals", soft_wrap=True
     )
     if found.connections:
@@ -168,7 +185,7 @@ def _show_estimate(console: Console, report: Report) -> None:
         for one in found.connections:
             rate = "as fast as it can" if one.values_per_s is None else f"{one.values_per_s:,.1f}"
             table.add_row(one.source, f"{one.tags:,}", rate, _hours(one.outage_hours))
-        console.print(table)
+        shown.print(table)
     if found.sinks:
         table = Table("sink", "kind", box=None, pad_edge=False)
         for heading in ("values/s", "kB/s", "GB of flash/day", "disk"):
@@ -184,8 +201,8 @@ def _show_estimate(console: Console, report: Report) -> None:
                 f"{sink.disk_bytes / 1e6:,.0f} MB",
                 _needs(sink),
             )
-        console.print(table)
-    console.print(
+        shown.print(table)
+    shown.print(
         f"all: {found.values_per_s:,.1f} values/s, {found.flash_gb_per_day:,.3f} GB of flash/day, "
         f"up to {found.disk_bytes / 1e9:,.1f} GB of disk\n",
         soft_wrap=True,
