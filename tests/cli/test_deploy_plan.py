@@ -11,7 +11,7 @@ from typing import Any
 import botocore.session
 import pytest
 from botocore.validate import validate_parameters
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cli.document import load
@@ -199,11 +199,14 @@ def test_a_pointer_below_another_is_left_out(tmp_path: Path) -> None:
 
 
 MERGES = st.dictionaries(
-    st.sampled_from("abc"), st.integers(0, 1) | st.dictionaries(st.sampled_from("xyz"), st.integers(0, 1)), max_size=3
+    st.sampled_from("ab"),
+    st.just(0) | st.dictionaries(st.sampled_from("xy"), st.integers(0, 1), min_size=1),
+    max_size=2,
 )
 
 
 @given(st.lists(st.tuples(MERGES, st.booleans()), min_size=1, max_size=6))
+@example([({"a": {"x": 0, "y": 0}}, True), ({}, False), ({"a": {"x": 0}}, True)])
 def test_a_device_that_missed_deployments_ends_with_the_last_document(steps: list[tuple[Any, bool]]) -> None:
     """Offline for as many as it may be, and whatever came and went meanwhile."""
     device: dict[str, Any] = {}
