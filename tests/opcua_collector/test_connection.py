@@ -386,6 +386,7 @@ async def test_a_tag_may_have_its_own_sampling_interval_and_another_one_while_al
     tags = {"A": {"node": node("Double")}, "B": {"node": node("Float"), "samplingInterval": "250ms"}}
     line = start(plant.endpoint, tags)
     await line.flows("A", "B")
+    await until(lambda: asked, line.state)  # values may be there before the answer that told of their items
     [(_, items, intervals)] = asked
     assert intervals == [0.05, 0.25]
     for interval, sent in (("1s", 1.0), (None, 0.05)):
