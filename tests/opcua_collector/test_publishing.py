@@ -127,6 +127,7 @@ class Outbox:
         self.newest = 0
         self.full = False
         self.recoverable = False
+        self.roomy = True
         self.holding = False
         self._held: list[tuple[asyncio.Future[None], Callable[[], None]]] = []
 
