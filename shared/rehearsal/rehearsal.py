@@ -263,10 +263,11 @@ class Rehearsal:
                 yield from received.appends(self.core.root, sink.get("stream", streams[sink["type"]]))
 
     def components(self) -> dict[str, dict[str, float]]:
-        """Resident memory (MB) and CPU time (s) of each component so far."""
+        """Resident memory (MB) and CPU time (s) of each component that has a process, so far."""
         return {
             name: {"rss_mb": round(component.rss_mb, 1), "cpu_s": round(component.cpu_s, 2)}
             for name, component in self.core.components().items()
+            if component.lifecycle.run is not None
         }
 
 
