@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from opcua_collector.config import TAG_TABLES, Connection, FileTag, PackageTag, Tag
 from sluice import tables
-from sluice.config import LastGood, Problem, load_entries
+from sluice.config import KeptFile, Problem, load_entries
 from sluice.problem import render
 from sluice.schema import Place, fold_case
 from sluice.tables import TableError
@@ -338,7 +338,7 @@ class _Kept:
 
     def __init__(self, directory: Path, model: type[Tag], connection: str) -> None:
         self.path = directory / _KEPT / f"{model.setting}.{connection}.json"
-        self._file = LastGood(self.path, "tags last read")
+        self._file = KeptFile(self.path, "tags last read")
 
     def rows(self) -> Mapping[str, Any]:
         """Tag -> its settings as text; empty when there are none."""

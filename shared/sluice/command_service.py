@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import os
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +37,7 @@ from sluice.command import (
     encode,
 )
 from sluice.ipc import Ipc, IpcError, Subscription
+from sluice.kept_file import KeptFile
 from sluice.retry import Backoff
 from sluice.tasks import end, within
 
@@ -54,55 +53,6 @@ _MOST_REPLIES: Final = 256
 _RENEW: Final = 300.0
 
 
-class Memory:
-    """The file with the commands that were accepted. One that cannot be understood is set aside and reported."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self, load: Callable[[Mapping[str, Any]], None]) -> None:
-        """Give what was written to `load`, which raises ValueError when it makes no sense."""
-        try:
-            text = self.path.read_bytes()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            logger.warning("What is remembered of commands cannot be read from %s: %s", self.path, error)
-            return
-        try:
-            content = json.loads(text)
-            if not isinstance(content, dict):
-                raise ValueError("it is no JSON object")
-            load(content)
-        except ValueError as error:
-            aside = self.path.with_name(f"{self.path.name}.malformed")
-            logger.warning(
-                "What is remembered of commands cannot be understood (%s): %s is renamed to %s, and a command that is "
-                "sent again now may run again",
-                error,
-                self.path,
-                aside.name,
-            )
-            with contextlib.suppress(OSError):
-                self.path.replace(aside)
-
-    def write(self, content: Mapping[str, Any]) -> bool:
-        """Replace the file as a whole, on disk before it takes the name; False and a log line when that fails."""
-        new = self.path.with_name(f"{self.path.name}.new")
-        try:
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                os.fchmod(file.fileno(), 0o600)
-                json.dump(content, file, ensure_ascii=False, separators=(",", ":"))
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self.path)
-        except OSError as error:
-            logger.warning("Commands cannot be remembered in %s: %s", self.path, error)
-            return False
-        return True
-
-
 class CommandService:
     """The commands of one component. `own` are those that do not depend on what `offer` brings and `withdraw` takes."""
 
@@ -112,7 +62,8 @@ class CommandService:
         self._own = {command.name: command for command in own}
         self._channel = Channel(component)
         self._channel.commands = self._own
-        self._memory = Memory(folder / MEMORY_FILE)
+        lost = "a command that is sent again now may run again"
+        self._memory = KeptFile(folder / MEMORY_FILE, "memory of commands", lost)
         self._max_bytes = 0
         self._messages: deque[tuple[bytes, Origin]] = deque()
         self._replies: deque[tuple[Origin, Reply]] = deque()

@@ -33,7 +33,7 @@ from sluice import __version__, log
 from sluice.batch import CLASSIC_MAX_MESSAGE_BYTES, LITE_MAX_MESSAGE_BYTES
 from sluice.command import Call, Command, NoArguments
 from sluice.command_service import CommandService
-from sluice.config import Changes, ComponentSettings, LastGood, Loaded, Problem, diff, keys_of, load
+from sluice.config import Changes, ComponentSettings, KeptFile, Loaded, Problem, diff, keys_of, load
 from sluice.ipc import Ipc, IpcDisconnected, IpcError, IpcNotFound, IpcRefused, IpcTimeout
 from sluice.retry import Backoff
 from sluice.secrets import Secrets
@@ -194,7 +194,7 @@ class Runner:
         self._on_stopping = on_stopping
         self._problems = Problems()
         self._status = Status(component.id)
-        self._last_good = LastGood(work_dir / LAST_GOOD_FILE)
+        self._last_good = KeptFile(work_dir / LAST_GOOD_FILE)
         self._context = Context(
             ipc=ipc,
             component_name="",

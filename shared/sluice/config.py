@@ -14,7 +14,7 @@ that a merge cannot take keys away from. So nothing in it may stop a component:
 Scalars are coerced, because the nuclei change their types: integral floats (classic, after updates), everything as text
 (lite, from YAML recipes).
 
-"Last good" is the raw form that was applied, so it survives on disk across versions of the models (`LastGood`). What
+"Last good" is the raw form that was applied, so it survives on disk across versions of the models (`KeptFile`). What
 people read is made in `sluice.problem`, what has changed in `sluice.changes`.
 """
 
@@ -31,7 +31,7 @@ from pydantic_core import PydanticCustomError
 
 from sluice import migration, units
 from sluice.changes import Changes, Entries, diff
-from sluice.last_good import LastGood
+from sluice.kept_file import KeptFile
 from sluice.migration import Move
 from sluice.problem import LOOKS_SECRET, Problem, one_of, pointer, render, shown, tell
 from sluice.schema import (
@@ -58,8 +58,8 @@ __all__ = [
     "ComponentSettings",
     "Duration",
     "Entries",
+    "KeptFile",
     "Labelled",
-    "LastGood",
     "Loaded",
     "LoadedEntries",
     "Move",

@@ -18,8 +18,8 @@ from sluice.config import (
     Changes,
     ComponentSettings,
     Duration,
+    KeptFile,
     Labelled,
-    LastGood,
     Named,
     Problem,
     SecretRef,
@@ -707,10 +707,10 @@ def test_every_leaf_that_differs_lies_at_or_below_a_path_of_the_difference(
 
 
 def test_the_last_good_configuration_comes_back_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
-    last_good = LastGood(tmp_path / "last.json")
+    last_good = KeptFile(tmp_path / "last.json")
     assert last_good.read() is None
     assert last_good.write({"connections": {"a": {"endpoint": "ä"}}})
-    assert LastGood(last_good.path).read() == {"connections": {"a": {"endpoint": "ä"}}}
+    assert KeptFile(last_good.path).read() == {"connections": {"a": {"endpoint": "ä"}}}
     assert stat.S_IMODE(last_good.path.stat().st_mode) == 0o600
     last_good.path.chmod(0o644)
     assert last_good.write({})
@@ -725,7 +725,7 @@ def test_a_malformed_file_is_renamed_aside_and_reported(
     path = tmp_path / "last.json"
     path.write_bytes(content)
     with caplog.at_level(logging.WARNING):
-        assert LastGood(path).read() is None
+        assert KeptFile(path).read() is None
     assert (tmp_path / "last.json.malformed").read_bytes() == content
     assert not path.exists()
     assert "malformed" in caplog.text
@@ -733,5 +733,5 @@ def test_a_malformed_file_is_renamed_aside_and_reported(
 
 def test_a_disk_that_refuses_costs_a_log_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert not LastGood(tmp_path / "missing" / "last.json").write({})
+        assert not KeptFile(tmp_path / "missing" / "last.json").write({})
     assert "cannot be written" in caplog.text
