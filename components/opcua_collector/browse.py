@@ -1,4 +1,4 @@
-"""Finding nodes: namespaces, operation limits, browse paths, data types, units. In batches that the server takes.
+"""Asking a server about nodes: attributes, namespaces, operation limits, browse paths. In batches that it takes.
 
 Everything is asked for at each connect, because indexes, types and limits may be others after a server's restart. What
 is wrong with one node is the answer for that node and never an exception.
@@ -6,17 +6,14 @@ is wrong with one node is the answer for that node and never an exception.
 
 from __future__ import annotations
 
-import base64
-import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from opcua_collector.address import NamespaceUnknownError, NodeAddress, parse_browse_path, parse_node_id
 from opcua_collector.config import Tag
-from opcua_collector.encoding import ARRAY_BIT, READERS, Attribute, MalformedError, read_attributes
+from opcua_collector.encoding import Attribute, read_attributes
 from opcua_collector.problems import node_problem
-from opcua_collector.samples import Rule, rule_of_family
 from opcua_collector.stack import NodeId, StackSession, UaError, ua
 from sluice.config import Problem
 
@@ -32,25 +29,7 @@ TOO_MUCH: Final = (
     ua.uaerrors.BadResponseTooLarge,
     ua.uaerrors.BadRequestTooLarge,
 )
-_DEEPEST_TYPE: Final = 32
 _HISTORY_READ: Final = 0x04  # bit of an access level (Part 3, 8.57)
-_BASE_DATA_TYPE: Final = 24
-
-#: Built-in or abstract data type -> how its values are typed. BaseDataType is decided by the value.
-_RULES: Final[dict[int, Rule]] = {
-    1: Rule.BOOLEAN,
-    **dict.fromkeys((2, 3, 4, 5, 6, 7, 8, 9, 19), Rule.INTEGER),
-    **dict.fromkeys((10, 11), Rule.DOUBLE),
-    **dict.fromkeys((12, 13, 14, 15, 16, 17, 18, 20, 21, 22, 23, 25), Rule.STRING),
-    26: Rule.NUMBER,
-    **dict.fromkeys((27, 28, 29), Rule.INTEGER),  # Integer, UInteger, Enumeration
-}
-_CONFIGURED: Final = {
-    "double": Rule.NUMBER,
-    "integer": Rule.INTEGER,
-    "boolean": Rule.BOOLEAN,
-    "string": Rule.STRING,
-}
 
 _MAKERS: Final[dict[str, Callable[[Any, int], NodeId]]] = {
     "i": lambda identifier, index: ua.NodeId(identifier, index),
@@ -69,15 +48,6 @@ class OperationLimits:
     browse: int = _DEFAULT_BATCH
     monitor: int = _DEFAULT_BATCH
     history: int = _DEFAULT_HISTORY_BATCH
-
-
-@dataclass(frozen=True, slots=True)
-class Metadata:
-    """What the server says about a node's value."""
-
-    unit: str = ""
-    low: float | None = None
-    high: float | None = None
 
 
 async def in_batches(items: Sequence[A], size: int, ask: Callable[[Sequence[A]], Awaitable[Sequence[B]]]) -> list[B]:
@@ -178,10 +148,10 @@ async def resolve(
 
 
 def _browse_path(path: str) -> Any:
-    return _relative(ua.NodeId(ua.ObjectIds.RootFolder), ua.ObjectIds.HierarchicalReferences, parse_browse_path(path))
+    return relative(ua.NodeId(ua.ObjectIds.RootFolder), ua.ObjectIds.HierarchicalReferences, parse_browse_path(path))
 
 
-def _relative(start: NodeId, reference: int, steps: Sequence[tuple[int, str]]) -> Any:
+def relative(start: NodeId, reference: int, steps: Sequence[tuple[int, str]]) -> Any:
     elements = [
         ua.RelativePathElement(
             ReferenceTypeId=ua.NodeId(reference),
@@ -192,96 +162,6 @@ def _relative(start: NodeId, reference: int, steps: Sequence[tuple[int, str]]) -
         for index, name in steps
     ]
     return ua.BrowsePath(StartingNode=start, RelativePath=ua.RelativePath(Elements=elements))
-
-
-async def rules(
-    session: StackSession, limits: OperationLimits, nodes: Mapping[str, tuple[str, Tag, NodeId]]
-) -> dict[str, Rule | Problem]:
-    """How each tag's values are typed, from the node's data type; or what is wrong with the node."""
-    found: dict[str, Rule | Problem] = {}
-    names = list(nodes)
-    questions = [
-        (nodes[name][2], attribute)
-        for name in names
-        for attribute in (ua.AttributeIds.DataType, ua.AttributeIds.ValueRank)
-    ]
-    answers = await read(session, questions, limits.read)
-    types: dict[str, str] = {}
-    for position, name in enumerate(names):
-        place, tag, _ = nodes[name]
-        data_type, rank = answers[2 * position], answers[2 * position + 1]
-        if data_type.status >> 30 >= 2 or not isinstance(data_type.value, str):
-            address = "node" if tag.node is not None else "path"
-            found[name] = node_problem(f"{place}.{address}", tag.node or tag.path, data_type.status or 0x80350000)
-        elif tag.type != "auto":
-            found[name] = _CONFIGURED[tag.type]
-        elif isinstance(rank.value, int) and rank.value >= 0:
-            found[name] = Rule.STRING  # an array, as JSON text
-        else:
-            types[name] = data_type.value
-    known = await _built_in(session, limits, sorted(set(types.values())))
-    by_value = [name for name, type_ in types.items() if known[type_] == _BASE_DATA_TYPE]
-    values = await read(session, [(nodes[name][2], ua.AttributeIds.Value) for name in by_value], limits.read)
-    families = {name: value.type_id for name, value in zip(by_value, values, strict=True)}
-    for name, type_ in types.items():
-        place, tag, _ = nodes[name]
-        built_in = known[type_]
-        if built_in in _RULES:
-            found[name] = _RULES[built_in]
-        elif families.get(name):
-            family = families[name]
-            found[name] = Rule.STRING if family & ARRAY_BIT else rule_of_family(family)
-        else:
-            found[name] = Problem(
-                f"{place}.type",
-                tag.type,
-                f"cannot be found out: the node has the data type {type_} and no value yet",
-                "set it to double, integer, boolean or string",
-                "it is tried again; the other tags are collected",
-            )
-    return found
-
-
-async def _built_in(session: StackSession, limits: OperationLimits, types: Sequence[str]) -> dict[str, int]:
-    """The built-in or abstract type that each data type is a subtype of; 24 (BaseDataType) where none is found."""
-    found: dict[str, int] = {}
-    above = {type_: type_ for type_ in types}
-    for _ in range(_DEEPEST_TYPE):
-        for type_, ancestor in list(above.items()):
-            number = int(ancestor[2:]) if ancestor.startswith("i=") else 0
-            if number in _RULES or number == _BASE_DATA_TYPE:
-                found[type_] = number
-                del above[type_]
-        if not above:
-            break
-        parents = await _parents(session, limits, sorted(set(above.values())))
-        above = {type_: parents.get(ancestor, f"i={_BASE_DATA_TYPE}") for type_, ancestor in above.items()}
-    return {**dict.fromkeys(types, _BASE_DATA_TYPE), **found}
-
-
-async def _parents(session: StackSession, limits: OperationLimits, types: Sequence[str]) -> dict[str, str]:
-    async def ask(batch: Sequence[str]) -> Sequence[Any]:
-        parameters = ua.BrowseParameters()
-        parameters.RequestedMaxReferencesPerNode = 1
-        parameters.NodesToBrowse = [
-            ua.BrowseDescription(
-                NodeId=ua.NodeId.from_string(type_),
-                BrowseDirection=ua.BrowseDirection.Inverse,
-                ReferenceTypeId=ua.NodeId(ua.ObjectIds.HasSubtype),
-                IncludeSubtypes=False,
-                NodeClassMask=0,
-                ResultMask=0,
-            )
-            for type_ in batch
-        ]
-        return list(await session.browse(parameters))
-
-    answers = await in_batches(types, limits.browse, ask)
-    return {
-        type_: answer.References[0].NodeId.to_string()
-        for type_, answer in zip(types, answers, strict=True)
-        if answer.References
-    }
 
 
 async def history(session: StackSession, limits: OperationLimits, nodes: Sequence[NodeId]) -> list[str]:
@@ -300,55 +180,3 @@ def _no_history(ours: Attribute, of_all: Attribute, recording: Attribute) -> str
     if not levels[0] & _HISTORY_READ:
         return "this user may not read its history"
     return "the server does not record its history at present" if recording.value is False else ""
-
-
-async def metadata(session: StackSession, limits: OperationLimits, nodes: Sequence[NodeId]) -> list[Metadata]:
-    """Unit and range of each node (Part 8, 5.6.2: EngineeringUnits, EURange); empty where it has none."""
-    names = ("EngineeringUnits", "EURange")
-
-    async def ask(batch: Sequence[tuple[NodeId, str]]) -> Sequence[Any]:
-        wanted = [_relative(node, ua.ObjectIds.HasProperty, [(0, name)]) for node, name in batch]
-        return list(await session.translate_browsepaths_to_nodeids(wanted))
-
-    questions = [(node, name) for node in nodes for name in names]
-    properties = await in_batches(questions, limits.translate, ask)
-    exist = [
-        (position, answer.Targets[0].TargetId)
-        for position, answer in enumerate(properties)
-        if answer.StatusCode.is_good() and answer.Targets
-    ]
-    targets = [(ua.NodeId(t.Identifier, t.NamespaceIndex, t.NodeIdType), ua.AttributeIds.Value) for _, t in exist]
-    values = dict(zip([position for position, _ in exist], await read(session, targets, limits.read), strict=True))
-    found = []
-    for position in range(len(nodes)):
-        unit, span = values.get(2 * position), values.get(2 * position + 1)
-        low, high = _range(span.value if span else None)
-        found.append(Metadata(_unit(unit.value if unit else None), low, high))
-    return found
-
-
-def _body(value: Any, encoding: str) -> bytes | None:
-    if not isinstance(value, dict) or value.get("type") != encoding or not isinstance(value.get("body"), str):
-        return None
-    return base64.b64decode(value["body"])
-
-
-def _unit(value: Any) -> str:
-    """The text that people read of an EUInformation: its display name."""
-    body = _body(value, "i=889")
-    if body is None:
-        return ""
-    try:
-        _, position = READERS[12](body, 0, 0)  # namespace
-        text, _ = READERS[21](body, position + 4, 0)  # behind the unit's number: display name
-    except (MalformedError, IndexError, struct.error):
-        return ""
-    return str(text or "").strip()[:64]
-
-
-def _range(value: Any) -> tuple[float | None, float | None]:
-    body = _body(value, "i=886")
-    if body is None or len(body) < 16:
-        return None, None
-    low, high = struct.unpack_from("<dd", body)
-    return (low, high) if low < high else (None, None)

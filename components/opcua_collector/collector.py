@@ -13,9 +13,9 @@ from opcua_collector import checks
 from opcua_collector.commands import Commands
 from opcua_collector.config import Configuration
 from opcua_collector.config import Connection as ConnectionSettings
+from opcua_collector.connecting import Identity
 from opcua_collector.connection import Connection
 from opcua_collector.problems import TroubleError
-from opcua_collector.session import Identity
 from opcua_collector.tags import Selection, Stamp, forget, forget_others, select, stamps
 from sluice.command import Command
 from sluice.component import Component, Context

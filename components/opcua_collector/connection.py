@@ -21,6 +21,7 @@ from opcua_collector import browse, recovery, subscription
 from opcua_collector.backfill import Backfill
 from opcua_collector.config import Connection as Settings
 from opcua_collector.config import Tag
+from opcua_collector.connecting import Identity, TicketError, connect
 from opcua_collector.feed import Feed
 from opcua_collector.intake import GAPS, MARKS, Intake, Outlet, Traffic
 from opcua_collector.items import Items, Reporter
@@ -29,7 +30,7 @@ from opcua_collector.problems import explain
 from opcua_collector.publishing import OutboxFullError, Publishing, SubscriptionLostError, outstanding
 from opcua_collector.requested import MOST_REQUESTS, Request, Requested
 from opcua_collector.security import thumbprint
-from opcua_collector.session import Identity, Session, Ticket, TicketError, connect
+from opcua_collector.session import Session, Ticket
 from sluice.log import Secret
 from sluice.retry import Backoff
 from sluice.status import Connection as State

@@ -13,15 +13,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Protocol
 
-from opcua_collector import browse, subscription
+from opcua_collector import browse, data_types, metadata, monitoring, subscription
 from opcua_collector.config import Connection as Settings
 from opcua_collector.config import Tag
 from opcua_collector.intake import Intake, present
 from opcua_collector.kept import ITEMS, KeptItem, address_of
 from opcua_collector.kept import Items as Kept
+from opcua_collector.metadata import Metadata
+from opcua_collector.monitoring import Wish
 from opcua_collector.problems import node_problem
 from opcua_collector.samples import Rule
-from opcua_collector.session import Session, Subscribed, Wish
+from opcua_collector.session import Session, Subscribed
 from opcua_collector.stack import NodeId, UaError
 from sluice.batch import Series
 from sluice.config import Problem
@@ -78,7 +80,7 @@ class Items:
         self._ended: list[int] = []  # monitored items that nobody wants any more
         self._asked: set[str] = set()  # tags whose items the server may have made, or not
         self._kept = Kept(0, 0, ())
-        self._told_metadata: dict[str, browse.Metadata] = {}
+        self._told_metadata: dict[str, Metadata] = {}
         self._changed = asyncio.Event()
 
     def want(self, settings: Settings, tags: Mapping[str, Tag]) -> None:
@@ -205,7 +207,7 @@ class Items:
         if self._ended:
             ended = list(self._ended)
             await self._keep(run.subscribed.id)
-            await run.session.unmonitor(run.subscribed.id, ended, run.limits.monitor)
+            await monitoring.unmonitor(run.session.stack, run.subscribed.id, ended, run.limits.monitor)
             self._ended = self._ended[len(ended) :]
 
     async def _resample(self, run: _Run) -> None:
@@ -221,7 +223,7 @@ class Items:
             return
         wishes = [run.wish(item.node, item.handle, tag) for _, item, tag in changed]
         monitored = [item.monitored for _, item, _ in changed]
-        answers = await run.session.resample(run.subscribed.id, monitored, wishes, run.limits.monitor)
+        answers = await monitoring.modify(run.session.stack, run.subscribed.id, monitored, wishes, run.limits.monitor)
         for (place, item, tag), answer in zip(changed, answers, strict=True):
             item.tag = tag
             if answer.status >> 30 >= 2:
@@ -247,14 +249,14 @@ class Items:
         stack = run.session.stack
         nodes = await browse.resolve(stack, run.limits, wanted, run.spaces)
         found = {name: (*wanted[name], node) for name, node in nodes.items() if not isinstance(node, Problem)}
-        rules = await browse.rules(stack, run.limits, found) if found else {}
+        rules = await data_types.rules(stack, run.limits, found) if found else {}
         good = {name: node for name, (_, _, node) in found.items() if not isinstance(rules[name], Problem)}
         known = await self._metadata(run, good)
         wishes: dict[str, Wish] = {}
         for name, node in good.items():
             rule = rules[name]
             assert isinstance(rule, Rule)
-            item = self._item(name, wanted[name][1], known.get(name, browse.Metadata()).unit, rule)
+            item = self._item(name, wanted[name][1], known.get(name, Metadata()).unit, rule)
             item.node = node
             wishes[name] = run.wish(node, item.handle, item.tag)
         if wishes and self.are_of(run.subscribed.id) and self._intake.assembler.handles > self._kept.reserved:
@@ -271,7 +273,9 @@ class Items:
     ) -> None:
         if self.are_of(run.subscribed.id):
             self._asked = set(wishes)
-        answers = await run.session.monitor(run.subscribed.id, list(wishes.values()), run.limits.monitor)
+        answers = await monitoring.monitor(
+            run.session.stack, run.subscribed.id, list(wishes.values()), run.limits.monitor
+        )
         self._asked.clear()
         begun: list[int] = []
         for name, answer in zip(wishes, answers, strict=True):
@@ -316,11 +320,11 @@ class Items:
     def _place(self, name: str) -> str:
         return f"connections.{self._connection}.{self._tags[name].setting}.{name}"
 
-    async def _metadata(self, run: _Run, nodes: Mapping[str, NodeId]) -> dict[str, browse.Metadata]:
+    async def _metadata(self, run: _Run, nodes: Mapping[str, NodeId]) -> dict[str, Metadata]:
         """Units and ranges, told as an event where they are new. A server that cannot say them costs only them."""
         names = list(nodes)
         try:
-            answers = await browse.metadata(run.session.stack, run.limits, [nodes[name] for name in names])
+            answers = await metadata.metadata(run.session.stack, run.limits, [nodes[name] for name in names])
         except (UaError, ValueError) as error:
             logger.warning("Connection %s: no units and ranges, the server answers %s", self._connection, error)
             return {}
@@ -328,7 +332,7 @@ class Items:
         new = {
             name: what
             for name, what in known.items()
-            if what != self._told_metadata.get(name, browse.Metadata()) and name in self._tags
+            if what != self._told_metadata.get(name, Metadata()) and name in self._tags
         }
         self._told_metadata.update(new)
         told = list(new.items())

@@ -23,12 +23,12 @@ from opcua_collector import backfill
 from opcua_collector.backfill import Backfill
 from opcua_collector.browse import OperationLimits, operation_limits
 from opcua_collector.config import Connection as Settings
+from opcua_collector.connecting import Identity, connect
 from opcua_collector.gaps import Gaps
 from opcua_collector.marks import Mark, Marks, dump, restore
 from opcua_collector.notifications import Block, Publication
 from opcua_collector.requested import NOT_MONITORED, Requested
 from opcua_collector.samples import Assembler, Rule
-from opcua_collector.session import Identity, connect
 from opcua_collector.stack import UaStatusCodeError, ua
 from plant.log import LoggedRow, PlantLog, read_log
 from plant.opcua_server import PlantServer

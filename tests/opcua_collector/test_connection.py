@@ -19,12 +19,14 @@ from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.user_managers import UserManager
 from cryptography import x509
 
+from opcua_collector import monitoring
 from opcua_collector.config import Connection as Settings
+from opcua_collector.connecting import Identity
 from opcua_collector.connection import Connection
+from opcua_collector.monitoring import Wish
 from opcua_collector.notifications import Publication, Quarantined
 from opcua_collector.requested import Requested
 from opcua_collector.security import own_certificate
-from opcua_collector.session import Identity, Session, Wish
 from opcua_collector.stack import ua
 from plant.certificate import own_certificate as server_certificate
 from plant.line import Line
@@ -366,23 +368,23 @@ async def test_a_tag_may_have_its_own_sampling_interval_and_another_one_while_al
 ) -> None:
     asked: list[tuple[str, list[int], list[float]]] = []
     answered: list[int] = []
-    monitor, resample = Session.monitor, Session.resample
+    monitor, modify = monitoring.monitor, monitoring.modify
 
-    async def spy_monitor(self: Session, subscription: int, wishes: Sequence[Wish], batch: int) -> Any:
-        found = await monitor(self, subscription, wishes, batch)
+    async def spy_monitor(stack: Any, subscription: int, wishes: Sequence[Wish], batch: int) -> Any:
+        found = await monitor(stack, subscription, wishes, batch)
         asked.append(("monitor", [one.id for one in found], [wish.sampling for wish in wishes]))
         return found
 
-    async def spy_resample(
-        self: Session, subscription: int, items: Sequence[int], wishes: Sequence[Wish], batch: int
+    async def spy_modify(
+        stack: Any, subscription: int, items: Sequence[int], wishes: Sequence[Wish], batch: int
     ) -> Any:
-        found = await resample(self, subscription, items, wishes, batch)
+        found = await modify(stack, subscription, items, wishes, batch)
         asked.append(("resample", list(items), [wish.sampling for wish in wishes]))
         answered.extend(one.status for one in found)
         return found
 
-    monkeypatch.setattr(Session, "monitor", spy_monitor)
-    monkeypatch.setattr(Session, "resample", spy_resample)
+    monkeypatch.setattr(monitoring, "monitor", spy_monitor)
+    monkeypatch.setattr(monitoring, "modify", spy_modify)
     tags = {"A": {"node": node("Double")}, "B": {"node": node("Float"), "samplingInterval": "250ms"}}
     line = start(plant.endpoint, tags)
     await line.flows("A", "B")

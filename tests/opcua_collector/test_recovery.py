@@ -16,10 +16,12 @@ import pytest
 import pytest_asyncio
 from asyncua.client.ua_session import UaSession
 
-from opcua_collector import browse
+from opcua_collector import browse, monitoring
 from opcua_collector.config import Connection as Settings
+from opcua_collector.connecting import Identity
 from opcua_collector.connection import Connection
-from opcua_collector.session import Identity, Monitored, Session
+from opcua_collector.monitoring import Monitored
+from opcua_collector.session import Session
 from opcua_collector.stack import UaStatusCodeError
 from plant.line import Line
 from plant.opcua_server import PlantServer
@@ -472,7 +474,7 @@ async def test_an_item_of_which_the_answer_was_lost_gives_its_values_once(
 ) -> None:
     """The line was cut between the server's creation of an item and its answer: a second one must not double it."""
     added = plant_tags(1)[4]
-    monitor = Session.monitor
+    monitor = monitoring.monitor
 
     async def made_and_not_told(*arguments: Any) -> Any:
         monkeypatch.undo()
@@ -480,7 +482,7 @@ async def test_an_item_of_which_the_answer_was_lost_gives_its_values_once(
         await rig.line.cut()
         raise ConnectionResetError
 
-    monkeypatch.setattr(Session, "monitor", made_and_not_told)
+    monkeypatch.setattr(monitoring, "monitor", made_and_not_told)
     rig.change(tags={**SOME, added.tag: TAGS[added.tag]})
     await rig.connects(2)
     assert rig.rung == "resumed"
@@ -682,7 +684,7 @@ async def test_a_tag_that_was_refused_and_then_half_monitored_lacks_what_it_lack
     await rig.away()
     await server.forget(subscriptions=True)
     away = await show(server, 3)
-    monitor = Session.monitor
+    monitor = monitoring.monitor
     calls = 0
 
     async def hindered(*arguments: Any) -> Any:
@@ -696,7 +698,7 @@ async def test_a_tag_that_was_refused_and_then_half_monitored_lacks_what_it_lack
             raise ConnectionResetError
         return made
 
-    monkeypatch.setattr(Session, "monitor", hindered)
+    monkeypatch.setattr(monitoring, "monitor", hindered)
     await rig.back()
     await until(lambda: "does not exist" in str(rig.reports.found), rig.state)
     items = rig.connection._items
