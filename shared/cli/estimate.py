@@ -15,6 +15,7 @@ from typing import Any, Final
 from cli.finding import Findings
 from cli.gateway import Gateway
 from cli.routes import Source, exported, sources
+from opcua_collector.plan import Plan, plan
 from sluice.config import Problem
 
 DAY: Final = 86_400.0
@@ -118,18 +119,21 @@ def _unlimited(source: Source) -> bool:
     return any(_interval(source, tag) == 0 for tag in source.producer.tags(source.connection).values())
 
 
+def _plan(source: Source, tag: Any) -> Plan:
+    """How the tag's group collects."""
+    return plan(source.settings, tag.group).of(tag)
+
+
 def _interval(source: Source, tag: Any) -> float:
-    """Seconds between two looks of the server at a tag's node."""
-    for interval in (getattr(tag, "sampling_interval", None), source.settings.sampling_interval):
-        if interval is not None:
-            return float(interval)
-    return float(source.settings.publishing_interval)
+    """Seconds between two looks of the server at a tag's node, or of ours."""
+    how = _plan(source, tag)
+    return how.poll if how.mode == "poll" else how.sampling
 
 
 def _rates(source: Source, change: float) -> list[float]:
     """Values per second of each tag. One that is sampled as fast as the server can is counted once a publication."""
-    publishing = float(source.settings.publishing_interval)
-    return [change / (_interval(source, tag) or publishing) for tag in source.producer.tags(source.connection).values()]
+    tags = source.producer.tags(source.connection).values()
+    return [change / (_interval(source, tag) or _plan(source, tag).publishing) for tag in tags]
 
 
 def _hours(source: Source, values_per_s: float) -> float | None:
@@ -195,6 +199,12 @@ def _r(value: float) -> float:
 
 def check_estimate(gateway: Gateway, found: Estimate, findings: Findings) -> None:
     """Rates beyond what a destination takes unasked. Warnings: they are upper bounds, and quotas can be raised."""
+    for source in sources(gateway):
+        if getattr(source.settings, "select", None):
+            place = f"connections.{source.connection}.select"
+            problem = "finds its tags on the server, so that their number is not in the figures"
+            remedy = "see how many there are with scripts/sluice browse"
+            findings.add("note", source.producer.member.name, Problem(place, None, problem, remedy))
     exporter = gateway.exporter
     if exporter is None:
         return

@@ -55,6 +55,15 @@ def warnings(folder: Path, connection: dict[str, Any], sinks: dict[str, Any]) ->
             1.0,
             10.1,
         ),
+        (
+            {
+                "publishingInterval": "1s",
+                "groups": {"slow": {"publishingInterval": "10s"}, "polled": {"mode": "poll", "pollInterval": "5s"}},
+                "tags": {"a": TAG, "b": {**TAG, "group": "slow"}, "c": {**TAG, "group": "polled"}},
+            },
+            1.0,
+            1.3,
+        ),
     ],
 )
 def test_values_are_tags_by_sampling_interval(
@@ -161,3 +170,12 @@ def test_more_changes_never_cost_less(tmp_path_factory: Any, tags: int, interval
     assert some.flash_gb_per_day <= every.flash_gb_per_day
     for one, other in zip(some.sinks, every.sinks, strict=True):
         assert (one.bytes_per_s, one.objects_per_day or 0) <= (other.bytes_per_s, other.objects_per_day or 0)
+
+
+def test_tags_that_only_the_server_knows_are_not_in_the_figures_and_it_says_so(tmp_path: Path) -> None:
+    found = check_document(
+        document(tmp_path, {"select": {"all": {"path": "/Plant/**"}}}, {"s3": {"type": "s3", "bucket": "b"}}),
+        nucleus="classic",
+    ).findings
+    notes = [str(one.problem) for one in found if one.level == "note"]
+    assert [note for note in notes if "connections.line1.select finds its tags on the server" in note], notes
