@@ -35,7 +35,9 @@ from sluice.tag_package import PREFIX, tags_file
 
 logger = logging.getLogger(__name__)
 
-COLUMNS: Final = ("tag", "connection", "node", "path", "unit", "asset", "type", "samplingInterval")
+COLUMNS: Final = (
+    "tag", "connection", "node", "path", "unit", "asset", "type", "samplingInterval", "group", "indexRange", "field",
+)  # fmt: skip
 """In the order in which a table is written."""
 REQUIRED: Final = (("tag",), ("node", "path"))
 _SETTINGS: Final = COLUMNS[2:]

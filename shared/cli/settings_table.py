@@ -25,7 +25,13 @@ from sluice.units import format_duration, format_size
 BEGIN: Final = "<!-- settings -->"
 END: Final = "<!-- /settings -->"
 _MARKED: Final = re.compile(rf"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-_ENTRIES: Final[Mapping[str, str]] = {"connections": "connection", "tags": "tag", "sinks": "sink"}
+_ENTRIES: Final[Mapping[str, str]] = {
+    "connections": "connection",
+    "tags": "tag",
+    "sinks": "sink",
+    "groups": "group",
+    "select": "filter",
+}
 
 
 @dataclass(frozen=True, slots=True)

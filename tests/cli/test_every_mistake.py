@@ -54,6 +54,14 @@ def tag(**settings: Any) -> dict[str, Any]:
     return connection(tags={"Temp": settings})
 
 
+def group(**settings: Any) -> dict[str, Any]:
+    return connection(groups={"fast": settings})
+
+
+def filter_(**settings: Any) -> dict[str, Any]:
+    return connection(select={"all": settings})
+
+
 def sink(kind: str = "s3", **settings: Any) -> dict[str, Any]:
     needed = {"s3": {"bucket": "plant"}, "kinesis": {"kinesisStream": "plant"}, "sitewise": {}}[kind]
     given = {"type": kind, **needed, **settings}
@@ -316,7 +324,7 @@ ROWS = [
         COLLECTOR,
         connection(security={"policy": "Basic128"}),
         'connections.line1.security.policy = "Basic128" is not one of the allowed words: use one of: auto, '
-        "None, Basic256Sha256 (connections.line1 is not applied)",
+        "None, Basic256Sha256, Aes128_Sha256_RsaOaep, Aes256_Sha256_RsaPss (connections.line1 is not applied)",
     ),
     Row(
         COLLECTOR,
@@ -333,12 +341,14 @@ ROWS = [
     Row(
         COLLECTOR,
         connection(user={}),
-        "connections.line1.user.name is required: add it (connections.line1 is not applied)",
+        "connections.line1.user = {} needs exactly one of name and certificate: give the name, and the password if it "
+        "has one, or the certificate and its key (connections.line1 is not applied)",
     ),
     Row(
         COLLECTOR,
         connection(user={"name": ""}),
-        'connections.line1.user.name = "" is too short: use 1 or more characters (connections.line1 is not applied)',
+        'connections.line1.user = {"name": ""} needs exactly one of name and certificate: give the name, and the '
+        "password if it has one, or the certificate and its key (connections.line1 is not applied)",
     ),
     Row(
         COLLECTOR,
@@ -566,6 +576,478 @@ ROWS = [
     ),
     Row(
         COLLECTOR,
+        connection(security={"checkHostName": "perhaps"}),
+        'connections.line1.security.checkHostName = "perhaps" is neither true nor false: write true or false, or '
+        "leave it out for true (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(security={"allowExpired": "perhaps"}),
+        'connections.line1.security.allowExpired = "perhaps" is neither true nor false: write true or false, or '
+        "leave it out for false (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(security={"requireRevocationList": "perhaps"}),
+        'connections.line1.security.requireRevocationList = "perhaps" is neither true nor false: write true or '
+        "false, or leave it out for false (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(user={"name": "o", "certificate": "user.der"}),
+        'connections.line1.user = {"name": "o", "certificate": "user.der"} needs exactly one of name and '
+        "certificate: give the name, and the password if it has one, or the certificate and its key "
+        "(connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(user={"certificate": "user.der"}),
+        'connections.line1.user = {"certificate": "user.der"} has a certificate, which goes with a key and without'
+        " a password: give key: {file: <path of a file of mode 0600>} and take password out (connections.line1 is "
+        "not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(user={"certificate": "user.der", "key": {"file": "user.pem"}, "password": {"file": "p"}}),
+        'connections.line1.user = {"certificate": "user.der", "key": "***", "password": "***"} has a certificate, '
+        "which goes with a key and without a password: give key: {file: <path of a file of mode 0600>} and take "
+        "password out (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(user={"name": "o", "key": {"file": "user.pem"}}),
+        'connections.line1.user = {"name": "o", "key": "***"} has a key without its certificate: give the '
+        "certificate in the place of the name, or take the key out (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(user={"certificate": "user.der", "key": "-----BEGIN PRIVATE KEY-----"}),
+        'connections.line1.user.key = "***" holds the secret itself, which every component on the core could read:'
+        " write a reference, {secret: <name or ARN>, key: password} or {file: <path of a file of mode 0600>}, and "
+        "change the secret: it is in the deployment's history (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(mode="push"),
+        'connections.line1.mode = "push" is not one of the allowed words: use one of: subscribe, poll '
+        "(connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(pollInterval="10ms"),
+        'connections.line1.pollInterval = "10ms" is too small: use 50ms or more (connections.line1 is not applied)',
+    ),
+    Row(
+        COLLECTOR,
+        connection(pollInterval="2d"),
+        'connections.line1.pollInterval = "2d" is too large: use 1d or less (connections.line1 is not applied)',
+    ),
+    Row(
+        COLLECTOR,
+        connection(outage="100ms"),
+        'connections.line1.outage = "100ms" is too small: use 1s or more (connections.line1 is not applied)',
+    ),
+    Row(
+        COLLECTOR,
+        connection(outage="2h"),
+        'connections.line1.outage = "2h" is too large: use 1h or less (connections.line1 is not applied)',
+    ),
+    Row(
+        COLLECTOR,
+        connection(discard="middle"),
+        'connections.line1.discard = "middle" is not one of the allowed words: use one of: oldest, newest '
+        "(connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(trigger="always"),
+        'connections.line1.trigger = "always" is not one of the allowed words: use one of: status, value, '
+        "timestamp (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(deadband=0.5),
+        "connections.line1.deadband = 0.5 is not a map of settings: write key: value lines below it "
+        "(connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(deadband={"absolute": 0}),
+        "connections.line1.deadband.absolute = 0 is too small: use more than 0.0 (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(deadband={"percent": 0}),
+        "connections.line1.deadband.percent = 0 is too small: use more than 0.0 (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(deadband={"percent": 101}),
+        "connections.line1.deadband.percent = 101 is too large: use 100.0 or less (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(heartbeat="100ms"),
+        'connections.line1.heartbeat = "100ms" is too small: use 1s or more (connections.line1 is not applied)',
+    ),
+    Row(
+        COLLECTOR,
+        connection(heartbeat="2d"),
+        'connections.line1.heartbeat = "2d" is too large: use 1d or less (connections.line1 is not applied)',
+    ),
+    Row(
+        COLLECTOR,
+        connection(deadband={}),
+        "connections.line1.deadband = {} needs exactly one of absolute and percent: give the width in units "
+        "(absolute) or percent of the range (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(deadband={"absolute": 1, "percent": 1}),
+        'connections.line1.deadband = {"absolute": 1, "percent": 1} needs exactly one of absolute and percent: '
+        "give the width in units (absolute) or percent of the range (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(deadband={"percent": 1, "low": 0}),
+        'connections.line1.deadband = {"percent": 1, "low": 0} has no range: give low and high, low below high, or'
+        " none of them (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(deadband={"percent": 1, "low": 10, "high": 0}),
+        'connections.line1.deadband = {"percent": 1, "low": 10, "high": 0} has no range: give low and high, low '
+        "below high, or none of them (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(timestamps="gateway"),
+        'connections.line1.timestamps = "gateway" is not one of the allowed words: use one of: source, server '
+        "(connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(load=5),
+        "connections.line1.load = 5 is not a map of settings: write key: value lines below it (connections.line1 "
+        "is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(load={"requestsPerSecond": 0.5}),
+        "connections.line1.load.requestsPerSecond = 0.5 is too small: use 1.0 or more (connections.line1 is not "
+        "applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(load={"requestsPerSecond": 20000}),
+        "connections.line1.load.requestsPerSecond = 20000 is too large: use 10000.0 or less (connections.line1 is "
+        "not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(load={"batch": 0}),
+        "connections.line1.load.batch = 0 is too small: use 1 or more (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(load={"batch": 20000}),
+        "connections.line1.load.batch = 20000 is too large: use 10000 or less (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(load={"parallel": 0}),
+        "connections.line1.load.parallel = 0 is too small: use 1 or more (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(load={"parallel": 17}),
+        "connections.line1.load.parallel = 17 is too large: use 16 or less (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(history=True),
+        "connections.line1.history = true is not a map of settings: write key: value lines below it "
+        "(connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(history={"read": "perhaps"}),
+        'connections.line1.history.read = "perhaps" is neither true nor false: write true or false, or leave it '
+        "out for true (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(history={"maxWindow": "10s"}),
+        'connections.line1.history.maxWindow = "10s" is too small: use 1m or more (connections.line1 is not applied)',
+    ),
+    Row(
+        COLLECTOR,
+        connection(history={"maxWindow": "31d"}),
+        'connections.line1.history.maxWindow = "31d" is too large: use 30d or less (connections.line1 is not applied)',
+    ),
+    Row(
+        COLLECTOR,
+        connection(history={"valuesPerSecond": 1}),
+        "connections.line1.history.valuesPerSecond = 1 is too small: use 10 or more (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(history={"valuesPerSecond": 20000000}),
+        "connections.line1.history.valuesPerSecond = 20000000 is too large: use 10000000 or less "
+        "(connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(browse=False),
+        "connections.line1.browse = false is not a map of settings: write key: value lines below it "
+        "(connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(browse={"refresh": "10s"}),
+        'connections.line1.browse.refresh = "10s" is too small: use 1m or more (connections.line1 is not applied)',
+    ),
+    Row(
+        COLLECTOR,
+        connection(browse={"refresh": "8d"}),
+        'connections.line1.browse.refresh = "8d" is too large: use 7d or less (connections.line1 is not applied)',
+    ),
+    Row(
+        COLLECTOR,
+        connection(browse={"maxNodes": 10}),
+        "connections.line1.browse.maxNodes = 10 is too small: use 100 or more (connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(browse={"maxNodes": 2000000}),
+        "connections.line1.browse.maxNodes = 2000000 is too large: use 1000000 or less (connections.line1 is not "
+        "applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(groups=["fast"]),
+        'connections.line1.groups = ["fast"] is not a map of settings: write key: value lines below it '
+        "(connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(groups={"fast": "100ms"}),
+        'connections.line1.groups.fast = "100ms" is not a map of settings: write key: value lines below it '
+        "(connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(groups={"fast group": {}}),
+        'connections.line1.groups["fast group"] is not usable as a name in topics: use 1 to 64 letters, digits, '
+        'dots, hyphens and underscores, beginning with a letter or digit (connections.line1.groups["fast group"] '
+        "is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(groups={"fast": {"publishingIntervall": "1s"}}),
+        'connections.line1.groups.fast.publishingIntervall = "1s" is an unknown key: did you mean '
+        "publishingInterval? A merge cannot remove it: deploy with RESET "
+        '"/connections/line1/groups/fast/publishingIntervall" (it is ignored)',
+    ),
+    Row(
+        COLLECTOR,
+        group(publishingInterval="1ms"),
+        'connections.line1.groups.fast.publishingInterval = "1ms" is too small: use 10ms or more '
+        "(connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        group(publishingInterval="2h"),
+        'connections.line1.groups.fast.publishingInterval = "2h" is too large: use 1h or less '
+        "(connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        group(samplingInterval="-1s"),
+        'connections.line1.groups.fast.samplingInterval = "-1s" is not a duration: write a number with a unit: '
+        "500ms, 5s, 2m, 1h or 7d (connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        group(samplingInterval="2h"),
+        'connections.line1.groups.fast.samplingInterval = "2h" is too large: use 1h or less '
+        "(connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        group(queueSize=0),
+        "connections.line1.groups.fast.queueSize = 0 is no queue size: use auto, or a number from 1 to 1000000 of "
+        "values that the server keeps per tag (connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        group(mode="push"),
+        'connections.line1.groups.fast.mode = "push" is not one of the allowed words: use one of: subscribe, poll '
+        "(connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        group(pollInterval="10ms"),
+        'connections.line1.groups.fast.pollInterval = "10ms" is too small: use 50ms or more '
+        "(connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        group(pollInterval="2d"),
+        'connections.line1.groups.fast.pollInterval = "2d" is too large: use 1d or less '
+        "(connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        group(outage="100ms"),
+        'connections.line1.groups.fast.outage = "100ms" is too small: use 1s or more '
+        "(connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        group(outage="2h"),
+        'connections.line1.groups.fast.outage = "2h" is too large: use 1h or less (connections.line1.groups.fast '
+        "is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        group(discard="middle"),
+        'connections.line1.groups.fast.discard = "middle" is not one of the allowed words: use one of: oldest, '
+        "newest (connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        group(trigger="always"),
+        'connections.line1.groups.fast.trigger = "always" is not one of the allowed words: use one of: status, '
+        "value, timestamp (connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        group(deadband=0.5),
+        "connections.line1.groups.fast.deadband = 0.5 is not a map of settings: write key: value lines below it "
+        "(connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        group(deadband={"absolute": 0}),
+        "connections.line1.groups.fast.deadband.absolute = 0 is too small: use more than 0.0 "
+        "(connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        group(deadband={"percent": 0}),
+        "connections.line1.groups.fast.deadband.percent = 0 is too small: use more than 0.0 "
+        "(connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        group(deadband={"percent": 101}),
+        "connections.line1.groups.fast.deadband.percent = 101 is too large: use 100.0 or less "
+        "(connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        group(heartbeat="100ms"),
+        'connections.line1.groups.fast.heartbeat = "100ms" is too small: use 1s or more '
+        "(connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        group(heartbeat="2d"),
+        'connections.line1.groups.fast.heartbeat = "2d" is too large: use 1d or less '
+        "(connections.line1.groups.fast is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(select=["/Plant/**"]),
+        'connections.line1.select = ["/Plant/**"] is not a map of settings: write key: value lines below it '
+        "(connections.line1 is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        connection(select={"all": "/Plant/**"}),
+        'connections.line1.select.all = "/Plant/**" is not a map of settings: write key: value lines below it '
+        "(connections.line1.select.all is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        filter_(),
+        "connections.line1.select.all.path is required: add it, for example /Plant/** "
+        "(connections.line1.select.all is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        filter_(path="Plant/**"),
+        'connections.line1.select.all.path = "Plant/**" is no filter, because it does not begin with /: write the '
+        "browse names from Objects down, such as /Plant/*/Temperature, or /Plant/** for all below Plant "
+        "(connections.line1.select.all is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        filter_(path="/Plant//Temp"),
+        'connections.line1.select.all.path = "/Plant//Temp" has an empty step: take one of the two slashes away '
+        "(connections.line1.select.all is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        filter_(path="/**", exclude="/x"),
+        'connections.line1.select.all.exclude = "/x" is not a list: write a list such as [a, b] '
+        "(connections.line1.select.all is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        filter_(path="/**", exclude=["/x"] * 65),
+        'connections.line1.select.all.exclude = ["/x", "/x", "/x", "/x", "/x", "/x", "/x", "/x", "/x", "/x", "/x",'
+        ' "/x", "/x", "/x", "/x", "/x", "/x", "/x", "/x", "/x",… (390 characters) has too many entries: give at '
+        "most 64 (connections.line1.select.all is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        filter_(path="/**", exclude=["x"]),
+        'connections.line1.select.all.exclude[0] = "x" is no filter, because it does not begin with /: write the '
+        "browse names from Objects down, such as /Plant/*/Temperature, or /Plant/** for all below Plant "
+        "(connections.line1.select.all is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        filter_(path="/**", dataType=["Double"] * 33),
+        'connections.line1.select.all.dataType = ["Double", "Double", "Double", "Double", "Double", "Double", '
+        '"Double", "Double", "Double", "Double", "Double", "Double",… (330 characters) has too many entries: give '
+        "at most 32 (connections.line1.select.all is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        filter_(path="/**", typeDefinition=["T"] * 33),
+        'connections.line1.select.all.typeDefinition = ["T", "T", "T", "T", "T", "T", "T", "T", "T", "T", "T", '
+        '"T", "T", "T", "T", "T", "T", "T", "T", "T", "T", "T", "T", "T",… (165 characters) has too many entries: '
+        "give at most 32 (connections.line1.select.all is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        filter_(path="/**", historizing="perhaps"),
+        'connections.line1.select.all.historizing = "perhaps" is neither true nor false: write true or false '
+        "(connections.line1.select.all is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        filter_(path="/**", asset=["a"]),
+        'connections.line1.select.all.asset = ["a"] is not text: write a path such as site/area/line1 '
+        "(connections.line1.select.all is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        tag(node=NODE, indexRange="9:0"),
+        'connections.line1.tags.Temp.indexRange = "9:0" is no range of an array: write an index such as 3, or the '
+        "first and the last such as 0:9, from 0 on (connections.line1.tags.Temp is not applied)",
+    ),
+    Row(
+        COLLECTOR,
+        tag(node=NODE, indexRange="all"),
+        'connections.line1.tags.Temp.indexRange = "all" is no range of an array: write an index such as 3, or the '
+        "first and the last such as 0:9, from 0 on (connections.line1.tags.Temp is not applied)",
+    ),
+    Row(
+        COLLECTOR,
         connection(tagsPackage="two words"),
         'connections.line1.tagsPackage = "two words" is no name of a tag package: write the name that it was '
         "made with, such as site-a, or io.sluice.Tags.site-a (connections.line1 is not applied)",
@@ -575,7 +1057,7 @@ ROWS = [
         connection(tagsFile="no-header.csv"),
         'connections.line1.tagsFile = "Temp,ns=2;s=x" has no column tag in its header (line 1 of '
         "no-header.csv): begin the file with a line such as "
-        "tag,connection,node,path,unit,asset,type,samplingInterval (it gives no tags)",
+        "tag,connection,node,path,unit,asset,type,samplingInterval,group,indexRange,field (it gives no tags)",
         files={"no-header.csv": "Temp,ns=2;s=x\n"},
     ),
     Row(
@@ -1171,6 +1653,8 @@ def in_template(path: str) -> str:
     path = re.sub(r"\[[0-9]+\]", "", path)
     path = re.sub(r"^connections\.line1\b", "connections.<connection>", path)
     path = re.sub(r"\.tags\.Temp\b", ".tags.<tag>", path)
+    path = re.sub(r"\.groups\.fast\b", ".groups.<group>", path)
+    path = re.sub(r"\.select\.all\b", ".select.<filter>", path)
     return re.sub(r"^sinks\.out\b", "sinks.<sink>", path)
 
 
@@ -1198,6 +1682,7 @@ UNREACHABLE_LIMITS = {
     ("outbox.minFreeDisk", "ge"),
     ("connections.<connection>.samplingInterval", "ge"),
     ("connections.<connection>.tags.<tag>.samplingInterval", "ge"),
+    ("connections.<connection>.groups.<group>.samplingInterval", "ge"),
     # The same class has the field in each kind of sink; the row of one kind stands for all.
 }
 

@@ -46,9 +46,15 @@ def test_every_setting_has_a_description(member: Any) -> None:
         (
             "opcua-collector",
             "connections.<connection>.security.policy",
-            ("", "`auto` or `None` or `Basic256Sha256`", "`auto`"),
+            (
+                "",
+                "`auto` or `None` or `Basic256Sha256` or `Aes128_Sha256_RsaOaep` or `Aes256_Sha256_RsaPss`",
+                "`auto`",
+            ),
         ),
         ("opcua-collector", "connections.<connection>.tags.<tag>.samplingInterval", ("", "duration, 0 to 1h", "")),
+        ("opcua-collector", "connections.<connection>.groups.<group>.queueSize", ("", "whole number or `auto`", "")),
+        ("opcua-collector", "connections.<connection>.select.<filter>.path", ("", "text", "required")),
         ("stream-exporter", "sinks.<sink>.type", ("", "`sitewise` or `kinesis` or `s3`", "required")),
         ("stream-exporter", "sinks.<sink>.bucket", ("s3", "text", "required")),
         ("stream-exporter", "sinks.<sink>.priority", ("", "whole number, 1 to 10", "`5`")),
