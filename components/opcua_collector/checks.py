@@ -10,10 +10,11 @@ from pathlib import Path
 from opcua_collector.config import Configuration
 from opcua_collector.tags import Selection, select, sources
 from sluice.config import Problem
+from sluice.problem import render
 
 
 def check(config: Configuration, directory: Path) -> list[Problem]:
-    """What is wrong with the tag tables of all connections, as far as they can be seen from here.
+    """What is wrong with the tags of all connections and their groups, as far as they can be seen from here.
 
     directory: where relative paths start. A table that only the device can have, by an absolute path or as a tag
     package, is checked when it happens to be here, and not missed when it is not.
@@ -22,8 +23,17 @@ def check(config: Configuration, directory: Path) -> list[Problem]:
 
 
 def warnings(config: Configuration, directory: Path) -> list[Problem]:
-    """What stops nothing, and is probably a mistake, such as a column whose name is nearly one that is known."""
-    return [warning for selection in selections(config, directory).values() for warning in selection.warnings]
+    """What stops nothing, and is probably a mistake: a column whose name is nearly one that is known, a connection that
+    collects nothing."""
+    found: list[Problem] = []
+    for name, selection in selections(config, directory).items():
+        found += selection.warnings
+        connection = config.connections[name]
+        if not (connection.tags or connection.tags_file or connection.tags_package or connection.select):
+            what = "collects nothing: it has neither tags nor tables nor filters"
+            remedy = "give it tags, tagsFile, tagsPackage or select"
+            found.append(Problem(render(("connections", name)), None, what, remedy))
+    return found
 
 
 def selections(config: Configuration, directory: Path) -> dict[str, Selection]:

@@ -26,9 +26,10 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from opcua_collector.config import TAG_TABLES, Connection, FileTag, PackageTag, Tag
+from opcua_collector.plan import plan
 from sluice import tables
 from sluice.config import KeptFile, Problem, load_entries
-from sluice.problem import render
+from sluice.problem import one_of, render
 from sluice.schema import Place, fold_case
 from sluice.tables import TableError
 from sluice.tag_package import PREFIX, tags_file
@@ -41,6 +42,8 @@ COLUMNS: Final = (
 """In the order in which a table is written."""
 REQUIRED: Final = (("tag",), ("node", "path"))
 _SETTINGS: Final = COLUMNS[2:]
+MOST_SUBSCRIBED: Final = 16
+"""Groups of a connection that subscribe."""
 _LONGEST_NAME: Final = 256
 _KEPT: Final = "tags"  # folder of the rows last taken
 
@@ -134,6 +137,7 @@ def select(name: str, connection: Connection, directory: Path, *, keep: bool = F
                 source.name,
                 model=source.model,
                 connection=name,
+                groups=connection.groups,
                 taken=taken,
                 last=kept.rows if kept is not None else dict,
             )
@@ -151,7 +155,52 @@ def select(name: str, connection: Connection, directory: Path, *, keep: bool = F
         for model in TAG_TABLES:
             if model not in named:
                 _Kept(directory, model, name).forget()
-    return Selection({**tags, **connection.tags}, tuple(problems), tuple(warnings), tuple(seen))
+    found = {**tags, **connection.tags}
+    problems += [*_strangers(name, connection), *_too_many(name, connection, found)]
+    return Selection(found, tuple(problems), tuple(warnings), tuple(seen))
+
+
+def _strangers(name: str, connection: Connection) -> list[Problem]:
+    """What is wrong with the groups that tags and filters of the configuration name. Those of tables: see `parse`."""
+    place = ("connections", name)
+    named: list[tuple[str, str, str]] = [
+        *(("tags", entry, tag.group) for entry, tag in connection.tags.items()),
+        *(("select", entry, chosen.group) for entry, chosen in connection.select.items()),
+    ]
+    strange = [one for one in named if one[2] and one[2] not in connection.groups]
+    found = [
+        no_group((*place, setting, entry, "group"), group, connection.groups)
+        for setting, entry, group in strange[: tables.MOST_FLAWS]
+    ]
+    if more := len(strange) - len(found):
+        what = f"name no group in {more} more places"
+        remedy = "mend those that are shown first"
+        found.append(Problem(render((*place, "tags")), None, what, remedy, _AS_THE_CONNECTION))
+    return found
+
+
+_AS_THE_CONNECTION: Final = "it is collected as the connection's own settings say"
+
+
+def no_group(place: Place, group: str, groups: Collection[str]) -> Problem:
+    """For a tag or filter that names a group that the connection does not have."""
+    remedy = (
+        one_of(sorted(groups), group) if groups else "write the group below the connection's groups, or leave it out"
+    )
+    return Problem(render(place), group, "is no group of this connection", remedy, _AS_THE_CONNECTION)
+
+
+def _too_many(name: str, connection: Connection, tags: Mapping[str, Tag]) -> list[Problem]:
+    """Each group that subscribes is a subscription, of which servers have few."""
+    named = {tag.group for tag in tags.values()} | {chosen.group for chosen in connection.select.values()}
+    plans = {found.group: found for found in (plan(connection, group) for group in named)}
+    subscribed = sum(one.mode == "subscribe" for one in plans.values())
+    if subscribed <= MOST_SUBSCRIBED:
+        return []
+    what = f"makes {subscribed} subscriptions of one connection, and {MOST_SUBSCRIBED} are the most that is sensible"
+    remedy = "put tags with like settings into one group; a tag may have a samplingInterval of its own"
+    effect = "the server may refuse some, whose tags are then not collected"
+    return [Problem(render(("connections", name, "groups")), None, what, remedy, effect)]
 
 
 def forget(name: str, directory: Path) -> None:
@@ -179,6 +228,7 @@ def parse(
     *,
     model: type[Tag] = Tag,
     connection: str | None = None,
+    groups: Collection[str] | None = None,
     taken: Mapping[str, tuple[str, str]] | None = None,
     last: Callable[[], Mapping[str, Any]] = dict,
 ) -> Parsed:
@@ -186,6 +236,7 @@ def parse(
 
     connection: whose rows; None for all, as when a table is checked by itself. A tag is then named with its connection
     in front where the row has one: ``line1: Reactor/Temp``.
+    groups: those of the connection; a row that names another one is told and taken. None: nobody knows them.
     taken: tags from elsewhere that go before, by their name in lower case: (name, where it is from).
     last: the rows as they were last good.
 
@@ -236,6 +287,8 @@ def parse(
                 )
             continue
         settings = {column: cells[column] for column in _SETTINGS if column in cells}
+        if groups is not None and (group := settings.get("group")) and group not in groups:
+            told.problem(row.line, no_group((*place, tag, "group"), group, groups))
         if "type" in settings:
             settings["type"] = fold_case(_TYPE, settings["type"])
         try:

@@ -16,7 +16,7 @@ from opcua_collector.tags import Selection, forget, forget_others, parse, select
 from sluice.config import load
 from sluice.tables import TableError
 
-HEADER = "tag,node,path,group,unit,asset\n"
+HEADER = "tag,node,path,area,unit,asset\n"
 
 
 def connection(**more: Any) -> Connection:
@@ -54,7 +54,7 @@ def install(work: Path, text: str, package: str = "site-a") -> Path:
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_tags_come_from_a_file_and_a_wrong_row_costs_itself(work: Path, separator: str) -> None:
     lines = [
-        ["tag", "node", "path", "group", "unit", "asset"],
+        ["tag", "node", "path", "area", "unit", "asset"],
         ["Reactor/Temp", "nsu=urn:x;s=Temp", "", "fast", "degC", "site/a"],
         ["Reactor/Level", "", "/Objects/2:Level", "", "", ""],
         ["Wrong", "Temp", "", "", "", ""],
