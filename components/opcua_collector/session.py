@@ -11,10 +11,11 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, Final
 
 from opcua_collector import browse
+from opcua_collector.certificates import Certificates
 from opcua_collector.stack import (
     Buffer,
     StackSession,
@@ -34,6 +35,8 @@ class Ticket:
     certificate: str  # the server's, hexadecimal: another one is another server
     policy_id: str | None  # of the user token, as the server names it
     policy_uri: str | None
+    policy: str = ""  # of the channel, and its mode, as `Session.policy`; empty: it is from before there was a choice
+    own: str = ""  # thumbprint of our certificate, with which the session was made; empty: the only one there was
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,11 @@ class Session:
     session_seconds: float  # and what the session took
     _client: Any
     _renewal: asyncio.Task[None] | None = field(default=None)
+    _certificates: Certificates | None = field(default=None)
+
+    def certificates(self) -> dict[str, Any]:
+        """Days that our certificate and the server's have left, and what is to be told about them, for the status."""
+        return self._certificates.status(datetime.now(timezone.utc)) if self._certificates is not None else {}
 
     async def publish(self, acknowledge: Sequence[tuple[int, int]]) -> tuple[bytes, int]:
         """One PublishRequest that acknowledges (subscription, number) pairs: (response, its start). Waits for ever."""
