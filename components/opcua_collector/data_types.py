@@ -9,8 +9,8 @@ from opcua_collector.browse import OperationLimits, in_batches, read
 from opcua_collector.config import Tag
 from opcua_collector.encoding import ARRAY_BIT
 from opcua_collector.problems import node_problem
-from opcua_collector.samples import Rule, rule_of_family
 from opcua_collector.stack import NodeId, StackSession, ua
+from opcua_collector.typed import Rule, Typing, rule_of_family
 from sluice.config import Problem
 
 _DEEPEST_TYPE: Final = 32
@@ -35,9 +35,9 @@ _CONFIGURED: Final = {
 
 async def rules(
     session: StackSession, limits: OperationLimits, nodes: Mapping[str, tuple[str, Tag, NodeId]]
-) -> dict[str, Rule | Problem]:
+) -> dict[str, Typing | Problem]:
     """How each tag's values are typed, from the node's data type; or what is wrong with the node."""
-    found: dict[str, Rule | Problem] = {}
+    found: dict[str, Typing | Problem] = {}
     names = list(nodes)
     questions = [
         (nodes[name][2], attribute)
@@ -53,9 +53,9 @@ async def rules(
             address = "node" if tag.node is not None else "path"
             found[name] = node_problem(f"{place}.{address}", tag.node or tag.path, data_type.status or 0x80350000)
         elif tag.type != "auto":
-            found[name] = _CONFIGURED[tag.type]
+            found[name] = Typing(_CONFIGURED[tag.type])
         elif isinstance(rank.value, int) and rank.value >= 0:
-            found[name] = Rule.STRING  # an array, as JSON text
+            found[name] = Typing(Rule.STRING)  # an array, as JSON text
         else:
             types[name] = data_type.value
     known = await _built_in(session, limits, sorted(set(types.values())))
@@ -66,10 +66,10 @@ async def rules(
         place, tag, _ = nodes[name]
         built_in = known[type_]
         if built_in in _RULES:
-            found[name] = _RULES[built_in]
+            found[name] = Typing(_RULES[built_in])
         elif families.get(name):
             family = families[name]
-            found[name] = Rule.STRING if family & ARRAY_BIT else rule_of_family(family)
+            found[name] = Typing(Rule.STRING if family & ARRAY_BIT else rule_of_family(family))
         else:
             found[name] = Problem(
                 f"{place}.type",

@@ -1,9 +1,10 @@
 """OPC UA binary encoding of the built-in types (Part 6, 5.2): readers for what has no fixed size.
 
 Every reader has one contract: ``read(data, position, depth) -> (value, position after it)``. The value is ready for
-JSON: text, number, boolean, None, list or dict; structures stay opaque, as their type and base64 body, because type
-dictionaries belong to a connection and not to the process. A reader raises MalformedError, or lets IndexError or
-struct.error through when the bytes end too early: both mean the same to the caller. ``depth`` bounds nesting.
+JSON: text, number, boolean, None, list or dict; structures stay opaque (`Opaque`), because their definitions belong to
+a connection and not to the process: `opcua_collector.structures` reads them. A reader raises MalformedError, or lets
+IndexError or struct.error through when the bytes end too early: both mean the same to the caller. ``depth`` bounds
+nesting.
 """
 
 from __future__ import annotations
@@ -157,11 +158,26 @@ def read_extension_object(data: bytes, position: int) -> tuple[str, bytes | None
     return type_id, body, position
 
 
-def _extension_object(data: bytes, position: int, depth: int) -> tuple[dict[str, Any] | None, int]:
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """A structure as it came: the node id of its encoding, and its bytes (None: it has none)."""
+
+    type: str
+    body: bytes | None
+
+    def shown(self) -> dict[str, str | None]:
+        """Its form in JSON where no definition explains it."""
+        return {
+            "type": self.type,
+            "body": None if self.body is None else base64.b64encode(self.body).decode("ascii"),
+        }
+
+
+def _extension_object(data: bytes, position: int, depth: int) -> tuple[Opaque | None, int]:
     type_id, body, position = read_extension_object(data, position)
     if type_id == "i=0" and body is None:
         return None, position
-    return {"type": type_id, "body": None if body is None else base64.b64encode(body).decode("ascii")}, position
+    return Opaque(type_id, body), position
 
 
 def _data_value(data: bytes, position: int, depth: int) -> tuple[dict[str, Any], int]:

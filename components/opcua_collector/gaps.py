@@ -181,6 +181,11 @@ class Gaps:
         self._bringing -= int(self._had[handle] != _NEVER)
         self._open[handle], self._had[handle] = False, _NEVER
 
+    @property
+    def waiting(self) -> bool:
+        """Whether any tag waits for a live sample, to end a hole."""
+        return self._opened > 0
+
     def eligible(self, handle: int, why: str) -> None:
         """Whether the server keeps a history of the tag: "", or why not."""
         tag = self._tags.get(handle)
@@ -206,10 +211,12 @@ class Gaps:
 
     # --- holes open ---
 
-    def open(self, handles: Iterable[int] | None, reason: str) -> None:
-        """Samples may be lost behind the present marks of these tags, or of all."""
+    def open(self, handles: Iterable[int] | None, reason: str, only: Container[str] | None = None) -> None:
+        """Samples may be lost behind the present marks of these tags, or of all, or of those in `only`."""
         if handles is None:
             marks: Iterable[tuple[str, int | None]] = self.all_marks()
+            if only is not None:
+                marks = [(tag, mark) for tag, mark in marks if tag in only]
         else:
             marks = [(self._tags[handle], self.mark_of(handle)) for handle in handles if handle in self._tags]
         for tag, mark in marks:

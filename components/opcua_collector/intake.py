@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
@@ -91,6 +91,8 @@ class Traffic:
     messages: int = 0
     keep_alives: int = 0
     repeated: int = 0
+    ended: int = 0  # subscriptions that ended, or fell silent, by themselves while their session went on
+    stalled: int = 0  # of these, those in which nothing flowed any more
     gaps: int = 0  # times that samples may be missing: messages that nobody had, subscriptions made anew
     missing: int = 0  # messages that the server sent and nobody had
     refused_acknowledgements: int = 0
@@ -144,9 +146,10 @@ class Intake:
         """Take over the message; the future ends when samples and positions are durable."""
         self.traffic.messages += 1
         self.traffic.events += publication.events
-        self.latest = time.time()
+        if publication.blocks:
+            self.latest = time.time()
         filtered = self.assembler.counts.filtered
-        columns = self.assembler.columns(publication)
+        columns = self.assembler.columns(publication, time.monotonic_ns())
         durable = asyncio.ensure_future(
             self._outlet.submit(
                 columns,
@@ -169,10 +172,12 @@ class Intake:
         self.open_gap("missing messages")
         self.watched(None)
 
-    def open_gap(self, reason: str, handles: Iterable[int] | None = None) -> None:
-        """Samples of these tags, or of all, may be missing from here on."""
+    def open_gap(
+        self, reason: str, handles: Iterable[int] | None = None, only: Container[str] | None = None
+    ) -> None:
+        """Samples of these tags, or of all, or of those in `only`, may be missing from here on."""
         self.traffic.gaps += 1
-        self.gaps.open(handles, reason)
+        self.gaps.open(handles, reason, only)
         self._note_progress()
 
     def watched(self, handles: Iterable[int] | None) -> None:

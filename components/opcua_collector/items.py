@@ -22,9 +22,9 @@ from opcua_collector.kept import Items as Kept
 from opcua_collector.metadata import Metadata
 from opcua_collector.monitoring import Wish
 from opcua_collector.problems import node_problem
-from opcua_collector.samples import Rule
 from opcua_collector.session import Session, Subscribed
 from opcua_collector.stack import NodeId, UaError
+from opcua_collector.typed import Typing
 from sluice.batch import Series
 from sluice.config import Problem
 from sluice.retry import Backoff
@@ -56,7 +56,7 @@ class _Item:
     monitored: int = 0  # monitored item id; 0: none
     queue: int = 0  # revised
     unit: str = ""  # from the server
-    rule: Rule | None = None  # fixed at the first subscription, whatever the server says later
+    rule: Typing | None = None  # its type is fixed at the first subscription, whatever the server says later
     node: NodeId = None  # as last resolved
     due: float = 0.0  # when to try again
     pauses: Backoff = field(default_factory=lambda: Backoff(*_NODE_PAUSES))
@@ -108,10 +108,10 @@ class Items:
             tag = tag.model_copy(
                 update={"sampling_interval": one.sampling}
             )  # as the server was asked, until it is told
-            item = _Item(one.handle, tag, one.monitored, one.queue, one.unit, Rule(one.rule), one.node)
+            item = _Item(one.handle, tag, one.monitored, one.queue, one.unit, Typing.load(one.rule), one.node)
             self._items[one.tag] = item
             assembler.add(self._series(one.tag, item), one.handle)
-            assembler.fix(one.handle, Rule(one.rule))
+            assembler.fix(one.handle, Typing.load(one.rule))
             self.names[one.handle] = one.tag
         if assembler.handles < kept.reserved:
             assembler.remove(assembler.add(Series(""), kept.reserved - 1))
@@ -153,7 +153,7 @@ class Items:
                 item.handle,
                 item.monitored,
                 item.queue,
-                int(item.rule),
+                item.rule.dump(),
                 item.unit,
                 item.node,
                 item.tag.sampling_interval,
@@ -255,7 +255,7 @@ class Items:
         wishes: dict[str, Wish] = {}
         for name, node in good.items():
             rule = rules[name]
-            assert isinstance(rule, Rule)
+            assert isinstance(rule, Typing)
             item = self._item(name, wanted[name][1], known.get(name, Metadata()).unit, rule)
             item.node = node
             wishes[name] = run.wish(node, item.handle, item.tag)
@@ -299,7 +299,7 @@ class Items:
         item.due = now + item.pauses.next()
         self._problems.report(problem.path, problem.problem, problem.remedy, problem.value)
 
-    def _item(self, name: str, tag: Tag, unit: str, rule: Rule | None) -> _Item:
+    def _item(self, name: str, tag: Tag, unit: str, rule: Typing | None) -> _Item:
         """The tag's item, with its client handle; both live as long as the tag is configured."""
         assembler = self._intake.assembler
         item = self._items.get(name)
@@ -309,7 +309,7 @@ class Items:
         item.unit = unit or item.unit
         assembler.relabel(item.handle, self._series(name, item))
         if rule is not None:
-            item.rule = rule if item.rule is None else item.rule
+            item.rule = rule.after(item.rule)
             assembler.fix(item.handle, item.rule)
             assembler.subscribed(item.handle)
         return item

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from opcua_collector.browse import OperationLimits, in_batches, read, relative
-from opcua_collector.encoding import READERS, MalformedError
+from opcua_collector.encoding import READERS, MalformedError, Opaque
 from opcua_collector.stack import NodeId, StackSession, ua
 
 
@@ -48,9 +47,7 @@ async def metadata(session: StackSession, limits: OperationLimits, nodes: Sequen
 
 
 def _body(value: Any, encoding: str) -> bytes | None:
-    if not isinstance(value, dict) or value.get("type") != encoding or not isinstance(value.get("body"), str):
-        return None
-    return base64.b64decode(value["body"])
+    return value.body if isinstance(value, Opaque) and value.type == encoding else None
 
 
 def _unit(value: Any) -> str:

@@ -10,23 +10,25 @@ fix the size of an item unless its value is a text, an array or a structure. So 
 2. *Gathering* turns all items of one layout into columns at once: a run is a view of the message as a numpy array,
    scattered items are picked by their positions.
 
+The results of a Read are the same row without the client handles: which is whose, the request says.
+
 Each column set keeps the items' places in the message, so that order survives the grouping by type.
 
 Damage costs what is damaged. An item that cannot be read is quarantined, and the walk resumes at the first place
 behind it from where plausible items with known handles follow without a break. If there is none, the rest of that
-notification is lost and counted; the other parts of the message are not touched.
+notification is lost and counted; the other parts of the message are not touched. How much is tried has an end, so that
+no message takes longer than some hundred milliseconds, whatever its bytes are.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from opcua_collector.encoding import (
@@ -39,15 +41,18 @@ from opcua_collector.encoding import (
     read_variant_body,
 )
 
-#: Family of a value: its built-in type id (Part 6, table 1); NULL for no value, ARRAY for any array, as JSON text.
+#: Family of a value: its built-in type id (Part 6, table 1); NULL for no value; for an array that of its elements, with
+#: the bit ARRAY.
 NULL: Final = 0
 ARRAY: Final = 64
+DATE_TIME: Final = 13
 _STRING: Final = 12
 UINT64: Final = 9
 BOOLEAN: Final = 1
 INTEGERS: Final = frozenset({2, 3, 4, 5, 6, 7, 8, 19})
 REALS: Final = frozenset({10, 11})
-_JSON_TEXT: Final = frozenset({22, 23, 24, 25, ARRAY})  # structures, opaque, and what nests
+_SIZED: Final = INTEGERS | REALS | {BOOLEAN, UINT64, DATE_TIME}
+_LENGTHS: Final = frozenset({_STRING, 15, 16})  # a length and as many bytes
 
 _DATA_CHANGE: Final = "i=811"
 _EVENTS: Final = "i=916"
@@ -58,6 +63,9 @@ _VALUE, _STATUS, _SOURCE, _SERVER, _SOURCE_PICO, _SERVER_PICO = 0x01, 0x02, 0x04
 _RUN: Final = 4  # as many neighbours of one layout make it worth looking for a run
 _RESUME_WINDOW: Final = 4096  # bytes behind a damaged item in which the next one is looked for
 _RESUME_PROOF: Final = 24  # items that must follow without a break to believe in a place
+_RESUME_TRIES: Final = 100_000  # items that are looked at for it, per message; 25 ms
+_RESUME_READS: Final = 500  # and of these, values that have to be read to know where they end
+_RESUME_READ: Final = 4096  # bytes that such a value may have
 _MAX_QUARANTINED: Final = 64  # per notification; beyond it, the rest is lost and counted
 
 _DAMAGE = (MalformedError, IndexError, struct.error, ValueError, OverflowError)
@@ -76,9 +84,9 @@ class Block:
     family: int
     index: NDArray[np.int64]  # place of the item in its message
     handle: NDArray[np.int64]  # client handle
-    value: NDArray[Any] | None  # float64, int64, uint64, bool, or object (str or None); None for NULL
+    value: NDArray[Any] | None  # float64, int64 (DateTime: as on the wire), uint64, bool, or object; None for NULL
     status: NDArray[np.uint32]
-    time: NDArray[np.int64]  # ns since 1970 UTC: source's, else server's, else when received
+    time: NDArray[np.int64]  # ns since 1970 UTC: source's, else server's, else when received; or server's first
 
     def __len__(self) -> int:
         return len(self.index)
@@ -109,7 +117,8 @@ class Publication:
     status_changes: tuple[int, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
     lost: int = 0  # items that the message counts and that could not even be told apart
-    untimed: int = 0  # items without a usable source time
+    untimed: int = 0  # items without a usable time of the kind that was wanted
+    from_server: int = 0  # items that have the server's time
     damage: str = ""
 
     def __len__(self) -> int:
@@ -127,8 +136,8 @@ class _Layout:
     size: int
 
 
-@lru_cache(maxsize=4096)
-def _layout(key: int) -> _Layout:
+@lru_cache(maxsize=8192)
+def _layout(key: int, head_size: int) -> _Layout:
     mask, encoding = key >> 8, key & 0xFF
     if mask & 0xC0:
         raise MalformedError(f"DataValue mask {mask:#04x} does not exist")
@@ -143,7 +152,7 @@ def _layout(key: int) -> _Layout:
         )
         if mask & bit
     ]
-    head = [("handle", "<u4"), ("mask", "u1")]
+    head = [("handle", "<u4"), ("mask", "u1")] if head_size else [("mask", "u1")]
     if not mask & _VALUE:
         form = np.dtype(head + tail)
         return _Layout(mask, -1, NULL, form, form.itemsize)
@@ -154,10 +163,10 @@ def _layout(key: int) -> _Layout:
     family = encoding & 0x3F
     if family not in READERS or encoding & 0xC0 == 0x40:
         raise MalformedError(f"variant encoding {encoding:#04x} does not exist")
-    if not encoding & 0x80 and (family in INTEGERS or family in REALS or family in (BOOLEAN, UINT64)):
+    if not encoding & 0x80 and family in _SIZED:
         form = np.dtype([*head, ("value", FIXED[family]), *tail])
         return _Layout(mask, encoding, family, form, form.itemsize)
-    return _Layout(mask, encoding, ARRAY if encoding & 0x80 else family, np.dtype(tail), 0)
+    return _Layout(mask, encoding, family | ARRAY if encoding & 0x80 else family, np.dtype(tail), 0)
 
 
 @dataclass(slots=True)
@@ -178,6 +187,7 @@ class _Notes:
 
     received: int
     handles: int
+    server_time: bool
     subscription: int = 0
     sequence: int = 0
     published: int = 0
@@ -192,6 +202,9 @@ class _Notes:
     quarantined: list[Quarantined] = field(default_factory=list)
     lost: int = 0
     untimed: int = 0
+    from_server: int = 0
+    tries: int = _RESUME_TRIES
+    reads: int = _RESUME_READS
     damage: list[str] = field(default_factory=list)
 
     def publication(self) -> Publication:
@@ -210,17 +223,19 @@ class _Notes:
             quarantined=tuple(self.quarantined),
             lost=self.lost,
             untimed=self.untimed,
+            from_server=self.from_server,
             damage="; ".join(self.damage),
         )
 
 
-def decode(data: bytes, start: int = 0, *, received: int, handles: int) -> Publication:
+def decode(data: bytes, start: int = 0, *, received: int, handles: int, server_time: bool = False) -> Publication:
     """The PublishResponse whose type id begins at `start`.
 
     `received`: ns since 1970 UTC, the time of items that carry none. `handles`: client handles are below this.
-    Never raises: what cannot be read is in `quarantined`, `lost` and `damage` of the answer.
+    `server_time`: the server's time goes before the source's. Never raises: what cannot be read is in `quarantined`,
+    `lost` and `damage` of the answer.
     """
-    notes = _Notes(received, handles)
+    notes = _Notes(received, handles, server_time)
     try:
         _, position = read_response_header(data, start)
         notes.subscription = _U4.unpack_from(data, position)[0]
@@ -233,15 +248,63 @@ def decode(data: bytes, start: int = 0, *, received: int, handles: int) -> Publi
     return notes.publication()
 
 
-def decode_republished(data: bytes, start: int, subscription: int, *, received: int, handles: int) -> Publication:
+def decode_republished(
+    data: bytes, start: int, subscription: int, *, received: int, handles: int, server_time: bool = False
+) -> Publication:
     """The same for a RepublishResponse, which does not say whose message it brings."""
-    notes = _Notes(received, handles, subscription)
+    notes = _Notes(received, handles, server_time, subscription)
     try:
         _, position = read_response_header(data, start)
         _message(data, position, notes)
     except _DAMAGE as error:
         notes.damage.append(f"RepublishResponse of {len(data) - start} bytes: {error}")
     return notes.publication()
+
+
+def decode_values(
+    data: bytes, start: int, handles: Sequence[int], *, received: int, server_time: bool = False
+) -> Publication:
+    """The ReadResponse of Value attributes whose type id begins at `start`: the i-th result is of the i-th handle.
+
+    The same otherwise. An answer with another number of results than asked for is damage as a whole.
+    """
+    notes = _Notes(received, 0, server_time)
+    try:
+        _, position = read_response_header(data, start)
+        count = _I4.unpack_from(data, position)[0]
+        if count != len(handles):
+            notes.lost = len(handles)
+            raise MalformedError(f"{max(0, count)} results for {len(handles)} nodes")
+        _items(data, np.frombuffer(data, np.uint8), position, notes, np.array(handles, np.int64))
+    except _DAMAGE as error:
+        notes.damage.append(f"ReadResponse of {len(data) - start} bytes: {error}")
+    return notes.publication()
+
+
+def without(publication: Publication, handle: int) -> tuple[Publication, int]:
+    """The publication without the items of a handle, and how many they were."""
+    taken = 0
+    blocks = []
+    for block in publication.blocks:
+        others = block.handle != handle
+        if others.all():
+            blocks.append(block)
+            continue
+        left = int(np.count_nonzero(others))
+        taken += len(block) - left
+        if left:
+            value = None if block.value is None else block.value[others]
+            blocks.append(
+                Block(
+                    block.family,
+                    block.index[others],
+                    block.handle[others],
+                    value,
+                    block.status[others],
+                    block.time[others],
+                )
+            )
+    return (replace(publication, blocks=tuple(blocks)), taken) if taken else (publication, 0)
 
 
 def _message(data: bytes, position: int, notes: _Notes) -> int:
@@ -286,35 +349,46 @@ def _part(type_id: str, body: bytes | None, notes: _Notes) -> None:
 
 
 def _data_change(body: bytes, notes: _Notes) -> None:
-    count = max(0, _I4.unpack_from(body, 0)[0])
+    _items(body, np.frombuffer(body, np.uint8), 0, notes, None)
+
+
+def _items(
+    data: bytes, bytes_: NDArray[np.uint8], position: int, notes: _Notes, handles: NDArray[np.int64] | None
+) -> None:
+    """An array of items, with the handles in front of each or known."""
+    head = 4 if handles is None else 0
+    count = max(0, _I4.unpack_from(data, position)[0])
     found: dict[int, _Found] = {}
-    index, position = 0, 4
-    bytes_ = np.frombuffer(body, np.uint8)
+    index, position = 0, position + 4
     while index < count:
-        index, position, reason = _walk(body, bytes_, position, index, count, found)
+        index, position, reason = _walk(data, bytes_, position, head, index, count, found)
         if not reason:
             break
         remaining = count - index - 1
         resumed = -1
         if len(notes.quarantined) < _MAX_QUARANTINED:
-            handle = _U4.unpack_from(body, position)[0] if position + 4 <= len(body) else -1
-            excerpt = body[position : position + 16].hex()
-            notes.quarantined.append(Quarantined(handle if handle < notes.handles else -1, reason, excerpt))
-            resumed = _resume(body, position, remaining, notes.handles)
+            if handles is not None:
+                handle = int(handles[index])
+            else:
+                handle = _U4.unpack_from(data, position)[0] if position + 4 <= len(data) else -1
+                handle = handle if handle < notes.handles else -1
+            notes.quarantined.append(Quarantined(handle, reason, data[position : position + 16].hex()))
+            resumed = _resume(data, position, head, remaining, notes)
         else:
             remaining += 1
         if resumed < 0:
             notes.lost += remaining
-            notes.damage.append(f"item {index} of {count}: {reason}; {remaining} items behind it are lost")
+            if remaining:
+                notes.damage.append(f"item {index} of {count}: {reason}; {remaining} items behind it are lost")
             break
         index, position = index + 1, resumed
     for entry in found.values():
-        _gather(body, bytes_, entry, notes)
+        _gather(data, bytes_, entry, notes, handles)
     notes.items += count
 
 
 def _walk(
-    data: bytes, bytes_: NDArray[np.uint8], position: int, index: int, count: int, found: dict[int, _Found]
+    data: bytes, bytes_: NDArray[np.uint8], position: int, head: int, index: int, count: int, found: dict[int, _Found]
 ) -> tuple[int, int, str]:
     """Walks from item `index` until `count` or to the first damaged item: (its index, its position, reason or "")."""
     stop = len(data)
@@ -322,12 +396,12 @@ def _walk(
     entry: _Found | None = None
     try:
         while index < count:
-            mask = data[position + 4]
-            key = mask << 8 | data[position + 5] if mask & _VALUE else mask << 8
+            mask = data[position + head]
+            key = mask << 8 | data[position + head + 1] if mask & _VALUE else mask << 8
             if key != previous or entry is None:
                 entry = found.get(key)
                 if entry is None:
-                    entry = found[key] = _Found(_layout(key))
+                    entry = found[key] = _Found(_layout(key, head))
                 previous, streak = key, 0
             size = entry.layout.size
             if size:
@@ -335,7 +409,7 @@ def _walk(
                     raise MalformedError("the message ends inside the item")
                 streak += 1
                 if streak == _RUN:
-                    length = _run(bytes_, position, entry.layout, min(count - index, (stop - position) // size))
+                    length = _run(bytes_, position, head, entry.layout, min(count - index, (stop - position) // size))
                     entry.runs.append((index, position, length))
                     index += length
                     position += length * size
@@ -346,17 +420,18 @@ def _walk(
                 position += size
             else:
                 layout = entry.layout
+                start = position + head + 2
                 if layout.encoding == _STRING:
-                    length = _I4.unpack_from(data, position + 6)[0]
-                    value, tail = None, position + 10
+                    length = _I4.unpack_from(data, start)[0]
+                    value, tail = None, start + 4
                     if length >= 0:
                         tail += length
-                        value = data[position + 10 : tail].decode("utf-8", "replace")
+                        value = data[start + 4 : tail].decode("utf-8", "replace")
                 else:
-                    value, tail = read_variant_body(data, position + 6, layout.encoding, 0)
+                    value, tail = read_variant_body(data, start, layout.encoding, 0)
                 if tail + layout.form.itemsize > stop:
                     raise MalformedError("the message ends inside the item")
-                entry.value.append(_as_text(value) if layout.family in _JSON_TEXT else value)
+                entry.value.append(value)
                 entry.index.append(index)
                 entry.position.append(position)
                 entry.tail.append(tail)
@@ -367,12 +442,12 @@ def _walk(
     return index, position, ""
 
 
-def _run(bytes_: NDArray[np.uint8], position: int, layout: _Layout, most: int) -> int:
+def _run(bytes_: NDArray[np.uint8], position: int, head: int, layout: _Layout, most: int) -> int:
     """How many items of `layout` follow each other from `position`; looks ahead in growing strides."""
     length, stride = 0, 64
     while length < most:
         stop = min(most, length + stride)
-        first, last = position + length * layout.size + 4, position + stop * layout.size
+        first, last = position + length * layout.size + head, position + stop * layout.size
         same = bytes_[first : last : layout.size] == layout.mask
         if layout.encoding >= 0:
             same &= bytes_[first + 1 : last : layout.size] == layout.encoding
@@ -383,17 +458,21 @@ def _run(bytes_: NDArray[np.uint8], position: int, layout: _Layout, most: int) -
     return length
 
 
-def _resume(data: bytes, position: int, remaining: int, handles: int) -> int:
+def _resume(data: bytes, position: int, head: int, remaining: int, notes: _Notes) -> int:
     """The first place behind the damaged item at `position` that items follow from; -1: none."""
     if remaining <= 0:
         return -1
     wanted = min(remaining, _RESUME_PROOF)
-    for start in range(position + 6, min(len(data) - 5, position + 6 + _RESUME_WINDOW)):
+    first = position + head + 2 if head else position + 1
+    for start in range(first, min(len(data) - head - 1, first + _RESUME_WINDOW)):
         at = start
         for _ in range(wanted):
-            at = _plausible(data, at, handles)
+            notes.tries -= 1
+            at = _plausible(data, at, head, notes)
             if at < 0:
                 break
+        if notes.tries <= 0:
+            return -1
         # Where few items are left to prove the place, the message must also end where they end: only its diagnostics,
         # an array that is empty in practice, may follow.
         if at >= 0 and (remaining > wanted or len(data) - at <= 4):
@@ -401,23 +480,39 @@ def _resume(data: bytes, position: int, remaining: int, handles: int) -> int:
     return -1
 
 
-def _plausible(data: bytes, position: int, handles: int) -> int:
+def _plausible(data: bytes, position: int, head: int, notes: _Notes) -> int:
     """Position behind a believable item at `position`; -1: it is none."""
     try:
-        mask = data[position + 4]
-        if _U4.unpack_from(data, position)[0] >= handles or not mask & (_VALUE | _STATUS):
+        mask = data[position + head]
+        if not mask & (_VALUE | _STATUS) or (head and _U4.unpack_from(data, position)[0] >= notes.handles):
             return -1
-        layout = _layout(mask << 8 | data[position + 5] if mask & _VALUE else mask << 8)
+        layout = _layout(mask << 8 | data[position + head + 1] if mask & _VALUE else mask << 8, head)
         if layout.size:
             position += layout.size
         else:
-            position = read_variant_body(data, position + 6, layout.encoding, 0)[1] + layout.form.itemsize
+            position = _behind(data, position + head + 2, layout, notes) + layout.form.itemsize
     except _DAMAGE:
         return -1
     return position if position <= len(data) else -1
 
 
-def _gather(data: bytes, bytes_: NDArray[np.uint8], entry: _Found, notes: _Notes) -> None:
+def _behind(data: bytes, position: int, layout: _Layout, notes: _Notes) -> int:
+    """Where the value at `position` ends; raises for one that is none, or that costs too much to find out."""
+    length = _I4.unpack_from(data, position)[0] if layout.encoding & 0x80 or layout.encoding in _LENGTHS else 0
+    if layout.encoding in _LENGTHS:
+        return position + 4 + max(0, length)
+    if layout.encoding & 0xC0 == 0x80 and layout.encoding & 0x3F in FIXED:
+        return position + 4 + max(0, length) * int(FIXED[layout.encoding & 0x3F][-1])
+    notes.reads -= 1
+    if notes.reads < 0:
+        raise MalformedError("too much damage to look further")
+    window = data[position : position + _RESUME_READ]
+    return position + read_variant_body(window, 0, layout.encoding, 0)[1]
+
+
+def _gather(
+    data: bytes, bytes_: NDArray[np.uint8], entry: _Found, notes: _Notes, handles: NDArray[np.int64] | None
+) -> None:
     """Appends the block of one layout."""
     layout = entry.layout
     if not entry.runs and not entry.index:
@@ -429,18 +524,21 @@ def _gather(data: bytes, bytes_: NDArray[np.uint8], entry: _Found, notes: _Notes
         first, position, length = entry.runs[0]
         index = np.arange(first, first + length)
         rows = np.frombuffer(data, layout.form, length, position)
-        handle = rows["handle"]
     elif layout.size:
         if entry.runs:
             index, start = _with_runs(index, start, np.array(entry.runs, np.int64), layout.size)
         rows = _everywhere(data, layout.form)[start]
-        handle = rows["handle"]
     else:
         values = np.empty(len(index), object)
         values[:] = entry.value
-        handle = _everywhere(data, np.dtype("<u4"))[start]
         tail = np.array(entry.tail, np.int64)
         rows = _everywhere(data, layout.form)[tail] if layout.form.itemsize else tail
+    if handles is not None:
+        handle: NDArray[Any] = handles[index]
+    elif layout.size:
+        handle = rows["handle"]
+    else:
+        handle = _everywhere(data, np.dtype("<u4"))[start]
     block = _block(layout, index + notes.items, handle, rows, values, notes)  # indices count through all parts
     notes.pieces.setdefault(layout.family, []).append(block)
 
@@ -465,7 +563,7 @@ def _with_runs(
 def _block(
     layout: _Layout,
     index: NDArray[np.int64],
-    handle: NDArray[np.uint32],
+    handle: NDArray[Any],
     rows: NDArray[Any],
     values: NDArray[Any] | None,
     notes: _Notes,
@@ -484,29 +582,45 @@ def _block(
 
 
 def _times(rows: NDArray[Any], mask: int, length: int, notes: _Notes) -> NDArray[np.int64]:
-    """ns since 1970 UTC per item: the source's time, else the server's, else when the message came.
+    """ns since 1970 UTC per item: the source's time, else the server's, else when the message came; or the server's
+    before the source's.
 
     Picoseconds count in steps of 10 ps below the 100 ns of the time (Part 6, 5.2.2.17); whole nanoseconds count.
     """
-    if mask & _SOURCE:
-        source = rows["source"]
-        if source.min() > FILETIME_OF_1970 and source.max() < _MAX_TIME:
-            time = (source - FILETIME_OF_1970) * 100
-            if mask & _SOURCE_PICO:
-                time += np.minimum(rows["source_pico"], 9999) // 100
+    source, server = (_SOURCE, _SOURCE_PICO, "source"), (_SERVER, _SERVER_PICO, "server")
+    time: NDArray[np.int64] | None = None
+    usable: NDArray[np.bool_] | None = None  # None: all that there are
+    for place, (bit, fine, name) in enumerate((server, source) if notes.server_time else (source, server)):
+        missing = length
+        if mask & bit:
+            raw = rows[name]
+            there: NDArray[np.bool_] | None = None
+            if raw.min() <= FILETIME_OF_1970 or raw.max() >= _MAX_TIME:
+                there = (raw > FILETIME_OF_1970) & (raw < _MAX_TIME)
+                raw = np.where(there, raw, FILETIME_OF_1970)
+            found = (raw - FILETIME_OF_1970) * 100
+            if mask & fine:
+                found += np.minimum(rows[f"{name}_pico"], 9999) // 100
+            if time is None or usable is None:
+                time, usable = found, there
+                took = length if there is None else int(np.count_nonzero(there))
+            else:
+                take = ~usable if there is None else ~usable & there
+                time = np.where(take, found, time)
+                usable = usable | take
+                took = int(np.count_nonzero(take))
+            missing = length - took
+            if bit == _SERVER:
+                notes.from_server += took
+        elif time is None:
+            time, usable = np.zeros(length, np.int64), np.zeros(length, bool)
+        if place == 0:
+            notes.untimed += missing
+        if usable is None:
             return np.asarray(time, np.int64)
-        usable = (source > FILETIME_OF_1970) & (source < _MAX_TIME)
-        time = np.where(usable, (np.where(usable, source, FILETIME_OF_1970) - FILETIME_OF_1970) * 100, 0)
-    else:
-        usable = np.zeros(length, bool)
-        time = np.zeros(length, np.int64)
-    notes.untimed += length - int(np.count_nonzero(usable))
-    if mask & _SERVER:
-        server = rows["server"]
-        fallback = ~usable & (server > FILETIME_OF_1970) & (server < _MAX_TIME)
-        time[fallback] = (server[fallback] - FILETIME_OF_1970) * 100
-        usable |= fallback
-    time[~usable] = notes.received
+    assert time is not None
+    assert usable is not None
+    time = np.where(usable, time, notes.received)
     return np.asarray(time, np.int64)
 
 
@@ -527,16 +641,6 @@ def _merged(family: int, pieces: list[Block]) -> Block:
 
 def _values(pieces: Iterable[Block]) -> list[NDArray[Any]]:
     return [piece.value for piece in pieces if piece.value is not None]
-
-
-def _as_text(value: Any) -> str | None:
-    """Strict JSON of an array or a structure; NaN becomes null, as everywhere in Sluice."""
-    if value is None:
-        return None
-    try:
-        return orjson.dumps(value).decode()
-    except TypeError as error:
-        raise MalformedError(f"value has no JSON form: {error}") from error
 
 
 def _ns(filetime: int) -> int:
