@@ -1,4 +1,5 @@
-"""The wire of the scripted server: a line with its Hello, a secure channel without security, requests in chunks."""
+"""The wire of the scripted server: a line with its Hello, a secure channel without security, requests in chunks; and
+the answers that tests are written with."""
 
 from __future__ import annotations
 
@@ -6,10 +7,9 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from importlib import import_module
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -19,7 +19,8 @@ _buffer: Any = import_module("asyncua.common.utils").Buffer
 
 _ENCODING: Final = "Request_Encoding_DefaultBinary"
 _RESET: Final = struct.pack("ii", 1, 0)
-_CHANNEL: Final = 7
+CHANNEL: Final = 7
+T0: Final = datetime(2026, 3, 1, tzinfo=timezone.utc)
 _HEADERS: Final = 24  # bytes of a chunk before its part of the body
 
 Response: TypeAlias = Any
@@ -48,18 +49,45 @@ class Call:
 Answer: TypeAlias = Callable[[Call], Response]
 
 
+def fault(name: str) -> Any:
+    """A ServiceFault with this status code, such as BadTooManySessions."""
+    response = ua.ServiceFault()
+    response.ResponseHeader.ServiceResult = ua.StatusCode(getattr(ua.StatusCodes, name))
+    return response
+
+
+def refusal(name: str) -> Answer:
+    """An override that always answers with this ServiceFault."""
+    return lambda _: fault(name)
+
+
+def silence(_: Call) -> Response:
+    """An override that never answers."""
+    return None
+
+
+def result(name: str) -> Any:
+    """A status code by its name."""
+    return ua.StatusCode(getattr(ua.StatusCodes, name))
+
+
+def double(value: float, second: float = 0.0, status: int = 0) -> Any:
+    """A data value of T0 and some seconds."""
+    stamp = T0 + timedelta(seconds=second)
+    variant = ua.Variant(float(value), ua.VariantType.Double)
+    return ua.DataValue(variant, ua.StatusCode(status), SourceTimestamp=stamp, ServerTimestamp=stamp)
+
+
 class Server(Protocol):
     """What a line needs of its server."""
 
     answers: dict[str, Answer]
-    asked: Counter[str]
     lines: set[Line]
     receives: int
     sends: int
     chunk: int
     largest: int
     tokens: int
-    token_lifetime: float | None
 
     def answered(self, call: Call) -> Response:
         """The answer to a request; None: there is none, or not now."""
@@ -115,26 +143,14 @@ class Line:
         security = _codec.struct_from_binary(ua.AsymmetricAlgorithmHeader, buffer)
         sequence = _codec.struct_from_binary(ua.SequenceHeader, buffer)
         request = _codec.struct_from_binary(ua.OpenSecureChannelRequest, buffer)
-        server = self._server
-        server.tokens += 1
-        lifetime = request.Parameters.RequestedLifetime
-        if server.token_lifetime is not None:
-            lifetime = min(lifetime, int(server.token_lifetime * 1000))
-        answer = ua.OpenSecureChannelResponse()
-        answer.Parameters.SecurityToken = ua.ChannelSecurityToken(
-            7, server.tokens, datetime.now(timezone.utc), lifetime
-        )
-        answer.Parameters.ServerNonce = b""
         call = Call("OpenSecureChannel", request, self, sequence.RequestId)
-        if call.service in server.answers:
-            server.asked[call.service] += 1
-            answer = server.answers[call.service](call)
-            if answer is None:
-                return
+        answer = self._server.answered(call)
+        if answer is None:
+            return
         self._sequence += 1
         inner = _codec.struct_to_binary(security) + struct.pack("<2I", self._sequence, call.number)
         inner += self._encoded(call, answer)
-        self.write(b"OPNF" + struct.pack("<2I", 12 + len(inner), _CHANNEL) + inner)
+        self.write(b"OPNF" + struct.pack("<2I", 12 + len(inner), CHANNEL) + inner)
 
     def _message(self, kind: bytes, body: bytes) -> None:
         _, _, _, number = struct.unpack_from("<4I", body)
@@ -161,7 +177,7 @@ class Line:
             last = position == len(parts) - 1
             self.write(
                 (b"MSGF" if last else b"MSGC")
-                + struct.pack("<5I", _HEADERS + len(part), _CHANNEL, self._server.tokens, self._sequence, call.number)
+                + struct.pack("<5I", _HEADERS + len(part), CHANNEL, self._server.tokens, self._sequence, call.number)
                 + part
             )
 

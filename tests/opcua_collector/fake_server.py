@@ -25,12 +25,12 @@ from datetime import datetime, timedelta, timezone
 from types import TracebackType
 from typing import Any, Final
 
-from .fake_line import Answer, Call, Line, Response, ua
+from .fake_line import CHANNEL, T0, Answer, Call, Line, Response, double, fault, result, ua
 
 PLANT: Final = "urn:fake:plant"
 OTHER: Final = "urn:fake:other"
 """Has the same names as PLANT, with other values: who confuses indexes shows it."""
-_EPOCH: Final = datetime(2026, 3, 1, tzinfo=timezone.utc)
+_WITHOUT_SESSION: Final = ("OpenSecureChannel", "GetEndpoints", "CreateSession")
 _LIMITS: Final = "Server_ServerCapabilities_OperationLimits_"
 
 
@@ -43,7 +43,7 @@ class Item:
     handle: int
     sampling: float
     queue: int
-    sampled: datetime = _EPOCH
+    sampled: datetime = T0
 
 
 @dataclass(slots=True)
@@ -60,35 +60,6 @@ class Subscription:
     next: int = 1
     quiet: int = 10**9  # intervals without a message; the first ends a keep-alive period
     ticking: asyncio.Task[None] | None = None
-
-
-def fault(name: str) -> Any:
-    """A ServiceFault with this status code, such as BadTooManySessions."""
-    response = ua.ServiceFault()
-    response.ResponseHeader.ServiceResult = ua.StatusCode(getattr(ua.StatusCodes, name))
-    return response
-
-
-def refusal(name: str) -> Answer:
-    """An override that always answers with this ServiceFault."""
-    return lambda _: fault(name)
-
-
-def silence(_: Call) -> Response:
-    """An override that never answers."""
-    return None
-
-
-def result(name: str) -> Any:
-    """A status code by its name."""
-    return ua.StatusCode(getattr(ua.StatusCodes, name))
-
-
-def double(value: float, second: float = 0.0, status: int = 0) -> Any:
-    """A data value of T0 and some seconds."""
-    stamp = _EPOCH + timedelta(seconds=second)
-    variant = ua.Variant(float(value), ua.VariantType.Double)
-    return ua.DataValue(variant, ua.StatusCode(status), SourceTimestamp=stamp, ServerTimestamp=stamp)
 
 
 class FakeServer:
@@ -127,7 +98,7 @@ class FakeServer:
         """NotificationData of keep-alives: some servers send an empty list, others null."""
         self.diagnostics: list[Any] = []
         """DiagnosticInfos of each notification."""
-        self.started = _EPOCH
+        self.started = T0
         self.sessions: set[Any] = set()  # authentication tokens
         self.subscriptions: dict[int, Subscription] = {}
         self.lines: set[Line] = set()
@@ -218,7 +189,7 @@ class FakeServer:
         self.asked[call.service] += 1
         self.calls.append(call)
         known = call.request.RequestHeader.AuthenticationToken in self.sessions
-        if not known and call.service not in ("CreateSession", "GetEndpoints"):
+        if not known and call.service not in _WITHOUT_SESSION:
             return fault("BadSessionIdInvalid")
         return self.answers.get(call.service, self.usual)(call)
 
@@ -226,7 +197,19 @@ class FakeServer:
         self._ids += 1
         return self._ids
 
-    def _GetEndpoints(self, call: Call) -> Response:  # noqa: N802 - services have their names from the standard
+    def _OpenSecureChannel(self, call: Call) -> Response:  # noqa: N802 - services have their names from the standard
+        self.tokens += 1
+        lifetime = call.parameters.RequestedLifetime
+        if self.token_lifetime is not None:
+            lifetime = min(lifetime, int(self.token_lifetime * 1000))
+        answer = ua.OpenSecureChannelResponse()
+        answer.Parameters.SecurityToken = ua.ChannelSecurityToken(
+            CHANNEL, self.tokens, datetime.now(timezone.utc), lifetime
+        )
+        answer.Parameters.ServerNonce = b""
+        return answer
+
+    def _GetEndpoints(self, call: Call) -> Response:  # noqa: N802
         return ua.GetEndpointsResponse(Endpoints=[self._endpoint()])
 
     def _endpoint(self) -> Any:

@@ -14,7 +14,8 @@ import pytest
 import pytest_asyncio
 
 from . import test_connection as parts
-from .fake_server import OTHER, PLANT, Answer, Call, FakeServer, Response, double, fault, refusal, result, silence, ua
+from .fake_line import Answer, Call, Response, double, fault, refusal, result, silence, ua
+from .fake_server import OTHER, PLANT, FakeServer
 
 Running = parts.Running
 Start = parts.Start
@@ -119,7 +120,6 @@ async def test_a_republish_that_never_ends_is_bounded_and_values_go_on(
 
     line = start(server.endpoint, tags(), keepAlive=0.2)
     await line.flows("T0")
-    item = server.only.items[max(server.only.items)]
     item = next(one for one in server.only.items.values() if one.name == "T0")
     server.answers["Republish"] = another
     server.cut()
@@ -202,7 +202,7 @@ async def test_one_undecodable_item_in_ten_thousand_costs_itself_and_is_told(ser
     rows[bad] = rows[bad][:5] + bytes([26 | 0x20]) + rows[bad][6:]  # a built-in type that there is not
     body = struct.pack("<i", count) + b"".join(rows) + struct.pack("<i", -1)
     await until(lambda: server.waiting > 0, line.state)
-    server.say(subscription, ua.ExtensionObject(DATA_CHANGE, 1, body))
+    server.say(subscription, ua.ExtensionObject(DATA_CHANGE, body))
     await until(lambda: len(line.sink.samples) >= count - 1, line.state)
     delivered = {sample.tag: sample.value for sample in line.sink.samples if sample.value is not None}
     assert delivered == {f"T{number}": number + 0.5 for number in range(count) if number != bad}
@@ -252,7 +252,7 @@ async def test_diagnostic_infos_are_read_over_everywhere(server: FakeServer, sta
         if response is not None:
             response.ResponseHeader.StringTable = ["Reason", ""]
             response.ResponseHeader.ServiceDiagnostics = told
-            where = getattr(response, "Parameters", response)
+            where: Any = getattr(response, "Parameters", response)
             if hasattr(where, "DiagnosticInfos"):
                 where.DiagnosticInfos = [told, ua.DiagnosticInfo()]
         return response
@@ -436,7 +436,7 @@ async def test_a_response_of_twenty_megabytes_is_taken(server: FakeServer, start
     rows["source"] = 134_168_000_000_000_000 + np.arange(len(rows))
     body = struct.pack("<i", len(rows)) + rows.tobytes() + struct.pack("<i", -1)
     await until(lambda: server.waiting > 0, line.state)
-    server.say(subscription, ua.ExtensionObject(DATA_CHANGE, 1, body))
+    server.say(subscription, ua.ExtensionObject(DATA_CHANGE, body))
     await until(lambda: len(line.sink.samples) > len(rows), line.state)
     assert line.sink.of("T0")[1:] == list(map(float, range(len(rows))))
 
