@@ -8,16 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlparse
 
+from cryptography.exceptions import InvalidSignature
+
+from opcua_collector.certificates import Certificates
 from opcua_collector.config import Connection
-from opcua_collector.problems import TroubleError
-from opcua_collector.security import Choice, OwnCertificate, check_server, choose, needs_trust, own_certificate
+from opcua_collector.own import Candidates, OwnCertificate, OwnCertificates
+from opcua_collector.problems import ChannelRefusedError, TroubleError, refused, refuses_us
+from opcua_collector.security import (
+    BEFORE_CHOICE,
+    NO_POLICY,
+    POLICIES,
+    UNPROTECTED,
+    Choice,
+    Policies,
+    choose,
+    confirm,
+    needs_trust,
+    offered,
+)
 from opcua_collector.session import Session, Ticket
 from opcua_collector.stack import (
     Client,
@@ -25,13 +42,16 @@ from opcua_collector.stack import (
     UaError,
     UaStatusCodeError,
     crypto,
-    policies,
     read_node,
     ua,
     write_node,
 )
+from opcua_collector.trust import Believed, believe
+from opcua_collector.user import UNPROTECTED_TOKENS, User, by_strength, token_kind, user_of
 from sluice.log import Secret
 from sluice.tasks import within
+
+logger = logging.getLogger(__name__)
 
 SESSION_TIMEOUT: Final = 90.0
 """Seconds after which the server forgets a session whose client is gone: as long as the subscription lives without us,
@@ -42,34 +62,118 @@ _CLOSING: Final = 1.5  # seconds that saying goodbye may take
 _DEFAULT_PORT: Final = 4840
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Identity:
-    """Who we are to servers: the folder of our certificate, and names that do not change."""
+    """Who we are to servers: the folder of our certificate, and names that do not change. One for all connections."""
 
     folder: Path
     application_uri: str
     name: str = "Sluice OPC UA collector"
+    own: OwnCertificates = field(init=False, repr=False, compare=False)
+    policies: Policies = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "own", OwnCertificates(self.folder, self.application_uri))
+        object.__setattr__(self, "policies", Policies(self.folder))
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One way to a session: how the channel is opened, and as whom."""
+
+    choice: Choice
+    own: OwnCertificate | None
+    ticket: Ticket | None
+    fresh: bool  # a new session may be made this way, where the ticket's is gone
+    expected: str = ""  # the policy that this connection has had
 
 
 async def connect(
-    name: str, settings: Connection, identity: Identity, password: Secret | None, ticket: Ticket | None = None
+    name: str, settings: Connection, identity: Identity, credentials: Secret | None, ticket: Ticket | None = None
 ) -> Session:
     """Channel, session, activation: of the ticket's session while the server has it, else of a new one.
+
+    credentials: the user's password, or the private key (PEM) of the user's certificate.
 
     Raises TroubleError, OSError, TimeoutError or asyncua's UaError; TicketError when it was the old session over which
     the line was lost.
     """
     clock = asyncio.get_running_loop().time
     began = clock()
-    choice = Choice("None", ua.MessageSecurityMode.None_, b"")
-    own: OwnCertificate | None = None
-    if needs_trust(settings.security):
-        own = own_certificate(identity.folder, identity.application_uri)
-        choice = choose(settings.security, await _endpoints(settings))
-        check_server(identity.folder, name, settings.security.trust, choice.server, datetime.now(timezone.utc))
-        if ticket is not None and ticket.certificate != choice.server.hex():
-            ticket = None
-    _check_password(settings, choice, token_policy=None)
+    user = await asyncio.to_thread(user_of, settings, credentials)
+    if not needs_trust(settings.security):
+        _check_password(settings, UNPROTECTED, token_policy=None)
+        found = await _take(name, settings, identity, user, _Way(UNPROTECTED, None, ticket, fresh=True), began)
+        assert found is not None
+        found._certificates = Certificates()
+        return found
+    endpoints = await _endpoints(settings)
+    before = await asyncio.to_thread(identity.policies.had, name, settings.endpoint)
+    best = choose(settings.security, endpoints, before)
+    now = datetime.now(timezone.utc)
+    host = urlparse(settings.endpoint).hostname or ""
+    believed = await asyncio.to_thread(
+        lambda: believe(identity.folder, name, settings.security, best.chain, host=host, uri=best.uri, now=now)
+    )
+    candidates = await asyncio.to_thread(identity.own.candidates, name, now)
+    if ticket is not None and ticket.certificate != believed.der.hex():
+        ticket = None
+    error: BaseException | None = None
+    for way in _ways(best, offered(settings.security, endpoints), believed, candidates, ticket, before):
+        assert way.own is not None
+        try:
+            session = await _take(name, settings, identity, user, way, began)
+        except (UaStatusCodeError, ChannelRefusedError) as refusal:
+            if not refuses_us(refusal):
+                raise
+            error = refusal
+            logger.info("Connection %s: the server refuses our certificate %s", name, way.own.thumbprint)
+            last = way.own
+            continue
+        if session is None:
+            continue
+        if not session.resumed:
+            await asyncio.to_thread(identity.own.took, name, way.own, candidates)
+        await asyncio.to_thread(identity.policies.used, name, settings.endpoint, way.choice.policy)
+        session._certificates = Certificates(
+            way.own.expires, believed.expires, (*candidates.warnings_with(way.own), *believed.warnings)
+        )
+        return session
+    assert error is not None
+    raise refused(error, str(last.path), last.thumbprint) from error
+
+
+def _ways(
+    best: Choice,
+    offers: Sequence[Choice],
+    believed: Believed,
+    candidates: Candidates,
+    ticket: Ticket | None,
+    before: str,
+) -> list[_Way]:
+    """The ways to try, in their order.
+
+    A session comes back only with the policy and the certificate of ours that it was made with (Part 4, 5.6.3).
+    """
+    ways = [_Way(best, own, None, fresh=True, expected=before) for own in candidates.certificates]
+    if ticket is None:
+        return ways
+    own = candidates.by_thumbprint(ticket.own)
+    label = ticket.policy or f"{BEFORE_CHOICE}/{best.mode.name}"
+    choice = next((one for one in offers if one.label == label and one.server == believed.der), None)
+    if own is None or choice is None:
+        return ways
+    if (label, own) == (best.label, candidates.certificates[0]):
+        return [replace(ways[0], ticket=ticket), *ways[1:]]
+    return [_Way(choice, own, ticket, fresh=False, expected=before), *ways]
+
+
+async def _take(
+    name: str, settings: Connection, identity: Identity, user: User, way: _Way, began: float
+) -> Session | None:
+    """A session by this way; None when the ticket's is gone and a new one is not to be made this way."""
+    clock = asyncio.get_running_loop().time
+    own, choice = way.own, way.choice
     client = _client(settings)
     client.name = client.description = f"{identity.name} {name}"
     client.application_uri = own.uri if own is not None else identity.application_uri
@@ -77,28 +181,34 @@ async def connect(
     client.secure_channel_timeout = int(CHANNEL_LIFETIME * 1000)
     if own is not None:
         await client.set_security(
-            policies.SecurityPolicyBasic256Sha256,
-            own.path,
-            own.key_path,
+            POLICIES[choice.policy],
+            crypto.CertProperties(own.der, "der"),
+            crypto.CertProperties(own.key, "pem"),
             server_certificate=crypto.CertProperties(choice.server, "der"),
             mode=choice.mode,
+            certificate_chain=[crypto.CertProperties(der, "der") for der in own.chain],
         )
     try:
         await _open_channel(client)
         opened = clock()
-        resumed = ticket is not None and await _activate_again(client, settings, password, ticket)
-        server = "" if resumed else await _new_session(client, settings, choice, password)
+        resumed = way.ticket is not None and await _activate_again(client, settings, user, way.ticket)
+        if not (resumed or way.fresh):
+            client.uaclient.disconnect_socket()
+            return None
+        server = "" if resumed else await _new_session(client, settings, way, user)
     except BaseException:
         client.uaclient.disconnect_socket()
         raise
+    finally:
+        client.user_private_key = None
     stack: StackSession = client.uaclient.session
     stack.ensure_publish_loop = lambda: None  # ours runs instead
     session = Session(
         stack=stack,
-        policy=f"{choice.policy}/{choice.mode.name.rstrip('_')}",
+        policy=choice.label,
         resumed=resumed,
         server=server,
-        ticket=_ticket(client, settings),
+        ticket=_ticket(client, settings, way),
         channel_seconds=opened - began,
         session_seconds=clock() - opened,
         _client=client,
@@ -111,18 +221,18 @@ class TicketError(ConnectionError):
     """The server broke the line off when it was shown the ticket: some do so in the place of an answer."""
 
 
-async def _activate_again(client: Any, settings: Connection, password: Secret | None, ticket: Ticket) -> bool:
+async def _activate_again(client: Any, settings: Connection, user: User, ticket: Ticket) -> bool:
     """Whether the server still has the ticket's session, and it is ours again."""
     stack = client.uaclient.session
     stack.restore_authentication_token(read_node(ticket.token))
     client._server_nonce = bytes.fromhex(ticket.nonce)
     believed = client.security_policy.peer_certificate
     client.security_policy.peer_certificate = believed or bytes.fromhex(ticket.certificate)  # encrypts a password
-    kind = _token_kind(settings)
+    kind = user.token_kind
     policy = ua.UserTokenPolicy(PolicyId=ticket.policy_id, TokenType=kind, SecurityPolicyUri=ticket.policy_uri)
     client._policy_ids = [policy]
     try:
-        await _activate(client, settings, password)
+        await _activate(client, user)
     except UaStatusCodeError:  # the session is gone, or a ticket that has been used since: its nonce is stale
         stack.reset_authentication_token()
         client._server_nonce = None
@@ -133,39 +243,59 @@ async def _activate_again(client: Any, settings: Connection, password: Secret | 
     return True
 
 
-async def _new_session(client: Any, settings: Connection, choice: Choice, password: Secret | None) -> str:
+async def _new_session(client: Any, settings: Connection, way: _Way, user: User) -> str:
     """CreateSession and ActivateSession; the server's application URI."""
-    created = await client.create_session()
+    created = await _create_session(client)
     try:
-        if settings.user is not None:
-            token = client.server_policy(ua.UserTokenType.UserName)
-            _check_password(settings, choice, token.SecurityPolicyUri or "")
-        await _activate(client, settings, password)
+        descriptions = list(created.ServerEndpoints or ())
+        if way.own is not None:
+            confirm(way.choice, settings.security, descriptions, way.expected)
+        client._policy_ids = by_strength(client._policy_ids or ())
+        token = client.server_policy(user.token_kind)
+        _check_password(settings, way.choice, token.SecurityPolicyUri or "")
+        user.check_token(client._policy_ids, token)
+        await _activate(client, user)
     except (UaError, TroubleError):  # else each try with a wrong password costs a small server one of its sessions
         with contextlib.suppress(Exception):
             await within(_CLOSING, client.uaclient.session.close_session(True))
         raise
-    uris = [description.Server.ApplicationUri for description in created.ServerEndpoints or ()]
+    uris = [description.Server.ApplicationUri for description in descriptions]
     return str(uris[0] or "") if uris else ""
 
 
-async def _activate(client: Any, settings: Connection, password: Secret | None) -> None:
-    plain = password.reveal() if password is not None else None
-    await client.activate_session(username=settings.user.name if settings.user else None, password=plain)
+async def _create_session(client: Any) -> Any:
+    try:
+        return await client.create_session()
+    except UaStatusCodeError:
+        raise
+    except (UaError, InvalidSignature) as error:
+        # asyncua's words for: another certificate, no endpoint of the kind that the channel has, a wrong signature.
+        what = str(error) or "its signature is wrong"
+        raise TroubleError(
+            "security",
+            None,
+            f"failed: the server does not prove within the session that it is who it was said to be: {what[:200]}",
+            "find out who is between gateway and server; if the server was just set up anew, the next try succeeds",
+        ) from error
 
 
-def _token_kind(settings: Connection) -> Any:
-    return ua.UserTokenType.Anonymous if settings.user is None else ua.UserTokenType.UserName
+async def _activate(client: Any, user: User) -> None:
+    client.user_private_key = user.key
+    client.user_certificate_chain = list(user.chain)
+    plain = user.password.reveal() if user.password is not None else None
+    await client.activate_session(username=user.name or None, password=plain, certificate=user.certificate)
 
 
-def _ticket(client: Any, settings: Connection) -> Ticket:
-    policy = client.server_policy(_token_kind(settings))
+def _ticket(client: Any, settings: Connection, way: _Way) -> Ticket:
+    policy = client.server_policy(token_kind(settings))
     return Ticket(
         write_node(client.uaclient.session.authentication_token),
         (client._server_nonce or b"").hex(),
         (client.security_policy.peer_certificate or b"").hex(),
         policy.PolicyId,
         policy.SecurityPolicyUri,
+        way.choice.label,
+        way.own.thumbprint if way.own is not None else "",
     )
 
 
@@ -182,7 +312,12 @@ async def _open_channel(client: Any) -> None:
     _watch_line(client)
     acknowledge = await client.uaclient.send_hello(client.server_url.geturl(), 0, 0)
     _set_buffer_sizes(client, acknowledge)
-    await client.open_secure_channel()
+    try:
+        await client.open_secure_channel()
+    except ConnectionError as error:
+        if client.security_policy.URI == NO_POLICY:
+            raise
+        raise ChannelRefusedError(str(error) or type(error).__name__) from error
 
 
 def _watch_line(client: Any) -> None:
@@ -232,12 +367,12 @@ def _check_password(settings: Connection, choice: Choice, token_policy: str | No
             "is not sent, because the channel has no protection (security.policy None) and anyone could read it",
             "set security.policy to auto, or set user.allowUnencrypted to true to send it all the same",
         )
-    open_token = token_policy is not None and token_policy in ("", "http://opcfoundation.org/UA/SecurityPolicy#None")
+    open_token = token_policy is not None and token_policy in UNPROTECTED_TOKENS
     if open_token and choice.mode != ua.MessageSecurityMode.SignAndEncrypt:
         raise TroubleError(
             "user.password",
             None,
-            "is not sent, because the channel is only signed and the server takes passwords unencrypted",
+            "is not sent, because the channel is only signed and the server takes passwords unencrypted, or badly so",
             "set security.mode to SignAndEncrypt, or set user.allowUnencrypted to true to send it all the same",
         )
 

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 
 from opcua_collector import browse, recovery, subscription
 from opcua_collector.backfill import Backfill
+from opcua_collector.certificates import thumbprint
 from opcua_collector.config import Connection as Settings
 from opcua_collector.config import Tag
 from opcua_collector.connecting import Identity, TicketError, connect
@@ -29,7 +30,6 @@ from opcua_collector.kept import ITEMS, SEQUENCE, SESSION, Kept, fingerprint, lo
 from opcua_collector.problems import explain
 from opcua_collector.publishing import OutboxFullError, Publishing, SubscriptionLostError, outstanding
 from opcua_collector.requested import MOST_REQUESTS, Request, Requested
-from opcua_collector.security import thumbprint
 from opcua_collector.session import Session, Ticket
 from sluice.log import Secret
 from sluice.retry import Backoff
@@ -511,7 +511,7 @@ async def _until(stop: asyncio.Event, *work: Coroutine[Any, Any, None]) -> None:
 def _values(settings: Settings) -> dict[str, Any]:
     return {
         "endpoint": settings.endpoint,
-        "user": settings.user.name if settings.user else "anonymous",
+        "user": settings.user.name or settings.user.certificate if settings.user else "anonymous",
         "security.policy": settings.security.policy,
         "security.mode": settings.security.mode,
     }

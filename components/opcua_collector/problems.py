@@ -68,6 +68,16 @@ _OWN_CERTIFICATE: Final = _Entry(
     "was refused: the server does not trust our certificate",
     "move our certificate {certificate} (thumbprint {thumbprint}) to the trusted ones on the server",
 )
+_OWN_CHAIN: Final = _Entry(
+    "security",
+    "was refused: the server cannot check the issuer of our certificate",
+    "give the server the authority of our certificate {certificate} (thumbprint {thumbprint}) and its revocation list",
+)
+_CLOCKS: Final = _Entry(
+    "endpoint",
+    "and this gateway differ too much in their clocks",
+    "have both follow a time server; a protected channel allows a few minutes at most",
+)
 _BY_STATUS: Final[dict[str, _Entry]] = {
     "BadIdentityTokenRejected": _USER,
     "BadUserAccessDenied": _USER,
@@ -77,14 +87,53 @@ _BY_STATUS: Final[dict[str, _Entry]] = {
         "is of a kind that the server does not take",
         "set user: {name, password} if the server knows no anonymous users",
     ),
+    "BadIdentityChangeNotSupported": _Entry(
+        "user",
+        "cannot be changed in a session of this server",
+        "none is needed: it is tried again with another session",
+    ),
     "BadSecurityChecksFailed": _OWN_CERTIFICATE,
     "BadCertificateUntrusted": _OWN_CERTIFICATE,
     "BadCertificateInvalid": _OWN_CERTIFICATE,
     "BadCertificateUriInvalid": _OWN_CERTIFICATE,
+    "BadCertificateHostNameInvalid": _OWN_CERTIFICATE,
+    "BadCertificateUseNotAllowed": _OWN_CERTIFICATE,
+    "BadCertificatePolicyCheckFailed": _OWN_CERTIFICATE,
+    "BadApplicationSignatureInvalid": _Entry(
+        "security",
+        "was refused: the server finds our signature wrong",
+        "see that {certificate} and the key beside it belong together; delete both to have them made anew",
+    ),
+    "BadCertificateChainIncomplete": _OWN_CHAIN,
+    "BadCertificateRevocationUnknown": _OWN_CHAIN,
+    "BadCertificateIssuerRevocationUnknown": _OWN_CHAIN,
+    "BadCertificateIssuerUseNotAllowed": _OWN_CHAIN,
+    "BadCertificateRevoked": _Entry(
+        "security",
+        "was refused: our certificate has been revoked",
+        "put another certificate and its key in the place of {certificate} (thumbprint {thumbprint})",
+    ),
+    "BadCertificateIssuerRevoked": _Entry(
+        "security",
+        "was refused: the issuer of our certificate has been revoked",
+        "put a certificate of another authority, and its key, in the place of {certificate} (thumbprint {thumbprint})",
+    ),
     "BadCertificateTimeInvalid": _Entry(
         "security",
-        "was refused: a certificate is out of its time",
-        "set the clocks of server and gateway; if our certificate {certificate} has expired, delete it",
+        "was refused: the server finds our certificate out of its time",
+        "set the clocks of server and gateway; if our certificate {certificate} has expired, delete it and its key",
+    ),
+    "BadCertificateIssuerTimeInvalid": _Entry(
+        "security",
+        "was refused: the server finds the issuer of our certificate out of its time",
+        "set the clocks of server and gateway, and have the authority of {certificate} renewed",
+    ),
+    "BadInvalidTimestamp": _CLOCKS,
+    "BadRequestTypeInvalid": _Entry(
+        "endpoint", "does not know a service that every server has to have", "look into the server's manual or log"
+    ),
+    "BadNonceInvalid": _Entry(
+        "security", "was refused: the server finds our random numbers too short", "set another security.policy"
     ),
     "BadSecurityPolicyRejected": _Entry(
         "security.policy", "is refused by the server", "set a policy that the server allows"
@@ -105,6 +154,13 @@ _BY_STATUS: Final[dict[str, _Entry]] = {
     "BadShutdown": _Entry("endpoint", "is shutting down", "none is needed: it is tried again until the server is back"),
 }
 
+REFUSES_US: Final = frozenset(
+    name
+    for name, entry in _BY_STATUS.items()
+    if entry.place == "security" and name not in ("BadSecurityModeRejected", "BadNonceInvalid")
+)
+"""What servers answer when they do not take our certificate; another one may be taken."""
+
 _UNREACHABLE: Final = "see that the server runs, that host and port are right, and that no firewall is between"
 
 
@@ -119,6 +175,31 @@ def node_problem(path: str, value: Any, status: int) -> Problem:
     name = status_name(status)
     problem, remedy = _NODE_ENTRIES.get(name, _NODE_OTHERWISE)
     return Problem(path, value, f"{problem} ({name})", remedy, "it is tried again; the other tags are collected")
+
+
+class ChannelRefusedError(ConnectionError):
+    """The server broke the line off in the place of an answer, when it was shown our certificate."""
+
+
+def refuses_us(error: BaseException) -> bool:
+    """Whether the server refuses our certificate, as far as it says so."""
+    if isinstance(error, ChannelRefusedError):
+        return True
+    return isinstance(error, UaStatusCodeError) and status_name(error.code) in REFUSES_US
+
+
+def refused(error: BaseException, certificate: str, thumbprint: str) -> TroubleError:
+    """What an error that `refuses_us` means for the certificate that was shown."""
+    if isinstance(error, UaStatusCodeError):
+        status = status_name(error.code)
+        entry = _BY_STATUS[status]
+        problem = f"{entry.problem} ({status})"
+    else:
+        entry = _OWN_CERTIFICATE
+        problem = (
+            "failed: the server closed the line when it was shown our certificate, so it probably does not trust it"
+        )
+    return TroubleError(entry.place, None, problem, entry.remedy.format(certificate=certificate, thumbprint=thumbprint))
 
 
 def explain(error: BaseException, name: str, values: dict[str, Any], own: dict[str, str]) -> Problem:

@@ -1,131 +1,34 @@
-"""Our application certificate, and which server is believed (Part 4, 6.1; Part 6, 6.2.2).
+"""With which protection a channel is opened: policies, which never become less by themselves (Part 4, 6.1; Part 7).
 
-    <folder>/own/certificate.der, private-key.pem     made once, the key for its owner alone
-    <folder>/trusted/<connection>.der                 the server's certificate, pinned at first use
-
-Nothing here weakens by itself: no policy gives way to a weaker one, no certificate of the server to another.
+What a server offers is asked over an open channel, where anyone can change it. So the choice counts only when the list
+in the session's answer leads to the same one (`confirm`). What a connection has had before is remembered (`Policies`).
 """
 
 from __future__ import annotations
 
-import ipaddress
-import os
-import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
+from opcua_collector.certificates import first_certificate
 from opcua_collector.config import Security
 from opcua_collector.problems import TroubleError
-from opcua_collector.stack import EndpointDescription, ua
+from opcua_collector.stack import EndpointDescription, policies, ua
+from sluice.kept_file import KeptFile
 
-POLICY_URI: Final = {
-    "None": "http://opcfoundation.org/UA/SecurityPolicy#None",
-    "Basic256Sha256": "http://opcfoundation.org/UA/SecurityPolicy#Basic256Sha256",
+POLICIES: Final[dict[str, Any]] = {
+    "Aes128_Sha256_RsaOaep": policies.SecurityPolicyAes128Sha256RsaOaep,
+    "Basic256Sha256": policies.SecurityPolicyBasic256Sha256,
+    "Aes256_Sha256_RsaPss": policies.SecurityPolicyAes256Sha256RsaPss,
 }
-FIRST_USE: Final = "first-use"
-_BEST: Final = "Basic256Sha256"
-_VALID: Final = timedelta(days=5 * 365)
-
-
-@dataclass(frozen=True, slots=True)
-class OwnCertificate:
-    """Our application certificate."""
-
-    path: Path
-    key_path: Path
-    uri: str  # application URI: the session must show the same
-    thumbprint: str
-    expires: datetime
-
-
-def own_certificate(folder: Path, application_uri: str) -> OwnCertificate:
-    """The certificate in `folder`, made when there is none. Its own URI counts, whatever is asked for later."""
-    own = folder / "own"
-    path, key_path = own / "certificate.der", own / "private-key.pem"
-    if not (path.exists() and key_path.exists()):
-        _make_folder(own)
-        _make(path, key_path, application_uri)
-    certificate = x509.load_der_x509_certificate(path.read_bytes())
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    if not uris:
-        raise TroubleError(
-            "security",
-            str(path),
-            "has no application URI, without which servers refuse it",
-            "use a certificate with a URI as alternative name, or delete it to have one made",
-        )
-    return OwnCertificate(path, key_path, uris[0], thumbprint(path.read_bytes()), certificate.not_valid_after_utc)
-
-
-def _make(path: Path, key_path: Path, uri: str) -> None:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Sluice OPC UA collector")])
-    now = datetime.now(timezone.utc)
-    host = socket.gethostname()
-    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri), _host_name(host)]
-    usages = dict.fromkeys(
-        ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_cert_sign"), True
-    )
-    unused = dict.fromkeys(("key_agreement", "crl_sign", "encipher_only", "decipher_only"), False)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + _VALID)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.KeyUsage(**usages, **unused), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    _write(key_path, secret)  # the key first: a certificate without its key would be taken for the pair
-    _write(path, certificate.public_bytes(serialization.Encoding.DER))
-
-
-def _host_name(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        return x509.DNSName(host.encode("ascii", "replace").decode("ascii"))
-
-
-def _make_folder(path: Path) -> None:
-    """With the one above it, both for the owner alone: whoever may write to a folder may exchange what is in it."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.mkdir(exist_ok=True, mode=0o700)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """In one step and for the owner alone."""
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-def thumbprint(der: bytes) -> str:
-    """SHA-1 of the certificate, in hexadecimal: what OPC UA and its tools call its thumbprint."""
-    return x509.load_der_x509_certificate(der).fingerprint(hashes.SHA1()).hex()  # noqa: S303 - a name, no protection
+"""Those that are used, weakest first. Deprecated ones (Basic128Rsa15, Basic256) are not among them."""
+_RANK: Final = {name: rank for rank, name in enumerate(POLICIES)}
+_BY_URI: Final = {kind.URI: name for name, kind in POLICIES.items()}
+NO_POLICY: Final[str] = policies.SecurityPolicyNone.URI
+BEFORE_CHOICE: Final = "Basic256Sha256"
+"""What sessions were made with that do not say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +37,21 @@ class Choice:
 
     policy: str
     mode: Any  # MessageSecurityMode
-    server: bytes  # the server's certificate, DER; empty for policy None
+    chain: bytes = b""  # what the server shows: its certificate, DER, and perhaps its authorities
+    uri: str = ""  # application URI that it says it has
+
+    @property
+    def server(self) -> bytes:
+        """The server's certificate; empty for policy None."""
+        return first_certificate(self.chain)
+
+    @property
+    def label(self) -> str:
+        """For people, and for tickets."""
+        return f"{self.policy}/{self.mode.name.rstrip('_')}"
+
+
+UNPROTECTED: Final = Choice("None", ua.MessageSecurityMode.None_)
 
 
 def needs_trust(security: Security) -> bool:
@@ -142,21 +59,55 @@ def needs_trust(security: Security) -> bool:
     return security.policy != "None"
 
 
-def choose(security: Security, endpoints: Sequence[EndpointDescription]) -> Choice:
-    """The best of what the server offers and the configuration allows. Raises TroubleError; never weakens."""
-    policy = _BEST if security.policy == "auto" else security.policy
+def offered(security: Security, endpoints: Sequence[EndpointDescription]) -> list[Choice]:
+    """What the server offers and the configuration allows, best first: by the server's own level, then by our order."""
     mode = ua.MessageSecurityMode[security.mode]
-    offers = sorted({f"{_policy_name(e.SecurityPolicyUri)}/{e.SecurityMode.name.rstrip('_')}" for e in endpoints})
+    found = []
     for endpoint in endpoints:
-        if endpoint.SecurityPolicyUri == POLICY_URI[policy] and endpoint.SecurityMode == mode:
-            return Choice(policy, mode, first_certificate(endpoint.ServerCertificate or b""))
+        policy = _BY_URI.get(endpoint.SecurityPolicyUri)
+        wanted = policy is not None and security.policy in ("auto", policy)
+        if not wanted or endpoint.SecurityMode != mode or not _over_tcp(endpoint):
+            continue
+        assert policy is not None
+        uri = getattr(endpoint.Server, "ApplicationUri", None) or ""
+        choice = Choice(policy, mode, bytes(endpoint.ServerCertificate or b""), str(uri))
+        found.append((int(endpoint.SecurityLevel or 0), _RANK[policy], choice))
+    found.sort(key=lambda one: one[:2], reverse=True)
+    return [choice for _, _, choice in found]
+
+
+def _over_tcp(endpoint: EndpointDescription) -> bool:
+    url = str(endpoint.EndpointUrl or "")
+    return not url or url.lower().startswith("opc.tcp:")
+
+
+def choose(security: Security, endpoints: Sequence[EndpointDescription], before: str = "") -> Choice:
+    """The best of what is offered. `before`: the policy that the connection has had; less is refused.
+
+    Raises TroubleError; never weakens.
+    """
+    found = offered(security, endpoints)
+    if found and before in _RANK and security.policy == "auto":
+        strong = [choice for choice in found if _RANK[choice.policy] >= _RANK[before]]
+        if not strong:
+            raise TroubleError(
+                "security.policy",
+                "auto",
+                f"has used {before} with this server, which now offers no better than {found[0].policy}: somebody may "
+                "have changed that on the way",
+                f"see what has changed at the server; if it shall be so, set security.policy to {found[0].policy}",
+            )
+        found = strong
+    if found:
+        return found[0]
+    offers = sorted({f"{_policy_name(e.SecurityPolicyUri)}/{e.SecurityMode.name.rstrip('_')}" for e in endpoints})
     if security.policy == "auto" and all(e.SecurityMode == ua.MessageSecurityMode.None_ for e in endpoints):
         remedy = "switch security on at the server, or accept a channel without any by security: {policy: None}"
     else:
         remedy = f"set security.policy and security.mode to one that the server offers ({', '.join(offers)})"
     raise TroubleError(
         "security.policy",
-        f"{policy}/{security.mode}",
+        f"{security.policy}/{security.mode}",
         f"is not offered by the server, which offers {', '.join(offers) or 'nothing'}",
         remedy,
     )
@@ -166,77 +117,54 @@ def _policy_name(uri: str | None) -> str:
     return (uri or "").rpartition("#")[2] or "None"
 
 
-def first_certificate(chain: bytes) -> bytes:
-    """The leading certificate of a DER chain, whatever form its length has."""
-    if len(chain) < 4 or chain[0] != 0x30:
-        return b""
-    if chain[1] < 0x80:
-        return chain[: 2 + chain[1]]
-    width = chain[1] & 0x7F
-    return chain[: 2 + width + int.from_bytes(chain[2 : 2 + width], "big")]
+def confirm(choice: Choice, security: Security, endpoints: Sequence[EndpointDescription], before: str = "") -> None:
+    """Whether what the server says within the session leads to the same choice (Part 4, 5.6.2.2). Raises TroubleError.
 
-
-def check_server(folder: Path, connection: str, trust: str, shown: bytes, now: datetime) -> None:
-    """Whether the certificate that the server shows is the one to believe. Raises TroubleError.
-
-    With ``first-use`` the first one is pinned; from then on, and with a file, it must be the very same.
+    Fields that servers leave out there, as they may, are not compared.
     """
     try:
-        certificate = x509.load_der_x509_certificate(shown)
-    except ValueError:
-        raise TroubleError(
-            "security", None, "failed: the server shows no readable certificate", "give the server a certificate"
-        ) from None
-    mark = thumbprint(shown)
-    if not trust:
-        raise TroubleError(
-            "security.trust",
-            None,
-            f"is not set, so nobody says that the server with the certificate {mark} is the right one",
-            "set it to first-use to believe and pin the first certificate, or to the path of the server's certificate",
-        )
-    if trust != FIRST_USE:
-        if _from_file(Path(trust)) != shown:
-            raise TroubleError(
-                "security.trust",
-                trust,
-                f"is not the certificate that the server shows ({mark})",
-                "if the server's certificate was renewed, put the new one in the file; otherwise find out who answers",
-            )
-        return
-    pinned = folder / "trusted" / f"{connection}.der"
-    if pinned.exists():
-        before = pinned.read_bytes()
-        if before != shown:
-            raise TroubleError(
-                "security.trust",
-                trust,
-                f"pinned another certificate ({thumbprint(before)}) than the server now shows ({mark})",
-                f"if the server's certificate was renewed, delete {pinned}; otherwise find out who answers",
-            )
-        return
-    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-        raise TroubleError(
-            "security.trust",
-            trust,
-            f"meets a certificate that is valid only from {certificate.not_valid_before_utc:%Y-%m-%d} "
-            f"to {certificate.not_valid_after_utc:%Y-%m-%d}",
-            "renew it on the server, set the clocks, or give the certificate as a file to believe it as it is",
-        )
-    _make_folder(pinned.parent)
-    _write(pinned, shown)
+        now = choose(security, endpoints, before)
+    except TroubleError as error:
+        raise _changed(f"{choice.label} is not among what it says now: {error.problem}") from None
+    if now.label != choice.label:
+        raise _changed(f"the best is {now.label}, and over the open channel it was {choice.label}")
+    same = [one for one in offered(security, endpoints) if one.label == choice.label]
+    if all(one.server and one.server != choice.server for one in same):
+        raise _changed("its certificate is another one")
+    if all(one.uri and choice.uri and one.uri != choice.uri for one in same):
+        raise _changed(f"its application is {same[0].uri[:200]}, and was {choice.uri[:200]}")
 
 
-def _from_file(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-        if b"-----BEGIN" in content:
-            return x509.load_pem_x509_certificate(content).public_bytes(serialization.Encoding.DER)
-        return first_certificate(content)
-    except (OSError, ValueError) as error:
-        raise TroubleError(
-            "security.trust",
-            str(path),
-            f"cannot be read as a certificate: {error}",
-            "write first-use, or the path of the server's certificate (.der or .pem)",
-        ) from None
+def _changed(what: str) -> TroubleError:
+    return TroubleError(
+        "security",
+        None,
+        f"failed: what the server offers differs between the open channel and the protected one: {what}; somebody may "
+        "have changed it on the way",
+        "find out who is between gateway and server; if the server was just set up anew, the next try succeeds",
+    )
+
+
+class Policies:
+    """The policy that each connection with `policy: auto` has had, in pki/policies.json, for its owner alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = KeptFile(folder / "policies.json", "list of security policies that servers have offered")
+        self._lock = threading.Lock()
+
+    def had(self, connection: str, endpoint: str) -> str:
+        """The policy that was used with this endpoint; empty: none yet."""
+        with self._lock:
+            entry = (self._file.read() or {}).get(connection)
+        if not isinstance(entry, dict) or entry.get("endpoint") != endpoint:
+            return ""
+        policy = entry.get("policy")
+        return policy if isinstance(policy, str) and policy in _RANK else ""
+
+    def used(self, connection: str, endpoint: str, policy: str) -> None:
+        """A session was made with this policy, by the server's own choice or by an engineer's."""
+        entry = {"endpoint": endpoint, "policy": policy}
+        with self._lock:
+            known = self._file.read() or {}
+            if known.get(connection) != entry:
+                self._file.write({**known, connection: entry})

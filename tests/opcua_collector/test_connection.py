@@ -17,16 +17,15 @@ import pytest
 import pytest_asyncio
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.user_managers import UserManager
-from cryptography import x509
 
 from opcua_collector import monitoring
+from opcua_collector.certificates import make
 from opcua_collector.config import Connection as Settings
 from opcua_collector.connecting import Identity
 from opcua_collector.connection import Connection
 from opcua_collector.monitoring import Wish
 from opcua_collector.notifications import Publication, Quarantined
 from opcua_collector.requested import Requested
-from opcua_collector.security import own_certificate
 from opcua_collector.stack import ua
 from plant.certificate import own_certificate as server_certificate
 from plant.line import Line
@@ -523,7 +522,7 @@ async def test_a_changed_server_certificate_is_refused_until_the_engineer_says_o
 ) -> None:
     pinned = tmp_path / "pki/trusted/line1.der"
     pinned.parent.mkdir(parents=True)
-    pinned.write_bytes(own_certificate(tmp_path / "other", "urn:other").path.read_bytes())
+    pinned.write_bytes(make("urn:other")[0])
     security = {"trust": "first-use"}
     line = start(secure.endpoint, {"A": {"node": node("Double")}}, security=security, user=USER, password=PASSWORD)
     await until(lambda: line.connection.state.state == "waiting", line.state)
@@ -548,17 +547,6 @@ async def test_a_server_is_believed_only_by_first_use_or_by_its_certificate_in_a
     else:
         await until(lambda: line.connection.state.state == "waiting", line.state)
         assert "first-use" in line.reports.found["connections.line1.security.trust"][1]
-
-
-async def test_our_certificate_has_what_servers_ask_for_and_is_made_once(tmp_path: Path) -> None:
-    first = own_certificate(tmp_path, "urn:sluice:gateway:opcua-collector")
-    again = own_certificate(tmp_path, "urn:sluice:renamed:opcua-collector")
-    assert again == first
-    certificate = x509.load_der_x509_certificate(first.path.read_bytes())
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["urn:sluice:gateway:opcua-collector"]
-    usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    assert all((usage.digital_signature, usage.content_commitment, usage.key_encipherment, usage.data_encipherment))
 
 
 async def test_a_server_that_does_not_trust_us_is_told_with_the_path_of_our_certificate(
