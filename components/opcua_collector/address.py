@@ -13,12 +13,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 from uuid import UUID
 
 _NODE_ID: Final = re.compile(r"(?:ns=(?P<ns>\d{1,5});|nsu=(?P<nsu>[^;]+);)?(?P<kind>[isgb])=(?P<id>.*)", re.DOTALL)
 _ESCAPED: Final = re.compile(r"(&.|[/:])", re.DOTALL)
 _MOST_SEGMENTS: Final = 64
+_IN_URIS: Final = ":/?#[]@!$&'()*+,= "  # what is written as it is; % and ; are not
 
 
 class NodeIdError(ValueError):
@@ -80,6 +81,16 @@ def parse_node_id(text: str) -> NodeAddress:
     if identifier in ("", b""):
         raise NodeIdError("has an empty identifier")
     return NodeAddress(match["kind"], identifier, index, unquote(match["nsu"] or ""))
+
+
+def format_node_id(address: NodeAddress, uri: str = "") -> str:
+    """The node id as `parse_node_id` reads it; `uri` in the place of its namespace's index."""
+    identifier = address.identifier
+    text = base64.b64encode(identifier).decode() if isinstance(identifier, bytes) else str(identifier)
+    namespace = uri or address.uri
+    if namespace:
+        return f"nsu={quote(namespace, safe=_IN_URIS)};{address.kind}={text}"
+    return f"ns={address.index};{address.kind}={text}" if address.index else f"{address.kind}={text}"
 
 
 def parse_browse_path(text: str) -> tuple[tuple[int, str], ...]:
