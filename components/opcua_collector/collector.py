@@ -16,6 +16,7 @@ from opcua_collector.config import Connection as ConnectionSettings
 from opcua_collector.connecting import Identity
 from opcua_collector.connection import Connection
 from opcua_collector.problems import TroubleError
+from opcua_collector.security import needs_trust
 from opcua_collector.tags import Selection, Stamp, forget, forget_others, select, stamps
 from sluice.command import Command
 from sluice.component import Component, Context
@@ -65,6 +66,7 @@ class OpcUaCollector(Component[Configuration]):
             max_bytes=self.context.max_message_bytes,
             compress=config.compress,
         )
+        self._serve(config)
         for name, settings in config.connections.items():
             await self._open(outlets, name, settings)
         await asyncio.to_thread(forget_others, config.connections, self.context.work_dir)
@@ -80,6 +82,7 @@ class OpcUaCollector(Component[Configuration]):
         assert outlets is not None
         if changes.keys() & {"maxMessageBytes", "compress", "outbox"}:
             outlets.apply(config.outbox, max_bytes=self.context.max_message_bytes, compress=config.compress)
+        self._serve(config)
         entries = changes.entries("connections")
         for name in entries.removed:
             await self._close(outlets, name)
@@ -97,6 +100,10 @@ class OpcUaCollector(Component[Configuration]):
         if self._outlets is not None:
             await self._outlets.close(_LAST_COMMIT)
 
+    def _serve(self, config: Configuration) -> None:
+        """A new certificate of ours is used alone only when the servers of all these connections have taken it."""
+        self._identity.own.serve([name for name, one in config.connections.items() if needs_trust(one.security)])
+
     async def _open(self, outlets: Outlets, name: str, settings: ConnectionSettings) -> None:
         selection = await self._select(name, settings)
         connection = Connection(
@@ -105,7 +112,7 @@ class OpcUaCollector(Component[Configuration]):
             selection.tags,
             outlet=outlets.outlet(name),
             identity=self._identity,
-            password=self._password,
+            password=self._credentials,
             problems=self.context.problems,
         )
         self._running[name] = _Running(
@@ -173,15 +180,19 @@ class OpcUaCollector(Component[Configuration]):
                 except Exception:  # whatever it is, others go on, and it is looked at again
                     logger.exception("Connection %s: its tag tables could not be applied; it is tried again", name)
 
-    async def _password(self, settings: ConnectionSettings) -> Secret | None:
-        if settings.user is None or settings.user.password is None:
+    async def _credentials(self, settings: ConnectionSettings) -> Secret | None:
+        """The user's password, or the private key of the user's certificate, as it is now. Raises TroubleError."""
+        user = settings.user
+        place, reference = (
+            ("password", user.password) if user and user.password else ("key", user.key if user else None)
+        )
+        if reference is None:
             return None
         try:
-            return await self.context.secrets.resolve(settings.user.password)
+            return await self.context.secrets.resolve(reference)
         except SecretError as error:
-            reference = settings.user.password
             raise TroubleError(
-                "user.password", reference.secret or reference.file, error.problem, error.remedy
+                f"user.{place}", reference.secret or reference.file, error.problem, error.remedy
             ) from None
 
     @classmethod
