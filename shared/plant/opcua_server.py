@@ -23,10 +23,12 @@ from typing import Any
 from urllib.parse import urlparse
 
 import asyncua.ua
+from asyncua.common.utils import ServiceError
 from asyncua.crypto.permission_rules import SimpleRoleRuleset, User, UserRole
 from asyncua.server.server import Server
 from asyncua.server.user_managers import UserManager
 from asyncua.ua import AddNodesItem, DataValue, EUInformation, NodeId, VariableAttributes, Variant
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from plant.certificate import Certificate, own_certificate
 from plant.history import History
@@ -40,6 +42,14 @@ APPLICATION_URI = "urn:sluice:plant:server"
 POLICIES = {
     "None": [ua.SecurityPolicyType.NoSecurity],
     "Basic256Sha256": [ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt, ua.SecurityPolicyType.Basic256Sha256_Sign],
+    "Aes128_Sha256_RsaOaep": [
+        ua.SecurityPolicyType.Aes128Sha256RsaOaep_SignAndEncrypt,
+        ua.SecurityPolicyType.Aes128Sha256RsaOaep_Sign,
+    ],
+    "Aes256_Sha256_RsaPss": [
+        ua.SecurityPolicyType.Aes256Sha256RsaPss_SignAndEncrypt,
+        ua.SecurityPolicyType.Aes256Sha256RsaPss_Sign,
+    ],
 }
 DEFAULT_HISTORY_ROWS = 4_000
 
@@ -82,15 +92,17 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 class _Users(UserManager):
-    """One user with a password; or, without one, everybody."""
+    """One user with a password, and users with certificates; or, without any, everybody."""
 
-    def __init__(self, user: tuple[str, str] | None) -> None:
+    def __init__(self, user: tuple[str, str] | None, certificates: Collection[bytes]) -> None:
         self._user = user
+        self._certificates = frozenset(certificates)
 
     def get_user(
         self, iserver: Any, username: str | None = None, password: str | None = None, certificate: Any = None
     ) -> User | None:
-        if self._user is None or (username, password) == self._user:
+        known = (username, password) == self._user if username is not None else certificate in self._certificates
+        if known or (self._user is None and not self._certificates):
             return User(role=UserRole.User, name=username)
         return None
 
@@ -110,7 +122,9 @@ class _Services(SimpleRoleRuleset):
 class PlantServer:
     """Serves `units` units under an endpoint such as `opc.tcp://127.0.0.1:0/plant` (0: a free port).
 
-    `user` is (name, password); without it anyone may connect. `work` keeps the certificate.
+    `user` is (name, password), `user_certificates` are users' certificates (DER); without both anyone may connect.
+    `trusted` are the certificates (DER) of the clients that may connect, None for all; it may be changed at any time.
+    `work` keeps the certificate.
     """
 
     def __init__(
@@ -121,6 +135,7 @@ class PlantServer:
         endpoint: str = "opc.tcp://127.0.0.1:0/plant",
         policies: Collection[str] = ("None", "Basic256Sha256"),
         user: tuple[str, str] | None = None,
+        user_certificates: Collection[bytes] = (),
         history_rows: int = DEFAULT_HISTORY_ROWS,
     ) -> None:
         self.tags: list[Tag] = tags(units)
@@ -129,9 +144,18 @@ class PlantServer:
         self._units = units
         self._work = work
         self._policies = [kind for name in policies for kind in POLICIES[name]]
-        self._user = user
+        self.trusted: Collection[bytes] | None = None
+        self._tokens = [
+            token
+            for token, wanted in (
+                (ua.UserNameIdentityToken, user is not None),
+                (ua.X509IdentityToken, bool(user_certificates)),
+                (ua.AnonymousIdentityToken, user is None and not user_certificates),
+            )
+            if wanted
+        ]
         self._services = _Services()
-        self._internal = MendedServer(_Users(user))
+        self._internal = MendedServer(_Users(user, user_certificates))
         self._server = Server(iserver=self._internal)
         self._node_ids = [ua.NodeId(tag.tag, NAMESPACE_INDEX) for tag in self.tags]
         self._types = [_VARIANT_TYPES[tag.type] for tag in self.tags[:UNIT_WIDTH]]
@@ -147,7 +171,8 @@ class PlantServer:
         server.set_server_name("Sluice simulated plant")
         server.set_endpoint(self.endpoint)
         server.allow_remote_admin(False)
-        server.set_identity_tokens([ua.UserNameIdentityToken] if self._user else [ua.AnonymousIdentityToken])
+        server.set_identity_tokens(self._tokens)
+        server.set_certificate_validator(self._validate)
         # Certificates cost a key pair: only made when a policy needs one.
         if any(kind is not ua.SecurityPolicyType.NoSecurity for kind in self._policies):
             self.certificate = await asyncio.to_thread(own_certificate, self._work, APPLICATION_URI)
@@ -195,6 +220,10 @@ class PlantServer:
         if subscriptions:
             service = self._internal.mended_subscriptions
             await service.delete_subscriptions(list(service.subscriptions))
+
+    async def _validate(self, certificate: Any, application: Any) -> None:
+        if self.trusted is not None and certificate.public_bytes(Encoding.DER) not in self.trusted:
+            raise ServiceError(ua.StatusCodes.BadCertificateUntrusted)
 
     @property
     def sessions(self) -> int:
