@@ -6,29 +6,20 @@ is wrong with one node is the answer for that node and never an exception.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from opcua_collector.address import NamespaceUnknownError, NodeAddress, parse_browse_path, parse_node_id
+from opcua_collector.batches import in_batches as in_batches
 from opcua_collector.config import Tag
 from opcua_collector.encoding import Attribute, read_attributes
 from opcua_collector.problems import node_problem
-from opcua_collector.stack import NodeId, StackSession, UaError, ua
+from opcua_collector.stack import NodeId, StackSession, ua
 from sluice.config import Problem
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 _DEFAULT_BATCH: Final = 1000
 _DEFAULT_HISTORY_BATCH: Final = 100
-#: How a server says that one request asked for too much.
-TOO_MUCH: Final = (
-    ua.uaerrors.BadTooManyOperations,
-    ua.uaerrors.BadEncodingLimitsExceeded,
-    ua.uaerrors.BadResponseTooLarge,
-    ua.uaerrors.BadRequestTooLarge,
-)
 _HISTORY_READ: Final = 0x04  # bit of an access level (Part 3, 8.57)
 
 _MAKERS: Final[dict[str, Callable[[Any, int], NodeId]]] = {
@@ -41,36 +32,21 @@ _MAKERS: Final[dict[str, Callable[[Any, int], NodeId]]] = {
 
 @dataclass(frozen=True, slots=True)
 class OperationLimits:
-    """How much one request may ask for (Part 5, 6.3.11); a server that says 0 or nothing gets the default."""
+    """How much one request may ask for (Part 5, 6.3.11); a server that says 0 or nothing gets the default.
+
+    The numbers may be `batches.Batch`, which learn what the server really takes.
+    """
 
     read: int = _DEFAULT_BATCH
     translate: int = _DEFAULT_BATCH
     browse: int = _DEFAULT_BATCH
     monitor: int = _DEFAULT_BATCH
     history: int = _DEFAULT_HISTORY_BATCH
-
-
-async def in_batches(items: Sequence[A], size: int, ask: Callable[[Sequence[A]], Awaitable[Sequence[B]]]) -> list[B]:
-    """One answer per item, asked for `size` at a time; half as many when the server says that it was too much."""
-    answers: list[B] = []
-    size = max(1, size)
-    while len(answers) < len(items):
-        batch = items[len(answers) : len(answers) + size]
-        try:
-            found = await ask(batch)
-        except TOO_MUCH:
-            if len(batch) == 1:
-                raise
-            size = max(1, len(batch) // 2)
-            continue
-        if len(found) != len(batch):
-            raise UaError(f"the server gave {len(found)} answers to {len(batch)} questions")
-        answers += found
-    return answers
+    register: int = _DEFAULT_BATCH
 
 
 async def read(session: StackSession, nodes: Sequence[tuple[NodeId, int]], size: int) -> list[Attribute]:
-    """Attributes of any type, decoded by our own readers."""
+    """Attributes of any type, decoded by our own readers. One that a request fails over has that status."""
 
     async def ask(batch: Sequence[tuple[NodeId, int]]) -> Sequence[Attribute]:
         request = ua.ReadRequest()
@@ -79,7 +55,7 @@ async def read(session: StackSession, nodes: Sequence[tuple[NodeId, int]], size:
         buffer = await session._send_request(request)
         return read_attributes(bytes(buffer), 0)
 
-    return await in_batches(nodes, size, ask)
+    return await in_batches(nodes, size, ask, failed=lambda status: Attribute(status=status))
 
 
 async def namespaces(session: StackSession) -> tuple[str, ...]:
@@ -89,21 +65,22 @@ async def namespaces(session: StackSession) -> tuple[str, ...]:
     return tuple(map(str, found.value)) if isinstance(found.value, list) else ()
 
 
-async def operation_limits(session: StackSession) -> OperationLimits:
-    """What the server's OperationLimits say; the defaults where it has none."""
+async def operation_limits(session: StackSession, most: int = _DEFAULT_BATCH) -> OperationLimits:
+    """What the server's OperationLimits say, `most` at the most; where it says 0 or nothing, that many."""
     prefix = "Server_ServerCapabilities_OperationLimits_"
     names = {
-        "MaxNodesPerRead": _DEFAULT_BATCH,
-        "MaxNodesPerTranslateBrowsePathsToNodeIds": _DEFAULT_BATCH,
-        "MaxNodesPerBrowse": _DEFAULT_BATCH,
-        "MaxMonitoredItemsPerCall": _DEFAULT_BATCH,
-        "MaxNodesPerHistoryReadData": _DEFAULT_HISTORY_BATCH,
+        "MaxNodesPerRead": most,
+        "MaxNodesPerTranslateBrowsePathsToNodeIds": most,
+        "MaxNodesPerBrowse": most,
+        "MaxMonitoredItemsPerCall": most,
+        "MaxNodesPerHistoryReadData": min(most, _DEFAULT_HISTORY_BATCH),
+        "MaxNodesPerRegisterNodes": most,
     }
     nodes = [(ua.NodeId(getattr(ua.ObjectIds, prefix + name)), ua.AttributeIds.Value) for name in names]
-    found = await read(session, nodes, 1)
+    found = await read(session, nodes, len(nodes))
     limits = [
-        min(most, answer.value) if isinstance(answer.value, int) and answer.value > 0 else most
-        for most, answer in zip(names.values(), found, strict=True)
+        min(bound, answer.value) if isinstance(answer.value, int) and answer.value > 0 else bound
+        for bound, answer in zip(names.values(), found, strict=True)
     ]
     return OperationLimits(*limits)
 

@@ -309,6 +309,10 @@ class Gaps:
         else:
             self._look(tag)
 
+    def are_open(self, handles: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Of which the last hole has no end."""
+        return self._open[handles]
+
     def unchanged(self, handle: int) -> None:
         """A recreated item repeated the last sample that was handed on: there is none behind it."""
         tag = self._tags.get(handle)

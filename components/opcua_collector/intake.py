@@ -164,6 +164,12 @@ class Intake:
         self._note_progress()
         return durable
 
+    def heartbeat(self, publication: Publication) -> None:
+        """Take over what a read says of tags without news: it is no news either, and moves no mark."""
+        columns = self.assembler.beats(publication.blocks)
+        if columns:
+            self._kept(self._outlet.submit(columns))
+
     def missing(self, missing: Missing) -> None:
         """Messages that the server sent and nobody has: told, and read back where there is a history."""
         self.traffic.missing += len(missing)
@@ -172,9 +178,7 @@ class Intake:
         self.open_gap("missing messages")
         self.watched(None)
 
-    def open_gap(
-        self, reason: str, handles: Iterable[int] | None = None, only: Container[str] | None = None
-    ) -> None:
+    def open_gap(self, reason: str, handles: Iterable[int] | None = None, only: Container[str] | None = None) -> None:
         """Samples of these tags, or of all, or of those in `only`, may be missing from here on."""
         self.traffic.gaps += 1
         self.gaps.open(handles, reason, only)

@@ -1,96 +1,102 @@
-"""The tags of a connection and their monitored items: what is configured is what is monitored, each node for itself.
+"""The monitored items of a group's subscription: what is configured is what is monitored, each node for itself.
 
-What is wrong with a node is that node's trouble: it is reported with its place, tried again in growing pauses, and
-nobody waits for it. Tags come and go while the others flow on; after a resumed session only the differences are made
-good. Which client handle stands for which tag survives the component (`kept.Items`).
+Tags come and go while the others flow on; what has changed of one is told to the server, and the item lives on; after a
+resumed session only the differences are made good. Which client handle stands for which tag survives the component
+(`kept.Items`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Protocol
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
-from opcua_collector import browse, data_types, metadata, monitoring, subscription
+import numpy as np
+from numpy.typing import NDArray
+
+from opcua_collector import kept, monitoring, subscription, wire
 from opcua_collector.config import Connection as Settings
 from opcua_collector.config import Tag
-from opcua_collector.intake import Intake, present
+from opcua_collector.heartbeat import Heartbeat
+from opcua_collector.intake import Intake
 from opcua_collector.kept import ITEMS, KeptItem, address_of
 from opcua_collector.kept import Items as Kept
-from opcua_collector.metadata import Metadata
-from opcua_collector.monitoring import Wish
+from opcua_collector.monitoring import FILTER_REFUSED, UNKNOWN_SERVICE, Wish
+from opcua_collector.nodes import CHUNK, Facts, Node, Nodes, Reporter, together
+from opcua_collector.plan import Plan
 from opcua_collector.problems import node_problem
 from opcua_collector.session import Session, Subscribed
-from opcua_collector.stack import NodeId, UaError
+from opcua_collector.stack import node_bytes, node_of
 from opcua_collector.typed import Typing
+from opcua_collector.wire import Asking, Monitored
 from sluice.batch import Series
-from sluice.config import Problem
-from sluice.retry import Backoff
-from sluice.tasks import within
 
 logger = logging.getLogger(__name__)
 
-_TOLD: Final = 20  # tags named in one event
-_NODE_PAUSES: Final = (5.0, 600.0)
-_BUNCH: Final = 1.0  # seconds between tries of refused nodes: those of which the pauses end in one go together
+_NOTED: Final = 5.0  # seconds between notes while many items are made
+_KINDS: Final = 16  # told at most
+_EVENT_BASED: Final = 0.1  # seconds between values of a node that the server samples as fast as it can, as we reckon
+_REMADE: Final = "an item that could not be changed"  # gaps' reasons
+_MOVED: Final = "a tag that went over to another group"
 
 
-class Reporter(Protocol):
-    """Where problems that only show while running go: `sluice.component.Problems`."""
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What items have in common: how they were asked for, and what the server made of it."""
 
-    def report(self, scope: str, problem: str, remedy: str, value: Any = None) -> None:
-        """Replaces what was reported for the scope."""
+    asking: Asking
+    sampling: float  # seconds, revised
+    queue: int  # revised
+    local: bool  # there is a deadband, and it is kept here
 
-    def clear(self, scope: str) -> None:
-        """The scope, and all below it, is well."""
+    @property
+    def covers(self) -> float:
+        """Seconds of values that the server's queue holds."""
+        return self.queue * (self.sampling or self.asking.sampling or _EVENT_BASED)
 
 
 @dataclass(slots=True)
-class _Item:
-    """A tag and what is known of its node on this server."""
+class _Item(Node):
+    """A tag and its monitored item."""
 
-    handle: int
-    tag: Tag
     monitored: int = 0  # monitored item id; 0: none
-    queue: int = 0  # revised
-    unit: str = ""  # from the server
-    rule: Typing | None = None  # its type is fixed at the first subscription, whatever the server says later
-    node: NodeId = None  # as last resolved
-    due: float = 0.0  # when to try again
-    pauses: Backoff = field(default_factory=lambda: Backoff(*_NODE_PAUSES))
-    problem: Problem | None = None
+    kind: Kind | None = None
+    refused: int = 0  # of its filter, the server does not know: 1 the deadband, 2 the trigger either
+    width: float | None = None  # of the deadband that is kept here
+    row: bytes = b""  # as it is kept; empty: to be made anew
 
 
-class Items:
-    """Keeps the monitored items of one connection. `keep_up` runs beside publishing."""
+class Items(Nodes[_Item]):
+    """Keeps the monitored items of one subscription. `keep_up` runs beside publishing."""
 
     def __init__(
-        self, connection: str, settings: Settings, tags: Mapping[str, Tag], intake: Intake, problems: Reporter
+        self,
+        connection: str,
+        settings: Settings,
+        plan: Plan,
+        tags: Mapping[str, Tag],
+        intake: Intake,
+        problems: Reporter,
+        names: dict[int, str],
     ) -> None:
-        self.names: dict[int, str] = {}
-        """Tags by client handle."""
-        self._connection = connection
-        self._settings = settings
-        self._tags = dict(tags)
-        self._intake = intake
-        self._problems = problems
-        self._items: dict[str, _Item] = {}
+        super().__init__(connection, settings, plan, tags, intake, problems, names)
+        self.on_stalled: Callable[[], None] = lambda: None
+        """Called when most of the tags that were looked at have values that the subscription does not bring."""
+        self._position = kept.position(ITEMS, plan.group)
         self._ended: list[int] = []  # monitored items that nobody wants any more
         self._asked: set[str] = set()  # tags whose items the server may have made, or not
-        self._kept = Kept(0, 0, ())
-        self._told_metadata: dict[str, Metadata] = {}
-        self._changed = asyncio.Event()
-
-    def want(self, settings: Settings, tags: Mapping[str, Tag]) -> None:
-        """These tags from now on."""
-        self._settings = settings
-        self._tags = dict(tags)
-        for item in self._items.values():  # who has read a table anew has forgotten what was wrong with its tags
-            if item.problem is not None:
-                self._problems.report(item.problem.path, item.problem.problem, item.problem.remedy, item.problem.value)
-        self._changed.set()
+        self._subscription = 0  # whose items are noted
+        self._reserved = 0  # client handles below this are noted as ours
+        self._noted = 0.0  # when they were noted last
+        self._unnoted = False  # some were made since
+        self._kinds: Counter[Kind] = Counter()
+        self._refused = 0  # what the server refused of every filter so far
+        self._handles: NDArray[np.int64] | None = None
+        self._heartbeat = Heartbeat(connection, intake)
 
     # --- over the ends of sessions and processes ---
 
@@ -98,36 +104,42 @@ class Items:
         """Take over the items of an earlier run. What the configuration says otherwise by now is ended later."""
         if kept is None:
             return
-        assembler = self._intake.assembler
-        self._kept = kept
+        assembler = self._assembler
+        self._subscription, self._reserved = kept.subscription, kept.reserved
         for one in kept.items:
             tag = self._tags.get(one.tag)
             if tag is None or address_of(tag) != one.address:
                 self._ended.append(one.monitored)
                 continue
-            tag = tag.model_copy(
-                update={"sampling_interval": one.sampling}
-            )  # as the server was asked, until it is told
-            item = _Item(one.handle, tag, one.monitored, one.queue, one.unit, Typing.load(one.rule), one.node)
+            typing: Typing = self._once(Typing.load(one.rule))
+            item = _Item(one.handle, tag, node_bytes(one.node), typing, self._once(one.unit))
+            item.monitored, item.width, item.refused = one.monitored, one.width, one.refused
+            # What an earlier release asked for is not known: it is told once more.
+            asking = self._once(Asking(*one.asked) if one.asked else Asking(-1.0, one.queue))
             self._items[one.tag] = item
             assembler.add(self._series(one.tag, item), one.handle)
-            assembler.fix(one.handle, Typing.load(one.rule))
+            assembler.fix(one.handle, typing)
+            local = one.width is not None
+            if local:
+                assembler.filter(one.handle, one.width)
+            self._become(item, Kind(asking, one.revised or asking.sampling, one.queue, local))
             self.names[one.handle] = one.tag
         if assembler.handles < kept.reserved:
             assembler.remove(assembler.add(Series(""), kept.reserved - 1))
 
     def are_of(self, subscribed: int) -> bool:
         """Whether the items are known that the subscription has."""
-        return self._kept.subscription == subscribed
+        return self._subscription == subscribed
 
     def renewed(self) -> None:
         """A new subscription, which has no items yet."""
         self._ended.clear()
         self._asked.clear()
-        self._kept = Kept(0, 0, ())
+        self._subscription = self._reserved = self._refused = 0
         for item in self._items.values():
-            item.monitored = 0
-            item.node = None  # it may be another one's id by now: a server that was restarted counts anew
+            item.monitored = item.refused = 0
+            item.node = b""  # it may be another one's id by now: a server that was restarted counts anew
+            self._become(item, None)
 
     def interrupted(self) -> None:
         """The session has ended: in the next, every refused node is tried again.
@@ -136,260 +148,396 @@ class Items:
         apart.
         """
         for name in self._asked:
-            item = self._items[name]
-            del self.names[item.handle]
-            item.handle = self._intake.assembler.another(item.handle)
-            self.names[item.handle] = name
+            item = self._items.get(name)
+            if item is not None:
+                self._another_handle(name, item)
         self._asked.clear()
-        for item in self._items.values():
-            item.due = 0.0
+        self._wait_no_longer()
 
-    def _keep(self, subscribed: int) -> asyncio.Future[None]:
-        """Note the items as they are; done when that is durable."""
-        items = [
-            KeptItem(
-                name,
-                address_of(item.tag),
-                item.handle,
-                item.monitored,
-                item.queue,
-                item.rule.dump(),
-                item.unit,
-                item.node,
-                item.tag.sampling_interval,
-            )
-            for name, item in self._items.items()
-            if item.monitored and item.rule is not None
-        ]
-        self._kept = Kept(subscribed, self._intake.assembler.handles, items)
-        return self._intake.note({ITEMS: self._kept.dump()})
+    def _another_handle(self, name: str, item: _Item) -> None:
+        del self.names[item.handle]
+        item.handle = self._assembler.another(item.handle)
+        item.row = b""
+        self.names[item.handle] = name
+        self._handles = None
+
+    def _keep(self, subscribed: int, ahead: int = 0) -> asyncio.Future[None]:
+        """Note the items as they are; done when that is durable. `ahead`: handles that will be needed soon."""
+        rows = []
+        for name, item in self._items.items():
+            if item.monitored and item.typing is not None and item.kind is not None:
+                if not item.row:
+                    item.row = _row(name, item, item.typing, item.kind)
+                rows.append(item.row)
+        self._subscription, self._reserved = subscribed, self._assembler.handles + ahead
+        self._noted, self._unnoted = time.monotonic(), False
+        return self._intake.note({self._position: kept.dump_items(subscribed, self._reserved, rows)})
 
     # --- what is configured is what is monitored ---
 
-    async def keep_up(
-        self, session: Session, subscribed: Subscribed, limits: asyncio.Task[browse.OperationLimits]
-    ) -> None:
+    def _new_item(self, handle: int, tag: Tag) -> _Item:
+        return _Item(handle, tag)
+
+    def _left(self, name: str, item: _Item, *, moved: bool) -> None:
+        super()._left(name, item, moved=moved)
+        self._heartbeat.forget(item.handle)
+        if item.monitored:
+            self._ended.append(item.monitored)
+            if moved:  # nobody watches it until the other group does
+                self._intake.open_gap(_MOVED, [item.handle])
+        item.monitored = 0
+        self._become(item, None)
+
+    def _become(self, item: _Item, kind: Kind | None) -> None:
+        """What the server has made of the item."""
+        if item.kind is not None:
+            self._kinds[item.kind] -= 1
+            if not self._kinds[item.kind]:
+                del self._kinds[item.kind]
+        item.kind = None if kind is None else self._once(kind)
+        item.row = b""
+        self._handles = None
+        if item.kind is not None:
+            self._kinds[item.kind] += 1
+
+    async def keep_up(self, session: Session, subscribed: Subscribed, facts: asyncio.Task[Facts]) -> None:
         """Keeps the monitored items as the configuration wants them; tries refused ones again."""
-        run = _Run(session, subscribed, self._settings)
-        run.spaces = await browse.namespaces(session.stack)
-        run.limits = await asyncio.shield(limits)
+        known = await asyncio.shield(facts)
+        run = _Run(session, subscribed, known)
+        await together(self._follow(run), self._describe(known), self._look_after(run))
+
+    async def _follow(self, run: _Run) -> None:
         while True:
             self._changed.clear()
             await self._remove(run)
-            await self._resample(run)
+            await self._modify(run)
             await self._add(run)
-            now = asyncio.get_running_loop().time()
-            due = min((item.due for item in self._items.values() if item.problem is not None), default=now + 3600)
-            try:
-                await within(max(_BUNCH, due - now), self._changed.wait())
-            except asyncio.TimeoutError:
-                continue
+            await self._until_something_is_due()
+
+    async def _look_after(self, run: _Run) -> None:
+        await self._heartbeat.run(run.facts, self, lambda: self._plan, run.subscribed.interval, self.on_stalled)
 
     async def _remove(self, run: _Run) -> None:
         """Ends what is not wanted any more, or stands elsewhere now."""
-        assembler = self._intake.assembler
-        for name, item in list(self._items.items()):
-            tag = self._tags.get(name)
-            if tag is not None and address_of(tag) == address_of(item.tag):
-                if tag != item.tag or self._series(name, item) != assembler.series(item.handle):
-                    if item.monitored:  # what the server samples by is for `_resample` to change
-                        tag = tag.model_copy(update={"sampling_interval": item.tag.sampling_interval})
-                    item.tag = tag
-                    assembler.relabel(item.handle, self._series(name, item))
-                continue
-            if item.monitored:
-                self._ended.append(item.monitored)
-            if item.problem is not None:
-                self._problems.clear(item.problem.path)
-            assembler.remove(item.handle)
-            del self._items[name], self.names[item.handle]
-            self._told_metadata.pop(name, None)
+        self._forget(self._gone())
         if self._ended:
             ended = list(self._ended)
             await self._keep(run.subscribed.id)
-            await monitoring.unmonitor(run.session.stack, run.subscribed.id, ended, run.limits.monitor)
+            await monitoring.unmonitor(run.session.stack, run.subscribed.id, ended, run.facts.limits.monitor)
             self._ended = self._ended[len(ended) :]
 
-    async def _resample(self, run: _Run) -> None:
-        """Tells the server of sampling intervals that have changed: the items live on, and nothing is missed."""
+    def _asking(self, item: _Item) -> Asking:
+        """How the server is asked to watch the tag: as its group says, less what it has refused."""
+        plan = self._plan.of(item.tag)
+        queue = plan.queue or subscription.queue_size(plan.sampling, plan.publishing, plan.outage)
+        kind, width = 0, 0.0
+        if plan.deadband is not None and item.refused < 1 and self._server_keeps_numbers(item):
+            if plan.deadband.absolute is not None:
+                kind, width = wire.ABSOLUTE, plan.deadband.absolute
+            elif plan.deadband.percent is not None:
+                kind, width = wire.PERCENT, plan.deadband.percent
+        trigger = plan.trigger if item.refused < 2 else "value"
+        asking = Asking(
+            plan.sampling, queue, plan.discard == "oldest", trigger, kind, width, item.tag.index_range or ""
+        )
+        found: Asking = self._once(asking)
+        return found
+
+    def _server_keeps_numbers(self, item: _Item) -> bool:
+        """Whether the value is a number for the server as well, and not one that we take out of a structure."""
+        return self._keeps_numbers(item) and item.typing is not None and not item.typing.field
+
+    def _settle(self, name: str, item: _Item, answer: Monitored, asking: Asking) -> None:
+        """The server has made, or changed, the item."""
+        width = item.width
+        local = self._plan.deadband is not None and not asking.deadband and self._keeps_numbers(item)
+        if local:
+            item.width = self._narrow(name, item)
+        elif width is not None:
+            item.width = None
+            self._assembler.filter(item.handle, None)
+        self._become(item, Kind(asking, answer.sampling, answer.queue, local))
+
+    def _described(self, name: str, item: _Item) -> None:
+        if item.monitored and item.kind is not None and item.kind.local and self._plan.deadband is not None:
+            width = self._narrow(name, item)
+            if width != item.width:
+                item.width, item.row = width, b""
+
+    def _retyped(self, item: _Item) -> None:
+        item.row = b""
+
+    async def _modify(self, run: _Run) -> None:
+        """Tells the server what has changed of items: they live on, and nothing is missed."""
         changed = [
-            (f"{self._place(name)}.samplingInterval", item, tag)
+            (name, item)
             for name, item in self._items.items()
-            if item.monitored
-            and (tag := self._tags.get(name)) is not None
-            and tag.sampling_interval != item.tag.sampling_interval
-        ]
-        if not changed:
-            return
-        wishes = [run.wish(item.node, item.handle, tag) for _, item, tag in changed]
-        monitored = [item.monitored for _, item, _ in changed]
-        answers = await monitoring.modify(run.session.stack, run.subscribed.id, monitored, wishes, run.limits.monitor)
-        for (place, item, tag), answer in zip(changed, answers, strict=True):
-            item.tag = tag
-            if answer.status >> 30 >= 2:
-                problem = node_problem(place, tag.sampling_interval, answer.status)
+            if item.monitored and item.kind is not None and item.typing is not None
+            and self._asking(item) is not item.kind.asking
+        ]  # fmt: skip
+        for start in range(0, len(changed), CHUNK):
+            again = changed[start : start + CHUNK]
+            while again:
+                again = await self._modify_some(run, again)
+        if changed:
+            await self._keep(run.subscribed.id)
+            self._check_outage()
+
+    async def _modify_some(self, run: _Run, some: Sequence[tuple[str, _Item]]) -> list[tuple[str, _Item]]:
+        """Those that are to be told once more, without the filter that was refused."""
+        asked = [(name, item, self._asking(item)) for name, item in some if item.monitored]
+        wishes = [Wish(item.node, item.handle, asking) for _, item, asking in asked]
+        answers = await monitoring.modify(
+            run.session.stack,
+            run.subscribed.id,
+            [item.monitored for _, item, _ in asked],
+            wishes,
+            run.facts.limits.monitor,
+        )
+        again = []
+        for (name, item, asking), answer in zip(asked, answers, strict=True):
+            if self._items.get(name) is not item or not item.monitored:
+                continue
+            place = f"{self._place(name, item.tag)}.samplingInterval"
+            if answer.status in FILTER_REFUSED and self._without_filter(item, asking):
+                again.append((name, item))
+            elif answer.status in UNKNOWN_SERVICE:
+                self._make_anew(name, item)
+            elif answer.status >> 30 >= 2:
+                problem = node_problem(place, asking.sampling, answer.status)
                 self._problems.report(place, problem.problem, problem.remedy, problem.value)
+                assert item.kind is not None  # as it was; it is not told again until something changes
+                self._become(item, Kind(asking, item.kind.sampling, item.kind.queue, item.kind.local))
             else:
-                item.queue = answer.queue
                 self._problems.clear(place)
-        await self._keep(run.subscribed.id)
+                self._settle(name, item, answer, asking)
+        return again
+
+    def _make_anew(self, name: str, item: _Item) -> None:
+        """The item cannot be changed: it is ended, and one with another handle takes its place at once."""
+        self._ended.append(item.monitored)
+        self._intake.open_gap(_REMADE, [item.handle])
+        item.monitored = 0
+        self._become(item, None)
+        self._another_handle(name, item)
+
+    def _without_filter(self, item: _Item, asking: Asking) -> bool:
+        """The server does not take the filter: whether less of one is worth another try."""
+        if not asking.filtered:
+            return False
+        item.refused = 1 if asking.deadband else 2
+        return True
 
     async def _add(self, run: _Run) -> None:
         """Resolves, types and monitors what is wanted and not monitored; each node's trouble is its own."""
         now = asyncio.get_running_loop().time()
-        wanted: dict[str, tuple[str, Tag]] = {}
-        for name, tag in self._tags.items():
-            item = self._items.get(name)
-            if item is None or (not item.monitored and item.due <= now):
-                wanted[name] = (self._place(name), tag)
-        if not wanted:
-            if not self.are_of(run.subscribed.id):
-                await self._keep(run.subscribed.id)
-            return
-        stack = run.session.stack
-        nodes = await browse.resolve(stack, run.limits, wanted, run.spaces)
-        found = {name: (*wanted[name], node) for name, node in nodes.items() if not isinstance(node, Problem)}
-        rules = await data_types.rules(stack, run.limits, found) if found else {}
-        good = {name: node for name, (_, _, node) in found.items() if not isinstance(rules[name], Problem)}
-        known = await self._metadata(run, good)
-        wishes: dict[str, Wish] = {}
-        for name, node in good.items():
-            rule = rules[name]
-            assert isinstance(rule, Typing)
-            item = self._item(name, wanted[name][1], known.get(name, Metadata()).unit, rule)
-            item.node = node
-            wishes[name] = run.wish(node, item.handle, item.tag)
-        if wishes and self.are_of(run.subscribed.id) and self._intake.assembler.handles > self._kept.reserved:
-            await self._keep(run.subscribed.id)  # no handle goes out before it is reserved
-        await self._monitor(run, wanted, wishes, now)
-        for name, problem in [*nodes.items(), *rules.items()]:
-            if isinstance(problem, Problem):
-                self._refuse(self._item(name, wanted[name][1], "", None), problem, now)
-        monitored = self.monitored
-        logger.info("Connection %s monitors %d of %d tags", self._connection, monitored, len(self._tags))
+        wanted = [
+            name
+            for name in self._tags
+            if self._may_be_tried(name, now) and ((item := self._items.get(name)) is None or not item.monitored)
+        ]
+        self._refused = 0
+        self._noted = time.monotonic()
+        for start in range(0, len(wanted), CHUNK):
+            await self._add_some(run, wanted[start : start + CHUNK], len(wanted), len(wanted) - start)
+            if self._changed.is_set():
+                return
+        if self._unnoted or not self.are_of(
+            run.subscribed.id
+        ):  # with many tags it is long, and refused ones come often
+            await self._keep(run.subscribed.id)
+        if self._ended:
+            self._changed.set()
+        if wanted:
+            self._check_outage()
+            logger.info("Connection %s monitors %d of %d tags", self._connection, self.monitored, len(self._tags))
 
-    async def _monitor(
-        self, run: _Run, wanted: Mapping[str, tuple[str, Tag]], wishes: Mapping[str, Wish], now: float
-    ) -> None:
-        if self.are_of(run.subscribed.id):
-            self._asked = set(wishes)
+    async def _add_some(self, run: _Run, names: Sequence[str], total: int, ahead: int) -> None:
+        good = await self._found(run.facts, names, total)
+        if not good:
+            return
+        if self.are_of(run.subscribed.id) and self._assembler.handles > self._reserved:
+            await self._keep(run.subscribed.id, ahead)  # no handle goes out before it is reserved
+        refused: list[str] = good
+        begun: list[int] = []
+        while refused:
+            refused = await self._create(run, refused, begun)
+        self._intake.watched(begun)
+        if begun:
+            self._unnoted = True
+            if time.monotonic() - self._noted > _NOTED:
+                await self._keep(run.subscribed.id, ahead)
+
+    async def _create(self, run: _Run, names: Sequence[str], begun: list[int]) -> list[str]:
+        """Creates the items of these tags: names of those that are to be tried once more, without a filter."""
+        asked: list[tuple[str, _Item, Asking]] = []
+        for name in names:
+            item = self._items.get(name)
+            if item is not None and not item.monitored:
+                item.refused = max(item.refused, self._refused)
+                self._assembler.subscribed(item.handle)
+                asked.append((name, item, self._asking(item)))
+        self._asked = {name for name, _, _ in asked} if self.are_of(run.subscribed.id) else set()
         answers = await monitoring.monitor(
-            run.session.stack, run.subscribed.id, list(wishes.values()), run.limits.monitor
+            run.session.stack,
+            run.subscribed.id,
+            [Wish(item.node, item.handle, asking) for _, item, asking in asked],
+            run.facts.limits.monitor,
         )
         self._asked.clear()
-        begun: list[int] = []
-        for name, answer in zip(wishes, answers, strict=True):
-            item = self._items[name]
-            if answer.status >> 30 >= 2:
-                place, tag = wanted[name]
-                address, value, _ = address_of(tag)
-                self._refuse(item, node_problem(f"{place}.{address}", value, answer.status), now)
-                continue
-            if item.problem is not None:
-                self._problems.clear(item.problem.path)
-            item.monitored, item.queue, item.problem, item.due = answer.id, answer.queue, None, 0.0
-            item.pauses.reset()
-            begun.append(item.handle)
-        self._intake.watched(begun)
-        if begun or not self.are_of(run.subscribed.id):  # with many tags it is long, and refused ones come often
-            await self._keep(run.subscribed.id)
+        again, without = [], 0
+        for (name, item, asking), answer in zip(asked, answers, strict=True):
+            bad = answer.status >> 30 >= 2
+            if self._items.get(name) is not item:  # it has gone elsewhere meanwhile
+                if not bad:
+                    self._ended.append(answer.id)
+                    self._changed.set()
+            elif answer.status in FILTER_REFUSED and self._without_filter(item, asking):
+                again.append(name)
+                without += 1
+            elif bad:
+                self._refused_by_server(name, item.tag, answer.status)
+            else:
+                self._well(name)
+                item.monitored = answer.id
+                self._settle(name, item, answer, asking)
+                begun.append(item.handle)
+        if without and without == len(asked):  # a server that knows none: the next are not asked for it in vain
+            self._refused = max(self._refused, min(self._items[name].refused for name in again))
+        return again
 
-    def _refuse(self, item: _Item, problem: Problem, now: float) -> None:
-        item.problem = problem
-        item.due = now + item.pauses.next()
-        self._problems.report(problem.path, problem.problem, problem.remedy, problem.value)
-
-    def _item(self, name: str, tag: Tag, unit: str, rule: Typing | None) -> _Item:
-        """The tag's item, with its client handle; both live as long as the tag is configured."""
-        assembler = self._intake.assembler
-        item = self._items.get(name)
-        if item is None:
-            item = self._items[name] = _Item(assembler.add(Series(name)), tag)
-            self.names[item.handle] = name
-        item.unit = unit or item.unit
-        assembler.relabel(item.handle, self._series(name, item))
-        if rule is not None:
-            item.rule = rule.after(item.rule)
-            assembler.fix(item.handle, item.rule)
-            assembler.subscribed(item.handle)
-        return item
-
-    def _series(self, name: str, item: _Item) -> Series:
-        return Series(name, asset=item.tag.asset or self._settings.asset, unit=item.tag.unit or item.unit)
-
-    def _place(self, name: str) -> str:
-        return f"connections.{self._connection}.{self._tags[name].setting}.{name}"
-
-    async def _metadata(self, run: _Run, nodes: Mapping[str, NodeId]) -> dict[str, Metadata]:
-        """Units and ranges, told as an event where they are new. A server that cannot say them costs only them."""
-        names = list(nodes)
-        try:
-            answers = await metadata.metadata(run.session.stack, run.limits, [nodes[name] for name in names])
-        except (UaError, ValueError) as error:
-            logger.warning("Connection %s: no units and ranges, the server answers %s", self._connection, error)
-            return {}
-        known = dict(zip(names, answers, strict=True))
-        new = {
-            name: what
-            for name, what in known.items()
-            if what != self._told_metadata.get(name, Metadata()) and name in self._tags
-        }
-        self._told_metadata.update(new)
-        told = list(new.items())
-        for start in range(0, len(told), _TOLD):
-            tags = {name: present(asdict(what)) for name, what in told[start : start + _TOLD]}
-            self._intake.tell("metadata", tags=tags)
-        return known
+    def _check_outage(self) -> None:
+        """Tells when the queues that the server keeps do not hold what an outage brings."""
+        plan = self._plan
+        place = f"{self._group_place}.outage"
+        short = min(self._kinds, key=lambda kind: kind.covers, default=None)
+        if plan.queue is not None or short is None or short.covers >= plan.outage or short.queue <= 1:
+            self._problems.clear(place)
+            return
+        self._problems.report(
+            place,
+            f"is not covered: the server keeps {short.queue} values per tag (asked for: {short.asking.queue}), which "
+            f"is {short.covers:g} s at a sampling interval of {short.sampling or _EVENT_BASED:g} s",
+            "raise the server's limit of queue sizes, sample less often (samplingInterval), or set a shorter outage; "
+            "what a longer one costs is read from the server's history where it keeps one",
+            f"{plan.outage:g} s",
+        )
 
     # --- who asks ---
 
-    def node(self, handle: int) -> NodeId | None:
-        """The node that the handle stands for, as last resolved."""
-        item = self._items.get(self.names.get(handle, ""))
-        return None if item is None else item.node
+    def handles(self) -> list[int]:
+        """Client handles of the tags that are monitored."""
+        found: list[int] = self.column().tolist()
+        return found
 
-    def handle(self, tag: str) -> int | None:
-        """The tag's client handle; None while nobody knows its node."""
-        item = self._items.get(tag)
-        return None if item is None or item.node is None else item.handle
+    def column(self) -> NDArray[np.int64]:
+        """The same as a column, which is not to be changed."""
+        if self._handles is None:
+            self._handles = np.array([item.handle for item in self._items.values() if item.monitored], np.int64)
+        return self._handles
 
     def shallow(self) -> list[int]:
         """Handles of the tags of which the server keeps one value only: it replaces it, and sets no overflow bit."""
-        return [item.handle for item in self._items.values() if item.monitored and item.queue <= 1]
+        if not any(kind.queue <= 1 for kind in self._kinds):
+            return []
+        return [
+            item.handle
+            for item in self._items.values()
+            if item.monitored and item.kind is not None and item.kind.queue <= 1
+        ]
 
     @property
     def monitored(self) -> int:
         """How many tags are monitored."""
-        return sum(bool(item.monitored) for item in self._items.values())
+        return sum(self._kinds.values())
 
     def status(self) -> dict[str, Any]:
         """For the connection's status."""
-        queues = [item.queue for item in self._items.values() if item.monitored]
-        bad = sum(item.problem is not None for item in self._items.values())
-        return {
-            "tags": len(self._tags),
-            "monitored": len(queues),
-            **({"bad_tags": bad} if bad else {}),
-            **({"queue": min(queues)} if queues else {}),
-        }
+        kinds = self._kinds
+        told: dict[str, Any] = {"tags": len(self._tags), "monitored": self.monitored}
+        if self._trouble:
+            told["bad_tags"] = len(self._trouble)
+        if kinds:
+            told["queue"] = min(kind.queue for kind in kinds)
+            told["queue_covers_s"] = round(min(kind.covers for kind in kinds), 1)
+        if self._plan.deadband is not None:
+            server = sum(count for kind, count in kinds.items() if kind.asking.deadband)
+            told["deadband"] = {"server": server, "client": sum(n for kind, n in kinds.items() if kind.local)}
+        return {**told, **self._heartbeat.status()}
+
+    def describe(self) -> dict[str, Any]:
+        """For who wants to know what the server was asked for, and what it made of it."""
+        rows = [
+            {
+                "items": count,
+                "requested_sampling_s": kind.asking.sampling,
+                "sampling_s": kind.sampling,
+                "requested_queue": kind.asking.queue,
+                "queue": kind.queue,
+                "covers_s": round(kind.covers, 1),
+                "discard": "oldest" if kind.asking.discard_oldest else "newest",
+                "trigger": kind.asking.trigger,
+                "deadband": _deadband(kind),
+            }
+            for kind, count in self._kinds.most_common(_KINDS)
+        ]
+        return {**self.status(), "kinds": rows, "more_kinds": max(0, len(self._kinds) - _KINDS), **self._late()}
+
+    def _late(self) -> dict[str, Any]:
+        names = [self.names.get(handle, "") for handle in self._heartbeat.late]
+        return {"late_tags": names[:20]} if names else {}
+
+    def of_tag(self, tag: str) -> dict[str, Any] | None:
+        """The same for one tag; None: it is not of this group."""
+        known, item = self._of_tag(tag), self._items.get(tag)
+        if known is None or item is None or item.kind is None:
+            return known
+        kind = item.kind
+        known.update(
+            sampling_s=kind.sampling,
+            requested_sampling_s=kind.asking.sampling,
+            queue=kind.queue,
+            requested_queue=kind.asking.queue,
+            covers_s=round(kind.covers, 1),
+            trigger=kind.asking.trigger,
+            deadband=_deadband(kind),
+            late=item.handle in self._heartbeat.late,
+        )
+        return known
 
 
 class _Run:
     """What creating items goes by, in one session."""
 
-    def __init__(self, session: Session, subscribed: Subscribed, settings: Settings) -> None:
+    def __init__(self, session: Session, subscribed: Subscribed, facts: Facts) -> None:
         self.session = session
         self.subscribed = subscribed
-        self.limits = browse.OperationLimits()
-        self.spaces: tuple[str, ...] = ()
-        publishing = settings.publishing_interval
-        self._sampling = publishing if settings.sampling_interval is None else settings.sampling_interval
-        self._queue = settings.queue_size
+        self.facts = facts
 
-    def wish(self, node: NodeId, handle: int, tag: Tag) -> Wish:
-        """What the server is asked for: the tag's own sampling interval, else the connection's, and a queue for it."""
-        sampling = self._sampling if tag.sampling_interval is None else tag.sampling_interval
-        queue = self._queue
-        if not isinstance(queue, int):
-            queue = subscription.queue_size(sampling, self.subscribed.interval)
-        return Wish(node, handle, sampling, queue)
+
+def _row(name: str, item: _Item, typing: Typing, kind: Kind) -> bytes:
+    asking = kind.asking
+    asked = (asking.sampling, asking.queue, asking.discard_oldest, asking.trigger, asking.deadband, asking.width,
+             asking.range)  # fmt: skip
+    return KeptItem(
+        name,
+        address_of(item.tag),
+        item.handle,
+        item.monitored,
+        kind.queue,
+        typing.dump(),
+        item.unit,
+        node_of(item.node),
+        item.tag.sampling_interval,
+        asked,
+        kind.sampling,
+        item.width,
+        item.refused,
+    ).dump()
+
+
+def _deadband(kind: Kind) -> str:
+    asking = kind.asking
+    if asking.deadband:
+        return f"{asking.width:g}" + (" %" if asking.deadband == wire.PERCENT else "")
+    return "here" if kind.local else ""

@@ -1,115 +1,78 @@
-"""Monitored items: the services that create, change and end them, in batches that the server takes (Part 4, 5.13)."""
+"""Monitored items: the services that create, change and end them, in batches that the server takes (Part 4, 5.13).
+
+One answer per item, whatever becomes of the requests: what fails for one item is that item's status.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
+from opcua_collector import wire
 from opcua_collector.browse import in_batches
-from opcua_collector.stack import NodeId, StackSession, UaStatusCodeError, ua
+from opcua_collector.stack import StackSession, UaStatusCodeError, prepared, ua
+from opcua_collector.wire import Asking, Monitored
+
+FILTER_REFUSED: Final = frozenset(
+    {
+        ua.StatusCodes.BadFilterNotAllowed,
+        ua.StatusCodes.BadDeadbandFilterInvalid,
+        ua.StatusCodes.BadMonitoredItemFilterUnsupported,
+        ua.StatusCodes.BadMonitoredItemFilterInvalid,
+        ua.StatusCodes.BadFilterElementInvalid,
+    }
+)
+"""Answers that say: the item as such is fine, its filter is not."""
+UNKNOWN_SERVICE: Final = frozenset({ua.StatusCodes.BadServiceUnsupported, ua.StatusCodes.BadNotImplemented})
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
     """A monitored item to create."""
 
-    node: NodeId
+    node: bytes  # as `stack.node_bytes` writes it
     handle: int
-    sampling: float  # seconds
-    queue: int
-
-
-@dataclass(frozen=True, slots=True)
-class Monitored:
-    """What the server made of a wish."""
-
-    status: int
-    id: int = 0
-    sampling: float = 0.0
-    queue: int = 0
+    asking: Asking
 
 
 async def monitor(stack: StackSession, subscription: int, wishes: Sequence[Wish], batch: int) -> list[Monitored]:
     """CreateMonitoredItems for the values of nodes, `batch` at a time; one answer per wish."""
 
     async def ask(some: Sequence[Wish]) -> Sequence[Monitored]:
-        parameters = ua.CreateMonitoredItemsParameters()
-        parameters.SubscriptionId = subscription
-        parameters.TimestampsToReturn = ua.TimestampsToReturn.Both
-        parameters.ItemsToCreate = [_item(wish) for wish in some]
-        return [
-            Monitored(
-                int(result.StatusCode.value),
-                int(result.MonitoredItemId),
-                float(result.RevisedSamplingInterval) / 1000,
-                int(result.RevisedQueueSize),
-            )
-            for result in await stack.create_monitored_items(parameters)
-        ]
+        body = wire.create_body(subscription, ((wish.node, wish.handle, wish.asking) for wish in some))
+        answer = await stack._send_request(prepared("CreateMonitoredItems", body))
+        return wire.read_created(bytes(answer), 0)
 
-    return await in_batches(wishes, batch, ask)
+    return await in_batches(wishes, batch, ask, failed=Monitored)
 
 
 async def modify(
     stack: StackSession, subscription: int, items: Sequence[int], wishes: Sequence[Wish], batch: int
 ) -> list[Monitored]:
-    """ModifyMonitoredItems: each item's sampling interval and queue as the wish has them; one answer per item.
+    """ModifyMonitoredItems: each item as the wish has it; one answer per item.
 
     Few servers do not know the service: it is then their answer for each item.
     """
 
     async def ask(some: Sequence[tuple[int, Wish]]) -> Sequence[Monitored]:
-        parameters = ua.ModifyMonitoredItemsParameters()
-        parameters.SubscriptionId = subscription
-        parameters.TimestampsToReturn = ua.TimestampsToReturn.Both
-        parameters.ItemsToModify = [
-            ua.MonitoredItemModifyRequest(MonitoredItemId=item, RequestedParameters=_monitoring(wish))
-            for item, wish in some
-        ]
+        body = wire.modify_body(subscription, ((item, wish.handle, wish.asking) for item, wish in some))
         try:
-            results = await stack.modify_monitored_items(parameters)
+            answer = await stack._send_request(prepared("ModifyMonitoredItems", body))
         except UaStatusCodeError as error:
-            if error.code not in (ua.StatusCodes.BadServiceUnsupported, ua.StatusCodes.BadNotImplemented):
+            if error.code not in UNKNOWN_SERVICE:
                 raise
             return [Monitored(error.code, item) for item, _ in some]
-        return [
-            Monitored(
-                int(result.StatusCode.value),
-                item,
-                float(result.RevisedSamplingInterval) / 1000,
-                int(result.RevisedQueueSize),
-            )
-            for (item, _), result in zip(some, results, strict=True)
-        ]
+        return wire.read_modified(bytes(answer), 0, [item for item, _ in some])
 
-    return await in_batches(list(zip(items, wishes, strict=True)), batch, ask)
+    return await in_batches(list(zip(items, wishes, strict=True)), batch, ask, failed=Monitored)
 
 
 async def unmonitor(stack: StackSession, subscription: int, items: Sequence[int], batch: int) -> None:
     """DeleteMonitoredItems. Items that are gone already are no error."""
 
-    async def ask(some: Sequence[int]) -> Sequence[Any]:
-        parameters = ua.DeleteMonitoredItemsParameters()
-        parameters.SubscriptionId = subscription
-        parameters.MonitoredItemIds = list(some)
-        return list(await stack.delete_monitored_items(parameters))
+    async def ask(some: Sequence[int]) -> Sequence[int]:
+        answer = await stack._send_request(prepared("DeleteMonitoredItems", wire.delete_body(subscription, some)))
+        return wire.read_deleted(bytes(answer), 0)
 
-    await in_batches(items, batch, ask)
-
-
-def _monitoring(wish: Wish) -> Any:
-    parameters = ua.MonitoringParameters()
-    parameters.ClientHandle = wish.handle
-    parameters.SamplingInterval = wish.sampling * 1000
-    parameters.QueueSize = wish.queue
-    parameters.DiscardOldest = True
-    return parameters
-
-
-def _item(wish: Wish) -> Any:
-    request = ua.MonitoredItemCreateRequest()
-    request.ItemToMonitor = ua.ReadValueId(NodeId=wish.node, AttributeId=ua.AttributeIds.Value)
-    request.MonitoringMode = ua.MonitoringMode.Reporting
-    request.RequestedParameters = _monitoring(wish)
-    return request
+    await in_batches(items, batch, ask, failed=int)

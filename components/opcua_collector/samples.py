@@ -15,7 +15,7 @@ The assembler tells `gaps` what comes: where samples are missing before one, and
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +27,7 @@ from opcua_collector.marks import ANY_STATUS, Mark, Marks
 from opcua_collector.notifications import Block, Publication
 from opcua_collector.quality import OVERFLOW, WAITING_FOR_INITIAL_DATA, overflows, quality_of
 from opcua_collector.typed import (
+    HEARTBEAT_CODE,
     MISMATCH_CODE,
     NATIVE,
     RANGE_CODE,
@@ -278,6 +279,25 @@ class Assembler:
                 found.append(sanitize(self._columns(type_, part)))
         return found
 
+    def beats(self, blocks: Iterable[Block]) -> list[Columns]:
+        """Heartbeats: what a server says of silent tags. They are no news: neither the last of their tags nor live."""
+        found = []
+        for type_, part in self._typed(blocks):
+            columns = self._columns(type_, part)
+            status = np.where(part.status < 0, part.status, HEARTBEAT_CODE)
+            found.append(sanitize(replace(columns, status=status, words=WORDS)))
+        return found
+
+    def latest(self, handles: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Time of the last sample that came of each; below 0: none is known."""
+        return self._latest[handles]
+
+    def again(self, handles: NDArray[np.int64]) -> None:
+        """What comes next of these may repeat what is known."""
+        if len(handles):
+            self._fresh[handles] = True
+            self._any_fresh = True
+
     def brought(self, blocks: Iterable[Block]) -> list[Columns]:
         """The same for samples from history, which are neither live nor the last of their tags."""
         found = []
@@ -432,7 +452,7 @@ class Assembler:
             # Overflow belongs to the queue in which the value waited, not to the value.
             known &= (part.status[rows] & ~OVERFLOW == latest & ~OVERFLOW) | (latest == ANY_STATUS)
             known &= (marks[rows] == self._latest_mark[handles]) | self._restored[handles]
-            for handle in handles[known].tolist():
+            for handle in handles[known & self.gaps.are_open(handles)].tolist():
                 self.gaps.unchanged(handle)
             drop = rows[waiting | known]
             self._fresh[handles] = False
