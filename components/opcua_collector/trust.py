@@ -433,7 +433,7 @@ def read_store(folder: Path) -> Store:
                         certificates.setdefault(der, path.name)
             except CertificateError as error:
                 warnings.append(f"{shown} is passed over: {error}")
-    return Store(trusted, issuers, revocations, tuple(dict.fromkeys(warnings))[:8])
+    return Store(trusted, issuers, tuple(revocations), tuple(dict.fromkeys(warnings))[:8])
 
 
 def _files(folder: Path, warnings: list[str]) -> list[Path]:
