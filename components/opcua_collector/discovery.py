@@ -22,8 +22,7 @@ from typing import Any, Final
 from opcua_collector.config import Connection as Settings
 from opcua_collector.config import Select, Tag
 from opcua_collector.encoding import MalformedError
-from opcua_collector.items import Reporter
-from opcua_collector.nodes import Facts
+from opcua_collector.nodes import Facts, Reporter
 from opcua_collector.problems import status_name
 from opcua_collector.selecting import Chosen, Wishes, choose
 from opcua_collector.session import Session

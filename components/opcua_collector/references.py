@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from opcua_collector.address import NodeAddress
-from opcua_collector.batches import TOO_MUCH
+from opcua_collector.batches import TOO_MUCH, Batch
 from opcua_collector.browse import node_id
 from opcua_collector.encoding import MalformedError, read_response_header
 from opcua_collector.stack import NodeId, StackSession, UaError, UaStatusCodeError, ua
@@ -219,7 +219,7 @@ class Browser:
         classes: int = OBJECT | VARIABLE,
     ) -> None:
         self.requests = 0
-        self.batch = max(1, batch)
+        self.batch = max(1, batch.now if isinstance(batch, Batch) else batch)
         self._refused = 0  # requests in a row for a single node
         self._session = session
         self._spaces = spaces

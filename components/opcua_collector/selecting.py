@@ -112,6 +112,7 @@ def choose(
     filters = [_made(name, wish, space) for name, wish in wishes.select.items()]
     found = Chosen()
     taken: dict[str, str] = {}
+    above: dict[int, str] = {ROOT: ""}
     mark = hashlib.blake2b(digest_size=16)
     for node, state in enumerate(space.states(wishes.filters)):
         for one in filters:
@@ -125,7 +126,10 @@ def choose(
             one = filters[number]
             one.fitted += 1
             if _wanted(one, space, node):
-                _take(one, space, node, found, taken, mark)
+                parent = space.parent[node]
+                if parent not in above:
+                    above[parent] = space.path(parent)
+                _take(one, f"{above[parent]}/{step(space.name(node))}", space.address(node), found, taken, mark)
     found.mark = mark.digest()
     found.counts = {one.name: one.count for one in filters}
     found.problems = [
@@ -156,9 +160,7 @@ def _wanted(one: _Filter, space: Space, node: int) -> bool:
     return one.wish.historizing is None or space.historizing[node] == one.wish.historizing
 
 
-def _take(one: _Filter, space: Space, node: int, found: Chosen, taken: dict[str, str], mark: hashlib.blake2b) -> None:
-    path = space.path(node)
-    address = space.address(node)
+def _take(one: _Filter, path: str, address: str, found: Chosen, taken: dict[str, str], mark: hashlib.blake2b) -> None:
     if not _addressable(address):
         one.no_name.append(path)
         return

@@ -152,6 +152,8 @@ class Walk:
                         self._meet(parent, above, reference, visited, below)
 
             failed = await browser.look(packed, take)
+            if failed and packed[0] == start:
+                raise ua.uaerrors.UaStatusCodeError(failed[0])
             for position, status in failed.items():
                 self._walked.unknown[packed[position]] = status
             level = below
