@@ -197,6 +197,9 @@ def _paths(
             if wrong := _may_sign(issuer, len(path) - 1):
                 failures.append(wrong)
                 continue
+            if _forgeable(last):
+                failures.append("its chain has a signature with SHA-1 or MD5, which can be forged")
+                continue
             try:
                 last.verify_directly_issued_by(issuer)
             except _UNUSABLE:
@@ -373,14 +376,20 @@ def _strength(certificate: x509.Certificate, *, signature: bool = True) -> str:
     """What of its key or signature is too weak, or of a kind that no policy here knows."""
     try:
         key = certificate.public_key()
-        weak = signature and isinstance(certificate.signature_hash_algorithm, _WEAK)
     except (ValueError, UnsupportedAlgorithm):
-        return "has a key or a signature of an unknown kind"
+        return "has a key of an unknown kind"
     if not isinstance(key, rsa.RSAPublicKey):
         return "has no RSA key"
     if key.key_size < SMALLEST_KEY:
         return f"has a key of only {key.key_size} bits"
-    return "is signed with SHA-1 or MD5, which can be forged" if weak else ""
+    return "is signed with SHA-1 or MD5, which can be forged" if signature and _forgeable(certificate) else ""
+
+
+def _forgeable(certificate: x509.Certificate) -> bool:
+    try:
+        return isinstance(certificate.signature_hash_algorithm, _WEAK)
+    except UnsupportedAlgorithm:  # nor can it be checked, then
+        return False
 
 
 def _usage(certificate: x509.Certificate) -> x509.KeyUsage | None:

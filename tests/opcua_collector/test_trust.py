@@ -280,7 +280,7 @@ def test_a_signature_with_sha1_is_refused_unless_the_certificate_is_trusted_itse
     der = (tmp_path / "server.der").read_bytes()
     now = x509.load_der_x509_certificate(der).not_valid_before_utc + DAY
     root = {ROOT.der: "root.der"}
-    with pytest.raises(RefusedError, match="SHA-1 or MD5"):
+    with pytest.raises(RefusedError, match="a signature with SHA-1 or MD5"):
         judge([der, LINE.der], Store(root), RULES, now, root, pinned=False)
     [warning] = judge([der], Store(), RULES, now, {der}, pinned=False).warnings
     assert "SHA-1 or MD5" in warning
