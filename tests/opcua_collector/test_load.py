@@ -200,30 +200,38 @@ def test_a_request_that_fails_gives_its_place_back() -> None:
     virtually(work())
 
 
-@given(st.data())
-def test_slots_are_neither_lost_nor_given_twice(data: st.DataObject) -> None:
+moments = st.sampled_from((0.0, 0.1, 0.2))
+
+
+@given(
+    st.integers(1, 3), st.lists(st.tuples(moments, st.none() | moments, st.none() | st.integers(0, 11)), max_size=12)
+)
+def test_slots_are_neither_lost_nor_given_twice(
+    most: int, callers: list[tuple[float, float | None, int | None]]
+) -> None:
     async def work() -> None:
-        slots, tasks = Slots(data.draw(st.integers(1, 3))), []
-        inside = 0
+        slots, inside = Slots(most), 0
+        tasks: list[asyncio.Task[None]] = []
 
         async def one(seconds: float) -> None:
             nonlocal inside
             await slots.acquire()
             inside += 1
+            assert inside <= slots.busy <= most
             try:
-                assert inside <= slots.busy
                 await asyncio.sleep(seconds)
             finally:
                 inside -= 1
                 slots.release()
 
-        for _ in range(data.draw(st.integers(1, 12))):
-            tasks.append(asyncio.create_task(one(data.draw(st.sampled_from((0.0, 0.1, 0.2))))))
-            if data.draw(st.booleans()):
-                await asyncio.sleep(data.draw(st.sampled_from((0.0, 0.1))))
-            if data.draw(st.booleans()):
-                data.draw(st.sampled_from(tasks)).cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for held, pause, given_up in callers:
+            tasks.append(asyncio.create_task(one(held)))
+            if pause is not None:
+                await asyncio.sleep(pause)
+            if given_up is not None:
+                tasks[given_up % len(tasks)].cancel()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            assert outcome is None or isinstance(outcome, asyncio.CancelledError), outcome
         assert (slots.busy, slots.waiting, inside) == (0, 0, 0)
 
     virtually(work())
