@@ -22,6 +22,7 @@ from cryptography.exceptions import InvalidSignature
 from opcua_collector.certificates import Certificates
 from opcua_collector.config import Connection
 from opcua_collector.own import Candidates, OwnCertificate, OwnCertificates
+from opcua_collector.load import Pace
 from opcua_collector.problems import ChannelRefusedError, TroubleError, refused, refuses_us
 from opcua_collector.security import (
     BEFORE_CHOICE,
@@ -48,14 +49,12 @@ from opcua_collector.stack import (
 )
 from opcua_collector.trust import Believed, believe
 from opcua_collector.user import UNPROTECTED_TOKENS, User, by_strength, token_kind, user_of
+from opcua_collector.subscription import session_timeout
 from sluice.log import Secret
 from sluice.tasks import within
 
 logger = logging.getLogger(__name__)
 
-SESSION_TIMEOUT: Final = 90.0
-"""Seconds after which the server forgets a session whose client is gone: as long as the subscription lives without us,
-and no longer, because small servers have five."""
 CHANNEL_LIFETIME: Final = 600.0
 _LARGEST_MESSAGE: Final = 64 * 2**20
 _CLOSING: Final = 1.5  # seconds that saying goodbye may take
@@ -177,7 +176,7 @@ async def _take(
     client = _client(settings)
     client.name = client.description = f"{identity.name} {name}"
     client.application_uri = own.uri if own is not None else identity.application_uri
-    client.session_timeout = int(SESSION_TIMEOUT * 1000)
+    client.session_timeout = int(session_timeout(settings) * 1000)
     client.secure_channel_timeout = int(CHANNEL_LIFETIME * 1000)
     if own is not None:
         await client.set_security(
@@ -212,6 +211,7 @@ async def _take(
         channel_seconds=opened - began,
         session_seconds=clock() - opened,
         _client=client,
+        pace=Pace.over(stack, settings.load),
     )
     session._renewal = asyncio.create_task(_renew(client))
     return session

@@ -3,9 +3,13 @@
     connecting --> running --> (lost) --> waiting --> connecting ...       forever, 0.2 s to 30 s apart, with jitter
                           \\--> (outbox full, server with history) --> paused --> connecting ...
 
-What was lost with a line, or with this component, is taken up by the rungs of a ladder (`recovery`). What it takes is
-kept in the outbox (`kept`). So an end without goodbye loses nothing, and the component ends that way on purpose; only a
-connection that is removed, or needs another session, says goodbye to its server.
+It has one session, and in it each group of tags has a subscription, or is polled (`groups`). What was lost with a line,
+or with this component, is taken up by the rungs of a ladder (`recovery`). What it takes is kept in the outbox (`kept`).
+So an end without goodbye loses nothing, and the component ends that way on purpose; only a connection that is removed,
+or needs another session, says goodbye to its server.
+
+Settings and tags may change at any time: what changed is told to the server, and nothing else is interrupted. Only
+another endpoint, another protection or another user need another session.
 """
 
 from __future__ import annotations
@@ -13,24 +17,39 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any, Final, Protocol
 
-from opcua_collector import browse, recovery, subscription
+from opcua_collector import recovery
 from opcua_collector.backfill import Backfill
 from opcua_collector.certificates import thumbprint
 from opcua_collector.config import Connection as Settings
 from opcua_collector.config import Tag
 from opcua_collector.connecting import Identity, TicketError, connect
-from opcua_collector.feed import Feed
+from opcua_collector.groups import FullError, Group, Live, PolledGroup, Returned, SubscribedGroup
 from opcua_collector.intake import GAPS, MARKS, Intake, Outlet, Traffic
-from opcua_collector.items import Items, Reporter
-from opcua_collector.kept import ITEMS, SEQUENCE, SESSION, Kept, fingerprint, load_items, load_sequence, load_session
-from opcua_collector.problems import explain
-from opcua_collector.publishing import OutboxFullError, Publishing, SubscriptionLostError, outstanding
+from opcua_collector.kept import (
+    ITEMS,
+    SEQUENCE,
+    SESSION,
+    Kept,
+    fingerprint,
+    load_items,
+    load_sequence,
+    load_session,
+    position,
+)
+from opcua_collector.nodes import Facts, Reporter, learn
+from opcua_collector.pipeline import Pipeline
+from opcua_collector.plan import OWN, by_group, plan
+from opcua_collector.problems import explain, status_name
+from opcua_collector.publishing import OutboxFullError, Publishing
 from opcua_collector.requested import MOST_REQUESTS, Request, Requested
-from opcua_collector.session import Session, Ticket
+from opcua_collector.session import Session, Subscribed, Ticket
+from opcua_collector.stack import NodeId, UaStatusCodeError
+from opcua_collector.subscription import session_timeout
 from sluice.log import Secret
 from sluice.retry import Backoff
 from sluice.status import Connection as State
@@ -44,11 +63,14 @@ _PAUSE_WHILE_KEPT: Final = 3.0  # while the server may still have our subscripti
 _STABLE: Final = 5.0  # seconds after which a connection that is lost is tried again at once
 _MOST_TICKETS: Final = 3  # times that a line may end over the old session before it is given up
 _LOOK: Final = 0.5  # seconds between looks whether there is room in the outbox
+_CROWDED: Final = 10.0  # seconds at least that a server without a session left is given
 _TEND: Final = 2.0
-_SHALLOW: Final = "a queue of one value"  # a gap's reason
+_SKEW, _NO_SKEW = 10.0, 8.0  # seconds between the clocks from which on, and up to which no more, it is told
+_SHOWN: Final = 16  # groups in a status
 
 _REQUESTS: Final = "requests"
-_POSITIONS: Final = (SESSION, ITEMS, SEQUENCE, MARKS, GAPS, _REQUESTS)
+_POSITIONS: Final = (SESSION, MARKS, GAPS, _REQUESTS)
+_LEAST: Final = frozenset({"queue", "queue_covers_s"})  # of what groups tell, that of which the least counts
 
 
 class PasswordSource(Protocol):
@@ -102,12 +124,20 @@ class Connection:
         self._identity = identity
         self._password = password
         self._problems = problems
-        self._intake = Intake(name, outlet, lambda: self._items.names)
-        self._items = Items(name, settings, tags, self._intake, problems)
-        self._backfill = Backfill(
-            name, outlet, self._intake.assembler, node=self._items.node, behind=lambda: self._behind
-        )
-        self._requested = Requested(self._items.handle, self._intake.gaps.history)
+        self.beside: list[Callable[[Session, asyncio.Task[Facts]], Coroutine[Any, Any, None]]] = []
+        """What else runs in each session, beside publishing."""
+        self.live: Live | None = None
+        """The session that publishes at present."""
+        self._configured = tags
+        self._discovered: Mapping[str, Tag] = {}
+        self._names: dict[int, str] = {}
+        self._intake = Intake(name, outlet, lambda: self._names)
+        self._groups: dict[str, Group] = {}
+        self._retired: list[Group] = []  # groups that are no more, and may have a subscription yet
+        self._regrouped = asyncio.Event()
+        self._regroup()
+        self._backfill = Backfill(name, outlet, self._intake.assembler, node=self._node, behind=lambda: self._behind)
+        self._requested = Requested(self._handle, self._intake.gaps.history)
         # Here and not in `run`: a command that goes on after a restart may ask before that has begun.
         if trouble := self._requested.load(outlet.position(_REQUESTS)):
             logger.error("Connection %s: %s", name, trouble)
@@ -115,21 +145,21 @@ class Connection:
             name,
             outlet,
             self._intake.assembler,
-            node=self._items.node,
+            node=self._node,
             behind=lambda: self._behind,
             work=self._requested,
             position=_REQUESTS,
             wait=self._before_requests,
         )
         self._kept: Kept | None = None
-        self._feed: Feed | None = None
+        self._recovering: tuple[dict[str, Subscribed], dict[str, bytes | None]] | None = None
         self._restart = asyncio.Event()  # settings that need another channel at least
         self._leaving = False
         self._proven = False  # the server has answered a publish request
         self._tickets = 0  # times in a row that the line ended over the old session
         self._parted = 0.0  # when the last session ended; 0: there was none
-        self._session: Session | None = None
-        self._publishing: Publishing | None = None
+        self._facts: Facts | None = None  # of the session before
+        self._shutting_down = False
         self._recovery: _Recovery | None = None
 
     @property
@@ -140,7 +170,16 @@ class Connection:
     @property
     def _behind(self) -> bool:
         """Whether the server has more live data than it could send yet."""
-        return self._publishing is not None and self._publishing.behind
+        return self.live is not None and self.live.publishing.behind
+
+    def _node(self, handle: int) -> NodeId | None:
+        """The node that a client handle stands for."""
+        found = (group.node(handle) for group in self._groups.values())
+        return next((node for node in found if node is not None), None)
+
+    def _handle(self, tag: str) -> int | None:
+        found = (group.handle(tag) for group in self._groups.values())
+        return next((handle for handle in found if handle is not None), None)
 
     @property
     def tags(self) -> Mapping[str, Tag]:
@@ -181,14 +220,65 @@ class Connection:
             return "for room in the outbox: consumers have to take what is kept first"
         return "for gaps to be filled" if self._backfill.reading else ""
 
+    # --- what is collected ---
+
     def reconfigure(self, settings: Settings, tags: Mapping[str, Tag]) -> None:
-        """Go over to this: tags come and go while the others flow on; all else needs another channel, or session."""
+        """Go over to this. Who needs another channel, or session, gets it; all else goes on, as the server is told."""
         before, self._settings = self._settings, settings
-        self._tags = tags
-        self._items.want(settings, tags)
-        same = {"tags": {}, "tags_file": "", "tags_package": "", "asset": ""}
-        if before.model_copy(update=same) != settings.model_copy(update=same):
+        self._configured = tags
+        self._tags = {**self._discovered, **tags}
+        self._regroup()
+        if (
+            fingerprint(before) != fingerprint(settings)
+            or before.request_timeout != settings.request_timeout
+            or before.load != settings.load
+        ):
             self._restart.set()
+
+    def discovered(self, tags: Mapping[str, Tag]) -> None:
+        """These tags were found by filters. Those of the configuration go before them by name."""
+        self._discovered = tags
+        self._tags = {**tags, **self._configured}
+        self._regroup()
+
+    def _regroup(self) -> None:
+        """Each group has the tags that are its own by now; groups come and go with their tags."""
+        wanted = by_group(self._settings, self._tags) or {OWN: {}}
+        plans = {name: plan(self._settings, name) for name in wanted}
+        for name, group in list(self._groups.items()):
+            stays = name in wanted and plans[name].mode == group.plan.mode
+            tags = wanted[name] if stays else {}
+            elsewhere = self._tags.keys() - tags.keys() if len(self._groups) > 1 or len(wanted) > 1 or not stays else ()
+            group.want(self._settings, plans[name] if stays else group.plan, tags, elsewhere)
+            if not stays:
+                group.retire()
+                self._retired.append(self._groups.pop(name))
+        for name, tags in wanted.items():
+            if name not in self._groups:
+                self._groups[name] = self._group(name, tags)
+        self._regrouped.set()
+
+    def _group(self, name: str, tags: Mapping[str, Tag]) -> Group:
+        made = plan(self._settings, name)
+        parts = (self.name, self._settings, made, tags, self._intake, self._problems, self._names)
+        return PolledGroup(*parts) if made.mode == "poll" else SubscribedGroup(*parts, self._keep)
+
+    def _keep(self, group: str, subscribed: Subscribed | None, positions: Mapping[str, bytes | None]) -> None:
+        """Note the group's subscription (None: it has none any more) with the session, and positions beside it.
+
+        While a session is taken up its notes wait until all groups are: until then those of the old one hold.
+        """
+        if self._recovering is not None:
+            subscriptions, noted = self._recovering
+            noted.update(positions)
+            if subscribed is not None:
+                subscriptions[group] = subscribed
+            return
+        assert self._kept is not None
+        others = {name: one for name, one in self._kept.subscriptions.items() if name != group}
+        subscriptions = others if subscribed is None else {**others, group: subscribed}
+        self._kept = replace(self._kept, subscriptions=subscriptions)
+        self._intake.note({SESSION: self._kept.dump(), **positions})
 
     def leave(self) -> None:
         """When `run` is cancelled next, it says goodbye: the connection will not come back."""
@@ -196,7 +286,9 @@ class Connection:
 
     def forget(self) -> None:
         """Delete what is kept for the next run: there is none."""
-        self._intake.note(dict.fromkeys(_POSITIONS))
+        groups = {OWN, *self._groups, *(self._kept.subscriptions if self._kept is not None else ())}
+        own = [position(kind, group) for kind in (ITEMS, SEQUENCE) for group in groups]
+        self._intake.note(dict.fromkeys((*_POSITIONS, *own)))
 
     async def run(self) -> None:
         """Connect and collect until cancelled."""
@@ -208,6 +300,7 @@ class Connection:
                 self._proven = False
                 self._restart.clear()
                 started = _now()
+                least = 0.0
                 try:
                     await self._attempt()
                     backoff.reset()  # ended by a changed configuration, or for want of room
@@ -216,9 +309,11 @@ class Connection:
                     raise
                 except Exception as error:  # noqa: BLE001 - whatever it is: reported, and tried again
                     self._failed(error)
+                    if isinstance(error, UaStatusCodeError) and status_name(error.code) == "BadTooManySessions":
+                        least = _CROWDED
                 if self._proven and _now() - started > _STABLE:
                     backoff.reset()
-                await self._pause(backoff.next())
+                await self._pause(backoff.next(), least)
         finally:
             if not self._leaving:
                 self._intake.checkpoint()
@@ -226,23 +321,24 @@ class Connection:
     async def _restore(self) -> None:
         """Begin where the last run ended."""
         await self._intake.restore(self._tags)
-        kept = load_session(self._outlet.position(SESSION))
-        items = load_items(self._outlet.position(ITEMS))
-        reached = load_sequence(self._outlet.position(SEQUENCE))
-        self._kept = kept
-        if kept is None or items is None or items.subscription != kept.subscription.id:
+        self._kept = kept = load_session(self._outlet.position(SESSION), self._settings)
+        if kept is None:
             return
-        if reached is not None and reached.subscription != kept.subscription.id:
-            return
-        self._items.restore(items)
-        self._feed = Feed(self._intake, kept.subscription, reached.number if reached is not None else 0)
-        self._parted = _now()
+        for name, subscribed in kept.subscriptions.items():
+            group = self._groups.get(name)
+            if not isinstance(group, SubscribedGroup):
+                continue
+            items = load_items(self._outlet.position(position(ITEMS, name)))
+            reached = load_sequence(self._outlet.position(position(SEQUENCE, name)))
+            if group.restore(subscribed, items, reached):
+                self._parted = _now()
 
-    async def _pause(self, seconds: float) -> None:
-        if self._feed is not None and _now() - self._parted < subscription.LIFETIME:
+    async def _pause(self, seconds: float, least: float) -> None:
+        saved = any(group.feed is not None for group in self._groups.values())
+        if saved and _now() - self._parted < session_timeout(self._settings):
             seconds = min(seconds, _PAUSE_WHILE_KEPT)
         try:
-            await within(seconds, self._restart.wait())
+            await within(max(seconds, least), self._restart.wait())
         except asyncio.TimeoutError:
             return
 
@@ -273,13 +369,12 @@ class Connection:
             politely = fingerprint(self._settings) != fingerprint(settings)
         except OutboxFullError:
             pass
-        except SubscriptionLostError:
-            self._feed = None
-            raise
         finally:
-            self._session = self._publishing = None
+            self.live = None
+            self._recovering = None
             self._parted = _now()
-            self._items.interrupted()
+            for group in self._groups.values():
+                group.interrupted()
             farewell = politely or self._leaving
             # A session that came to nothing is never used again, and servers have few. Its subscriptions stay.
             unknown = self._kept is None or self._kept.ticket is not session.ticket
@@ -326,117 +421,169 @@ class Connection:
     async def _work(self, opened: _Opened, settings: Settings) -> None:
         """From the session's first service to its last."""
         session = opened.session
-        feed = await self._recover(opened, settings)
-        requests = outstanding(feed.subscribed.interval, opened.round_trip)
-        self._session = session
-        self._publishing = publishing = Publishing(session, feed, self._intake, self._outlet, requests)
+        await self._recover(opened, settings)
+        publishing = Publishing(session, self._intake, self._outlet, Pipeline(opened.round_trip))
+        facts = asyncio.create_task(learn(session, settings.load, self._facts))
+        self.live = live = Live(session, publishing, facts)
         self._clear()
         self.state.set("running")
         self.state.details.clear()
-        limits = asyncio.create_task(browse.operation_limits(session.stack))
         try:
             await _until(
                 self._restart,
-                self._items.keep_up(session, feed.subscribed, limits),
-                self._fill(session, limits),
-                self._tend(),
+                self._collect(live),
+                self._fill(session, facts),
+                self._tend(publishing),
                 *publishing.tasks(),
+                *(work(session, facts) for work in self.beside),
             )
         finally:
             self._proven = publishing.proven
-            await end(limits)
+            await end(facts)
 
-    async def _fill(self, session: Session, limits: asyncio.Task[browse.OperationLimits]) -> None:
-        found = await asyncio.shield(limits)
+    async def _collect(self, live: Live) -> None:
+        """Runs the groups, as they come and go."""
+        for group in self._groups.values():
+            if isinstance(group, SubscribedGroup) and group.feed is not None:
+                live.publishing.serve(group.feed)
+        tasks: dict[Group, asyncio.Task[None]] = {}
+        regrouped: asyncio.Task[Any] | None = None
+        try:
+            while True:
+                self._regrouped.clear()
+                while self._retired:
+                    group = self._retired.pop()
+                    if group in tasks:
+                        await end(tasks.pop(group))
+                    await self._end(live, group)
+                for group in self._groups.values():
+                    if group not in tasks:
+                        tasks[group] = asyncio.create_task(group.run(live))
+                regrouped = asyncio.create_task(self._regrouped.wait())
+                await asyncio.wait({regrouped, *tasks.values()}, return_when=asyncio.FIRST_COMPLETED)
+                for task in tasks.values():
+                    if task.done():
+                        task.result()
+                await end(regrouped)
+        finally:
+            await end(*tasks.values(), *((regrouped,) if regrouped is not None else ()))
+
+    async def _end(self, live: Live, group: Group) -> None:
+        """A group is no more: neither is its subscription, nor what is kept of it."""
+        had = group.feed.subscribed.id if group.feed is not None else 0
+        await group.end(live.session)
+        kept = self._kept.subscriptions.get(group.name) if self._kept is not None else None
+        if kept is not None and kept.id == had:
+            positions = (position(ITEMS, group.name), position(SEQUENCE, group.name))
+            self._keep(group.name, None, dict.fromkeys(positions))
+
+    async def _fill(self, session: Session, facts: asyncio.Task[Facts]) -> None:
+        self._facts = found = await asyncio.shield(facts)
         self._requested.paused()
-        await asyncio.gather(self._backfill.run(session, found), self._on_request.run(session, found))
+        await asyncio.gather(self._backfill.run(session, found.limits), self._on_request.run(session, found.limits))
 
-    async def _recover(self, opened: _Opened, settings: Settings) -> Feed:
-        """Climb the ladder: what to publish from."""
+    async def _recover(self, opened: _Opened, settings: Settings) -> None:
+        """Climb the ladder, each group for itself: those that have a subscription then are ready to publish."""
         began = _now()
         session, started = opened.session, opened.started
         self._intake.ahead = opened.ahead
         before = self._kept
         server = before.server if before is not None and session.resumed else session.server
         known = before is not None and server == before.server
+        subscribed = [group for group in self._groups.values() if isinstance(group, SubscribedGroup)]
         if before is None or before.settings != fingerprint(settings):
-            self._feed = None
-        if self._feed is not None and not self._items.are_of(self._feed.subscribed.id):
-            self._feed = None
-        if self._feed is not None:
-            self._feed.begin()
-        situation = recovery.Situation(
-            link=session,
-            resumed=session.resumed,
-            restarted=before is not None and (started != before.started or not known),
-            feed=self._feed,
-            stale=before.subscription.id if before is not None and session.resumed else 0,
-            renew=lambda: self._renew(session, settings),
-        )
+            for group in subscribed:
+                group.feed = None
         if not session.resumed:
             self._intake.gaps.ask_again()
-        # Behind what came last before the end, and behind what is republished: neither says what it replaced.
-        shallow = self._items.shallow() if self._feed is not None else []
-        if shallow:
-            self._intake.gaps.open(shallow, _SHALLOW)
-        rung = await recovery.climb(situation)
-        feed = situation.feed
-        assert feed is not None
-        self._feed = feed
-        self._kept = Kept(fingerprint(settings), server, started, session.ticket, feed.subscribed)
-        if rung == recovery.RENEWED:
-            if known:
-                self._intake.open_gap("new subscription")
-            self._items.renewed()
-            self._intake.note({SESSION: self._kept.dump(), ITEMS: None, SEQUENCE: None})
-        else:
-            self._intake.note({SESSION: self._kept.dump()})
-            if shallow:
-                self._intake.open_gap(_SHALLOW, shallow)
+        restarted = before is not None and (started != before.started or not known)
+        old = before.subscriptions if before is not None else {}
+        subscriptions: dict[str, Subscribed] = {}
+        positions: dict[str, bytes | None] = {}
+        self._recovering = subscriptions, positions
+        self._retired.clear()
+        for name, one in old.items():
+            if not isinstance(self._groups.get(name), SubscribedGroup):
+                positions.update({position(ITEMS, name): None, position(SEQUENCE, name): None})
+                if session.resumed and not restarted:
+                    await _delete(session, one)
+        found: dict[SubscribedGroup, recovery.Situation] = {}
+        full: FullError | None = None
+        for group in subscribed:
+            returned = Returned(session, restarted, known, old.get(group.name))
+            try:
+                found[group] = await group.recover(returned)
+            except FullError as error:
+                full = error
+        if full is not None and not found and len(subscribed) == len(self._groups):
+            assert full.__cause__ is not None
+            raise full.__cause__
+        self._kept = Kept(fingerprint(settings), server, started, session.ticket, subscriptions)
+        self._recovering = None
+        self._intake.note({SESSION: self._kept.dump(), **positions})
+        saved = [group for group, one in found.items() if one.rung != recovery.RENEWED]
+        if len(saved) == len(self._groups):
             self._intake.watched(None)
-        self._count(rung, situation, session, _now() - began)
-        return feed
+        else:
+            self._intake.watched([handle for group in saved for handle in group.items.handles()])
+        self._count(list(found.values()), session, _now() - began)
 
-    async def _renew(self, session: Session, settings: Settings) -> Feed:
-        keep_alives = subscription.keep_alive_count(settings.publishing_interval, settings.keep_alive)
-        subscribed = await session.subscribe(
-            settings.publishing_interval,
-            keep_alives,
-            subscription.lifetime_count(settings.publishing_interval, keep_alives),
-            subscription.MOST_NOTIFICATIONS,
-        )
-        return Feed(self._intake, subscribed)
-
-    def _count(self, rung: str, situation: recovery.Situation, session: Session, seconds: float) -> None:
+    def _count(self, found: list[recovery.Situation], session: Session, seconds: float) -> None:
         traffic = self.traffic
+        otherwise = recovery.RESUMED if session.resumed else recovery.RENEWED
+        rung = recovery.worst([one.rung for one in found] or [otherwise])
+        republished = sum(one.republished for one in found)
+        refusals = sorted({refusal for one in found for refusal in one.refusals})[:_SHOWN]
         traffic.connects += 1
         setattr(traffic, rung, getattr(traffic, rung) + 1)
-        traffic.republished += situation.republished
+        traffic.republished += republished
         self._recovery = _Recovery(
             rung,
             round(session.channel_seconds, 3),
             round(session.session_seconds, 3),
             round(seconds, 3),
-            situation.republished,
-            situation.refusals,
+            republished,
+            refusals,
         )
         logger.info(
-            "Connection %s runs: %s, %s, %s in %.3f s with %d messages republished%s, publishing every %g s",
+            "Connection %s runs: %s, %s, %s in %.3f s with %d messages republished%s, %d subscriptions",
             self.name,
             self._settings.endpoint,
             session.policy,
             rung,
             session.channel_seconds + session.session_seconds + seconds,
-            situation.republished,
-            "".join(f", {refusal}" for refusal in situation.refusals),
-            situation.feed.subscribed.interval if situation.feed is not None else 0.0,
+            republished,
+            "".join(f", {refusal}" for refusal in refusals),
+            len(found),
         )
 
-    async def _tend(self) -> None:
-        """Keeps the outlet informed whether what it cannot keep can be read again."""
+    async def _tend(self, publishing: Publishing) -> None:
+        """Keeps the outlet informed whether what it cannot keep can be read again; tells what the server says of
+        itself."""
         while True:
             self._outlet.recoverable = self._intake.gaps.recoverable
+            self._tell_skew(self._intake.ahead / 1e9)
+            down = publishing.look is not None and publishing.look.state == "Shutdown"
+            if down and not self._shutting_down:
+                returns = publishing.look.returns if publishing.look is not None else ""
+                logger.warning(
+                    "Connection %s: the server is shutting down%s", self.name, f", back at {returns}" if returns else ""
+                )
+            self._shutting_down = down
             await asyncio.sleep(_TEND)
+
+    def _tell_skew(self, ahead: float) -> None:
+        """The server's clock and ours shall show the same: times of samples are compared with both."""
+        place = f"connections.{self.name}.timestamps"
+        if abs(ahead) > _SKEW:
+            self._problems.report(
+                place,
+                f"the server's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} ours",
+                "have both set by the same time server (NTP)",
+                self._settings.timestamps,
+            )
+        elif abs(ahead) < _NO_SKEW:
+            self._problems.clear(place)
 
     def _failed(self, error: Exception) -> None:
         settings = self._settings
@@ -460,17 +607,47 @@ class Connection:
         except (OSError, ValueError):
             return {"certificate": str(path), "thumbprint": ""}
 
-    # --- status ---
+    # --- who asks ---
+
+    def describe(self) -> dict[str, Any]:
+        """What there is on the server, and what it made of what it was asked for: for `explain`."""
+        live, kept = self.live, self._kept
+        told: dict[str, Any] = {
+            "connection": self.name,
+            "endpoint": self._settings.endpoint,
+            "state": self.state.as_dict(),
+            "session_timeout_s": session_timeout(self._settings),
+        }
+        if kept is not None:
+            told["server"] = {"uri": kept.server, "started": kept.started}
+        if live is not None:
+            told["session"] = {
+                "policy": live.session.policy,
+                "resumed": live.session.resumed,
+                **live.session.certificates(),
+            }
+            told["publishing"] = live.publishing.status()
+        if self._facts is not None:
+            told["limits"] = {name: int(most) for name, most in asdict(self._facts.limits).items()}
+        told["groups"] = {name: group.describe() for name, group in self._groups.items()}
+        return told
 
     def status(self) -> dict[str, Any]:
         """For the component's status."""
         told = self.state.as_dict()
         told["endpoint"] = self._settings.endpoint
-        told.update(self._items.status())
-        if self._session is not None:
-            told["policy"] = self._session.policy
-        if self._publishing is not None:
-            told.update(self._publishing.status())
+        told.update(together([group.status() for group in self._groups.values()]))
+        if self.live is not None:
+            told["policy"] = self.live.session.policy
+            told.update(self.live.session.certificates())
+            first = self._groups.get(OWN) or next(iter(self._groups.values()))
+            told.update(first.granted())
+            told.update(self.live.publishing.status())
+        if set(self._groups) != {OWN}:
+            told["groups"] = {
+                name or "(connection)": {**group.status(), **group.granted()}
+                for name, group in islice(self._groups.items(), _SHOWN)
+            }
         if self._recovery is not None:
             told["recovery"] = asdict(self._recovery)
         if backfill := self._backfill.status():
@@ -482,6 +659,29 @@ class Connection:
         told.update({key: value for key, value in asdict(self.traffic).items() if value})
         told.update({key: value for key, value in asdict(self._intake.assembler.counts).items() if value})
         return told
+
+
+def together(several: Collection[Mapping[str, Any]]) -> dict[str, Any]:
+    """What groups tell of themselves as one: numbers are added up, of some the least counts."""
+    told: dict[str, Any] = {}
+    for key in dict.fromkeys(key for one in several for key in one):
+        values = [one[key] for one in several if key in one]
+        if isinstance(values[0], Mapping):
+            told[key] = together(values)
+        elif isinstance(values[0], (int, float)) and not isinstance(values[0], bool):
+            told[key] = min(values) if key in _LEAST else sum(values)
+        else:
+            told[key] = values[0]
+    return told
+
+
+async def _delete(session: Session, subscribed: Subscribed) -> None:
+    """Of a group that is not there any more. One that is gone already is no error."""
+    try:
+        await session.unsubscribe(subscribed.id)
+    except UaStatusCodeError as error:
+        if status_name(error.code) in recovery.SESSION_LOST:
+            raise
 
 
 async def _first_look(session: Session) -> _Opened:

@@ -4,6 +4,9 @@ A message is handed on when its turn has come (`sequence`), in one transaction w
 durable it is acknowledged to the server, and only then the request that brought it is followed by another: so there
 are never more messages received and not committed than requests outstanding, and while nothing can be committed the
 server's queues do the waiting.
+
+In each subscription the server also sends its clock, the *canary*: a message of which nothing else is left is not
+handed on, and only its number is noted.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ from functools import partial
 from typing import Final, Protocol
 
 from opcua_collector.kept import SEQUENCE, Reached
-from opcua_collector.notifications import Publication
+from opcua_collector.notifications import Publication, without
 from opcua_collector.sequence import Missing, Sequence, distance, following
-from opcua_collector.session import Subscribed
+from opcua_collector.session import CANARY, Subscribed
 
-_MOST_ACKNOWLEDGEMENTS: Final = 1000
+MOST_ACKNOWLEDGEMENTS: Final = 1000
+"""Of one request."""
 
 
 class Intake(Protocol):
@@ -30,6 +34,9 @@ class Intake(Protocol):
 
     def hand_on(self, publication: Publication, positions: Mapping[str, bytes]) -> asyncio.Future[None]:
         """Take over the message; the future ends when samples and positions are durable."""
+
+    def note(self, positions: Mapping[str, bytes | None]) -> asyncio.Future[None]:
+        """Positions alone; what is noted later is durable later."""
 
 
 class _Arrival:
@@ -45,16 +52,24 @@ class _Arrival:
 class Feed:
     """Keeps the order of a subscription's messages and knows which may be acknowledged.
 
-    reached: number of the last message handed on before.
+    reached: number of the last message handed on before; position: where such numbers are noted.
     """
 
-    def __init__(self, intake: Intake, subscribed: Subscribed, reached: int = 0) -> None:
+    def __init__(self, intake: Intake, subscribed: Subscribed, reached: int = 0, position: str = SEQUENCE) -> None:
         self.subscribed = subscribed
+        self.over = asyncio.Event()
+        """The subscription has ended, or does nothing any more: `why`."""
+        self.why = ""
+        self.proofs = 0
+        """How often the server has sent its clock, in this session."""
+        self.flows = 0
+        """How many messages with something in them came, in this session; the clock counts."""
         self.available: tuple[int, ...] = ()
         """What the server said last that it can still republish."""
         self.gap = asyncio.Event()
         """Set while messages are overdue."""
         self._intake = intake
+        self._position = position
         self._order: Sequence[_Arrival] = Sequence(following(reached) if reached else 1)
         self._committed = reached
         self._acknowledge: list[int] = []
@@ -83,12 +98,22 @@ class Feed:
         self._order.forget(behind if self._failed else self._order.expected)
         self._failed = False
         self._sweep = True
+        self.proofs = self.flows = 0
         self._look()
+
+    def lose(self, why: str) -> None:
+        """The subscription is of no use any more; the first reason stays."""
+        if not self.over.is_set():
+            self.why = why
+            self.over.set()
 
     # --- messages ---
 
     def take(self, publication: Publication) -> tuple[asyncio.Future[None] | None, bool]:
         """A message with data: (what to wait for before another is asked for, whether it is a repetition)."""
+        publication, proofs = without(publication, CANARY)
+        self.proofs += proofs
+        self.flows += bool(proofs or publication.blocks)
         arrival = _Arrival(publication)
         step = self._order.receive(publication.sequence, arrival)
         self._hand_on(step.ready)
@@ -125,9 +150,13 @@ class Feed:
 
     def _hand_on(self, arrivals: Iterable[_Arrival]) -> None:
         for arrival in arrivals:
-            number = arrival.publication.sequence
-            positions = {SEQUENCE: Reached(self.subscribed.id, number).dump()} if number else {}
-            durable = self._intake.hand_on(arrival.publication, positions)
+            publication = arrival.publication
+            number = publication.sequence
+            positions = {self._position: Reached(self.subscribed.id, number).dump()} if number else {}
+            if positions and _is_empty(publication):
+                durable = self._intake.note(positions)
+            else:
+                durable = self._intake.hand_on(publication, positions)
             self._under_way.append(durable)
             durable.add_done_callback(partial(self._is_durable, arrival))
 
@@ -157,9 +186,9 @@ class Feed:
 
     # --- acknowledgements ---
 
-    def acknowledgements(self) -> list[tuple[int, int]]:
-        """What the next request shall acknowledge: (subscription, number) pairs."""
-        numbers = self._acknowledge[:_MOST_ACKNOWLEDGEMENTS]
+    def acknowledgements(self, most: int = MOST_ACKNOWLEDGEMENTS) -> list[tuple[int, int]]:
+        """What the next request shall acknowledge: so many (subscription, number) pairs at most."""
+        numbers = self._acknowledge[:most]
         del self._acknowledge[: len(numbers)]
         return [(self.subscribed.id, number) for number in numbers]
 
@@ -187,3 +216,15 @@ class Feed:
     def _again(self, number: int) -> None:
         if self._committed and number not in self._acknowledge and distance(number, self._committed) >= 0:
             self._acknowledge.append(number)
+
+
+def _is_empty(publication: Publication) -> bool:
+    """Whether nothing is left of a message that brought the canary."""
+    return not (
+        publication.blocks
+        or publication.events
+        or publication.status_changes
+        or publication.quarantined
+        or publication.lost
+        or publication.damage
+    )

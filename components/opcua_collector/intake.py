@@ -170,13 +170,18 @@ class Intake:
         if columns:
             self._kept(self._outlet.submit(columns))
 
-    def missing(self, missing: Missing) -> None:
-        """Messages that the server sent and nobody has: told, and read back where there is a history."""
+    def missing(
+        self, missing: Missing, only: Container[str] | None = None, handles: Iterable[int] | None = None
+    ) -> None:
+        """Messages that the server sent and nobody has: told, and read back where there is a history.
+
+        only, handles: the tags of their subscription, by name and by handle; without them it may be all.
+        """
         self.traffic.missing += len(missing)
         logger.warning("Connection %s: messages %d to %d are lost", self._connection, missing.first, missing.last)
         self.tell("gap", reason="sequence", first=missing.first, last=missing.last, messages=len(missing))
-        self.open_gap("missing messages")
-        self.watched(None)
+        self.open_gap("missing messages", only=only)
+        self.watched(handles)
 
     def open_gap(self, reason: str, handles: Iterable[int] | None = None, only: Container[str] | None = None) -> None:
         """Samples of these tags, or of all, or of those in `only`, may be missing from here on."""

@@ -178,6 +178,11 @@ class Nodes(Generic[N]):
         for name in [name for name in self._trouble if name not in self._tags]:
             self._well(name)
 
+    def retire(self) -> None:
+        """The group is no more. Its handles are given up; tags that go on elsewhere have left before (`want`)."""
+        self._tags = {}
+        self._forget(self._gone())
+
     def _series(self, name: str, item: N) -> Series:
         return Series(name, asset=item.tag.asset or self._settings.asset, unit=item.tag.unit or item.unit)
 

@@ -1,41 +1,53 @@
 """Publishing: a few requests always outstanding, what is overdue fetched, a silent server noticed.
 
+All subscriptions of a session share its requests: the server answers each with a message of whichever has one.
+
 Answers can overtake each other on their way, but not for long: what is overdue after a moment, or when no request is
 left that could bring it, is asked for by Republish at once, before anything that came after it is handed on. What the
 server has not kept is missing: told, and read back from history where there is one.
+
+What ends a subscription is that subscription's end (`Feed.lose`); what is raised ends the session.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from collections import Counter
-from collections.abc import Coroutine, Iterable, Sequence
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any, Final, Protocol
 
 from opcua_collector import recovery, subscription
-from opcua_collector.feed import Feed
+from opcua_collector.encoding import MalformedError
+from opcua_collector.feed import MOST_ACKNOWLEDGEMENTS, Feed
 from opcua_collector.intake import Intake, Outlet
 from opcua_collector.notifications import Publication
+from opcua_collector.pipeline import Pipeline
 from opcua_collector.problems import status_name
 from opcua_collector.recovery import Fetched, Link
 from opcua_collector.sequence import Missing, distance, following
+from opcua_collector.session import Look
 from opcua_collector.stack import UaStatusCodeError
+from opcua_collector.watch import Watch
+from sluice.tasks import end, within
 
 logger = logging.getLogger(__name__)
 
-FEWEST, MOST = 3, 10
-"""PublishRequests in flight: with one, a long line or a short interval loses values in the server's queues."""
-_COMMIT: Final = 0.15  # seconds that a message takes to become durable, usually
 _OVERTAKING: Final = 0.1  # seconds that an answer may come later than its successor
 _STEP: Final = 0.5  # seconds between looks at the clock
+_LOOK: Final = 10.0  # seconds between looks at the server, which also measure the round trip
 _MOST_ASKED: Final = 100  # overdue messages that are asked for although the server does not say that it has them
+_TRUSTED: Final = 2  # times that the server's clock must have come, for a clock that stands still comes once
+_MANY: Final = 100_000  # values after which older ones count half, in what decoding takes
+_REMEMBERED: Final = 64  # subscriptions that were ended here, of which messages may still be under way
 
-_BUSY: Final = frozenset({"BadTooManyPublishRequests"})
+_TOO_MANY: Final = "BadTooMany"
 _AGAIN: Final = frozenset({"BadTimeout", "BadRequestTimeout", "BadRequestCancelledByClient"})
 _TRANSFERRED: Final = "GoodSubscriptionTransferred"
+SILENT: Final = "it is silent while the server answers"
+STALLED: Final = "nothing flows in it, although it answers"
 
 
 class PublishLink(Link, Protocol):
@@ -44,164 +56,377 @@ class PublishLink(Link, Protocol):
     async def publish(self, acknowledge: Sequence[tuple[int, int]]) -> tuple[bytes, int]:
         """One PublishRequest: (response, its start)."""
 
-
-class SubscriptionLostError(Exception):
-    """The server has ended our subscription, or given it to somebody else."""
+    async def look(self) -> Look:
+        """The server's state and clock."""
 
 
 class OutboxFullError(Exception):
     """Nothing more can be kept, and the source can be read again later."""
 
 
-def outstanding(interval: float, round_trip: float) -> int:
-    """How many requests cover what comes while a message is on its way and being written."""
-    return min(MOST, max(FEWEST, 2 + math.ceil((round_trip + _COMMIT) / interval)))
-
-
 class Publishing:
-    """The requests of one session for one subscription. `requests`: how many are outstanding at once."""
+    """The requests of one session, for the subscriptions that it is told to `serve`."""
 
-    def __init__(self, link: PublishLink, feed: Feed, intake: Intake, outlet: Outlet, requests: int) -> None:
-        self.feed = feed
+    def __init__(self, link: PublishLink, intake: Intake, outlet: Outlet, pipeline: Pipeline) -> None:
         self.proven = False
         """The server has answered a request."""
         self.behind = False
         """The server has more than it could send with its last answer."""
+        self.look: Look | None = None
+        """What the server said last of itself."""
         self._link = link
         self._intake = intake
         self._outlet = outlet
-        self._publishers = requests
-        self._requests = requests
+        self._pipeline = pipeline
+        self._feeds: dict[int, Feed] = {}
+        self._watch = Watch(_now())
+        self._wanted = 0  # requests
+        self._publishers = 0  # tasks that send them
         self._outstanding = 0
+        self._changed = asyncio.Event()
+        self._creating = 0
+        self._created = asyncio.Event()
+        self._served: dict[int, float] = {}  # since when
         self._unwanted: set[int] = set()
+        self._ended: list[int] = []
+        self._doubted: dict[int, float] = {}  # since when a subscription is silent while others speak
+        self._looked = 0.0  # when the server answered such a question last
+        self._ask = asyncio.Event()
+        self._trusted = False  # the server's clock goes, and comes
+        self._decoding = [0.0, 0]  # seconds, values
+        self._committing = 0.0  # seconds, lately
+
+    # --- subscriptions ---
+
+    @contextmanager
+    def creating(self) -> Iterator[None]:
+        """While a subscription is made: its first message may be here before the answer that tells its id."""
+        self._creating += 1
+        try:
+            yield
+        finally:
+            self._creating -= 1
+            self._created.set()
+            self._created.clear()
+
+    def serve(self, feed: Feed) -> None:
+        """Hand this subscription's messages on, and see that there are some."""
+        self._feeds[feed.subscribed.id] = feed
+        self._served.setdefault(feed.subscribed.id, _now())
+        self.revised(feed)
+        self._changed.set()
+
+    def revised(self, feed: Feed) -> None:
+        """The intervals of the subscription have changed."""
         subscribed = feed.subscribed
-        self._watch = subscription.Watch(subscription.silence(subscribed.interval, subscribed.keep_alive_count), _now())
+        limit = subscription.silence(subscribed.interval, subscribed.keep_alive_count)
+        self._watch.follow(subscribed.id, limit, _now(), self._flow(feed))
+        self._changed.set()
+
+    def leave(self, feed: Feed) -> None:
+        """Nothing of this subscription is wanted any more; what is still under way is left out."""
+        number = feed.subscribed.id
+        if self._feeds.pop(number, None) is not None:
+            self._watch.leave(number)
+            self._doubted.pop(number, None)
+            self._served.pop(number, None)
+            self._ended = [*self._ended[-_REMEMBERED:], number]
+
+    def _flow(self, feed: Feed) -> float:
+        """Seconds after which its data counts as standing still."""
+        one = feed.subscribed
+        if not self._trusted or not one.canary:
+            return float("inf")
+        return subscription.standstill(one.interval, one.keep_alive_count, one.canary)
+
+    def _proof(self, feed: Feed) -> None:
+        """The server's clock has come once more: from the second time on it is relied upon."""
+        if not self._trusted and feed.proofs >= _TRUSTED:
+            self._trusted = True
+            for one in self._feeds.values():
+                self.revised(one)
+
+    # --- requests ---
 
     def tasks(self) -> Iterable[Coroutine[Any, Any, None]]:
         """What is to run until one of them fails."""
-        return (self.watch(), self.mend(), *(self.publish() for _ in range(self._requests)))
+        return (self.publish(), self.watch(), self.measure())
 
     async def publish(self) -> None:
+        """Keeps as many requests outstanding as it takes, now."""
+        publishers: set[asyncio.Task[None]] = set()
+        changed: asyncio.Task[Any] = asyncio.create_task(self._changed.wait())
+        try:
+            while True:
+                self._wanted = self._pipeline.count([feed.subscribed.interval for feed in self._feeds.values()], _now())
+                while self._publishers < self._wanted:
+                    self._publishers += 1
+                    publishers.add(asyncio.create_task(self._publish()))
+                done, _ = await asyncio.wait({changed, *publishers}, timeout=_STEP, return_when=asyncio.FIRST_COMPLETED)
+                if changed in done:
+                    self._changed.clear()
+                    changed = asyncio.create_task(self._changed.wait())
+                for task in publishers & done:
+                    publishers.discard(task)
+                    task.result()
+        finally:
+            await end(changed, *publishers)
+
+    async def _publish(self) -> None:
         """One of the requests outstanding: ask, hand on, wait until it is durable, acknowledge with the next."""
-        while True:
-            if self._outlet.full:
-                raise OutboxFullError
+        try:
+            while self._feeds and self._publishers <= self._wanted:
+                if self._outlet.full:
+                    raise OutboxFullError
+                await self._exchange()
+        finally:
+            self._publishers -= 1
+
+    async def _exchange(self) -> None:
+        if not self._outstanding:
+            self._watch.asked(_now())
+        asked_for = tuple(self._feeds.values())
+        acknowledge = self._acknowledgements()
+        self._outstanding += 1
+        try:
+            data, start = await self._link.publish(acknowledge)
+        except UaStatusCodeError as error:
+            self._not_acknowledged(acknowledge)
+            await self._refused(error, asked_for)
+            return
+        except BaseException:
+            self._not_acknowledged(acknowledge)
+            raise
+        finally:
+            self._outstanding -= 1
             if not self._outstanding:
-                self._watch.heard(_now())  # nothing was asked meanwhile, so nothing could be heard
-            acknowledge = self.feed.acknowledgements()
-            self._outstanding += 1
-            try:
-                data, start = await self._link.publish(acknowledge)
-            except UaStatusCodeError as error:
-                self.feed.not_acknowledged(acknowledge)
-                if await self._refused(error):
-                    return
-                continue
-            except BaseException:
-                self.feed.not_acknowledged(acknowledge)
-                raise
-            finally:
-                self._outstanding -= 1
-            self._watch.heard(_now())
-            self.proven = True
-            durable = self._received(self._intake.read(data, start), acknowledge)
-            if durable is not None:
-                await durable
+                self._watch.idle(_now())
+        self._watch.answered(_now())
+        self.proven = True
+        began = time.perf_counter()
+        publication = self._intake.read(data, start)
+        self._decoded(time.perf_counter() - began, publication)
+        while publication.subscription not in self._feeds and self._creating:
+            await self._created.wait()
+        began = time.perf_counter()
+        durable = self._received(publication, acknowledge)
+        self._decoded(time.perf_counter() - began)
+        if durable is not None:
+            began = time.perf_counter()
+            await durable
+            self._committing += (time.perf_counter() - began - self._committing) / 8
+
+    def _decoded(self, seconds: float, publication: Publication | None = None) -> None:
+        """What became of a message took so long."""
+        self._decoding[0] += seconds
+        if publication is not None:
+            self._decoding[1] += len(publication)
+            if self._decoding[1] > _MANY:
+                self._decoding = [half / 2 for half in self._decoding]
 
     def _received(
         self, publication: Publication, acknowledged: Sequence[tuple[int, int]]
     ) -> asyncio.Future[None] | None:
-        """Into the feed with it; what to wait for before the next request."""
+        """Into its feed with it; what to wait for before the next request."""
         traffic = self._intake.traffic
         self._acknowledged(publication, acknowledged)
-        if publication.subscription != self.feed.subscribed.id:
-            if publication.damage:
-                traffic.damaged += 1
-                logger.warning("A message could not be read: %s", publication.damage)
-            else:
-                traffic.foreign += 1
-                self._unwanted.add(publication.subscription)
+        feed = self._feeds.get(publication.subscription)
+        if feed is None:
+            self._stray(publication)
             return None
-        self.feed.says(publication.available)
+        feed.says(publication.available)
         self.behind = publication.more
         if publication.keep_alive:
             traffic.keep_alives += 1
-            self.feed.keep_alive(publication.sequence)
+            self._watch.heard(publication.subscription, _now())
+            feed.keep_alive(publication.sequence)
             return None
-        durable, repeated = self.feed.take(publication)
+        flows, proofs = feed.flows, feed.proofs
+        durable, repeated = feed.take(publication)
+        self._watch.heard(publication.subscription, _now(), data=feed.flows != flows)
+        if feed.proofs != proofs:
+            self._proof(feed)
         traffic.repeated += repeated
         for status in publication.status_changes:
             if status >> 30 >= 2 or status_name(status) == _TRANSFERRED:
-                raise SubscriptionLostError(status_name(status))
+                feed.lose(status_name(status))
         return durable
+
+    def _stray(self, publication: Publication) -> None:
+        """A message of no subscription of ours; the server is asked to end one that nobody here knows."""
+        traffic = self._intake.traffic
+        if publication.damage:
+            traffic.damaged += 1
+            logger.warning("A message could not be read: %s", publication.damage)
+        elif publication.subscription not in self._ended:
+            traffic.foreign += 1
+            self._unwanted.add(publication.subscription)
+
+    # --- acknowledgements ---
+
+    def _acknowledgements(self) -> list[tuple[int, int]]:
+        pairs: list[tuple[int, int]] = []
+        for feed in self._feeds.values():
+            pairs += feed.acknowledgements(MOST_ACKNOWLEDGEMENTS - len(pairs))
+        return pairs
+
+    def _not_acknowledged(self, pairs: Sequence[tuple[int, int]]) -> None:
+        for number, feed in self._feeds.items():
+            if own := [pair for pair in pairs if pair[0] == number]:
+                feed.not_acknowledged(own)
 
     def _acknowledged(self, publication: Publication, acknowledged: Sequence[tuple[int, int]]) -> None:
         """What the server says to our acknowledgements. One that it does not know was acknowledged before."""
-        if not acknowledged:
-            return
-        refused = Counter(status_name(status) for status in publication.results if status >> 30 >= 2)
-        self._intake.traffic.refused_acknowledgements += sum(refused.values())
-        for name in recovery.GONE & refused.keys():
-            raise SubscriptionLostError(name)
+        for (number, _), status in zip(acknowledged, publication.results, strict=False):
+            if status >> 30 >= 2 and (feed := self._feeds.get(number)) is not None:
+                self._intake.traffic.refused_acknowledgements += 1
+                if (name := status_name(status)) in recovery.GONE:
+                    feed.lose(name)
 
-    async def _refused(self, error: Any) -> bool:
-        """A publish request was refused; True: this task is one too many."""
+    async def _refused(self, error: Any, asked_for: Sequence[Feed]) -> None:
+        """A publish request was refused. asked_for: the subscriptions that there were when it was sent."""
         name = status_name(error.code)
+        pause = min((feed.subscribed.interval for feed in self._feeds.values()), default=_STEP)
         if name in recovery.GONE:
-            raise SubscriptionLostError(name) from error
-        if name in _BUSY:
-            if self._publishers > 1:
-                self._publishers -= 1
-                return True
-            await asyncio.sleep(self.feed.subscribed.interval)
-            return False
-        if name in _AGAIN:
-            await asyncio.sleep(min(1.0, self.feed.subscribed.interval))
-            return False
-        raise error
+            for feed in asked_for:
+                feed.lose(name)
+        elif name.startswith(_TOO_MANY):
+            self._pipeline.refused(self._outstanding, _now())
+            self._wanted = min(self._wanted, max(1, self._outstanding))
+            if self._publishers > self._wanted:
+                return
+        elif name not in _AGAIN:
+            raise error
+        await asyncio.sleep(min(1.0, pause))
 
-    async def mend(self) -> None:
-        """Fetches what is overdue."""
+    # --- what is overdue ---
+
+    async def mend(self, feed: Feed, missing: Callable[[Missing], None]) -> None:
+        """Fetches what is overdue of one subscription; tells what nobody has."""
         while True:
-            await self.feed.gap.wait()
-            if self.feed.waiting < self._publishers:
+            await feed.gap.wait()
+            if feed.waiting < self._publishers:
                 await asyncio.sleep(_OVERTAKING)
-            overdue = self.feed.overdue
+            overdue = feed.overdue
             if overdue is not None:
-                await self._fetch(overdue)
+                await self._fetch(feed, overdue, missing)
 
-    async def _fetch(self, overdue: Missing) -> None:
-        for number in _asked_for(overdue, self.feed.available):
-            if distance(self.feed.expected, number) < 0:
+    async def _fetch(self, feed: Feed, overdue: Missing, missing: Callable[[Missing], None]) -> None:
+        for number in _asked_for(overdue, feed.available):
+            if distance(feed.expected, number) < 0:
                 continue  # it came by itself meanwhile
-            fetched = await recovery.fetch(self._link, self.feed, number)
+            fetched = await recovery.fetch(self._link, feed, number)
             if fetched is Fetched.GONE:
-                raise SubscriptionLostError(fetched.value)
+                feed.lose(fetched.value)
+                await asyncio.Event().wait()  # nothing is to be had here any more
             self._intake.traffic.republished += fetched is Fetched.HANDED_ON
-            await self.feed.settled(self._publishers)
-        while (missing := self.feed.overdue) is not None and distance(missing.first, overdue.last) >= 0:
-            self._intake.missing(missing)
-            self.feed.pass_over()
+            await feed.settled(max(1, self._publishers))
+        while (still := feed.overdue) is not None and distance(still.first, overdue.last) >= 0:
+            missing(still)
+            feed.pass_over()
+
+    # --- silence ---
 
     async def watch(self) -> None:
-        """Ends it all when the server is silent for too long; has it drop subscriptions that nobody here knows."""
+        """Ends it all when the server is silent for too long, and a subscription that is alone in its silence."""
         while True:
             await asyncio.sleep(_STEP)
-            if self._watch.silent(_now(), _STEP) and self._outstanding:
-                raise asyncio.TimeoutError
+            now = _now()
+            look = self._watch.look(now, _STEP)
+            if self._outstanding or not self._feeds:
+                if look.dead:
+                    raise asyncio.TimeoutError
+                self._doubt(look.silent, now)
+                for number in look.still:
+                    self._lose(number, STALLED)
             while self._unwanted:
                 await self._link.unsubscribe(self._unwanted.pop())
 
-    def status(self) -> dict[str, Any]:
-        """For the connection's status."""
-        subscribed = self.feed.subscribed
-        return {
+    def _doubt(self, silent: Sequence[int], now: float) -> None:
+        """Some are silent while the server has answered others: those are lost if it answers us now as well."""
+        self._doubted = {number: self._doubted.get(number, now) for number in silent}
+        for number, since in self._doubted.items():
+            if self._looked > since:
+                self._lose(number, SILENT)
+            else:
+                self._ask.set()
+
+    def _lose(self, number: int, why: str) -> None:
+        if (feed := self._feeds.get(number)) is not None:
+            feed.lose(why)
+
+    async def measure(self) -> None:
+        """Looks at the server now and then: how long an answer takes, what it says of itself, and that it lives.
+
+        No answer in time is for `watch` to judge, which knows whether it was us who were late.
+        """
+        while True:
+            with suppress(asyncio.TimeoutError):
+                await within(_LOOK, self._ask.wait())
+            self._ask.clear()
+            began, wall = _now(), time.time_ns()
+            try:
+                look = await self._link.look()
+            except asyncio.TimeoutError:
+                continue
+            except UaStatusCodeError as error:
+                if status_name(error.code) in recovery.SESSION_LOST:
+                    raise
+                look = Look("", 0, "")
+            except MalformedError:
+                look = Look("", 0, "")
+            now = _now()
+            self._watch.answered(now)
+            self._looked = now
+            self._pipeline.measured(now - began)
+            self.look = look
+            if look.clock:
+                self._intake.ahead = look.clock - wall - int((now - began) / 2 * 1e9)
+
+    def unproven(self, feed: Feed) -> str:
+        """Why the server's clock proves nothing in the subscription; empty while it does, or may yet."""
+        one = feed.subscribed
+        if not one.canary or feed.proofs >= _TRUSTED or self._trusted:
+            return ""
+        limit = subscription.standstill(one.interval, one.keep_alive_count, one.canary)
+        waited = _now() - self._served.get(one.id, _now()) > limit
+        return "the server's clock does not come, or stands still" if waited else ""
+
+    # --- status ---
+
+    def of(self, feed: Feed) -> dict[str, Any]:
+        """For a group's status: what was granted, and how long ago it gave a sign of life."""
+        subscribed, now = feed.subscribed, _now()
+        heard, flowed = self._watch.ages(subscribed.id, now)
+        told: dict[str, Any] = {
             "publishing_interval_s": subscribed.interval,
             "keep_alive_s": round(subscribed.interval * subscribed.keep_alive_count, 3),
             "lifetime_s": round(subscribed.interval * subscribed.lifetime_count, 3),
-            "outstanding": self._outstanding,
-            "requests": self._publishers,
+            "keep_alive_age_s": round(heard, 1),
+            "data_age_s": round(flowed, 1),
         }
+        if (asked := subscribed.asked) is not None and asked.interval != subscribed.interval:
+            told["requested_interval_s"] = asked.interval
+        return told
+
+    def status(self) -> dict[str, Any]:
+        """For the connection's status."""
+        told: dict[str, Any] = {
+            "outstanding": self._outstanding,
+            "requests": self._wanted,
+            "round_trip_ms": round(self._pipeline.round_trip * 1000, 1),
+            "loop_lag_s": round(self._watch.lag(_now()), 3),
+            "clock_ahead_s": round(self._intake.ahead / 1e9, 3),
+            "commit_ms": round(self._committing * 1000, 1),
+        }
+        seconds, values = self._decoding
+        if values:
+            told["decode_us_per_value"] = round(seconds / values * 1e6, 3)
+        if self.look is not None and self.look.state not in ("", "Running"):
+            told["server_state"] = self.look.state
+            if self.look.returns:
+                told["server_returns"] = self.look.returns
+        return told
 
 
 def _asked_for(overdue: Missing, available: Sequence[int]) -> list[int]:

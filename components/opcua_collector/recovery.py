@@ -18,6 +18,7 @@ whatever was lost between us is still there, if we come back in time and ask in 
   is empty or has another number ends it as well, and so does a bound.
 - What lies between the last republished and the first published message shows as a gap in the numbers, and is looked
   for again by `publishing`.
+- Each subscription of a session climbs for itself: what one has lost is not another's loss.
 - Ids of sessions and subscriptions are small numbers on some servers, and given out anew after a restart, to anybody.
   So nothing of ours is believed to be on a server that has started since.
 """
@@ -41,7 +42,7 @@ _UNDER_WAY: Final = 4  # republished messages that may wait to be durable
 
 GONE: Final = frozenset({"BadNoSubscription", "BadSubscriptionIdInvalid"})
 """Answers that say: there is no such subscription."""
-_SESSION_LOST: Final = frozenset(
+SESSION_LOST: Final = frozenset(
     {
         "BadSessionIdInvalid",
         "BadSessionClosed",
@@ -53,6 +54,7 @@ _SESSION_LOST: Final = frozenset(
         "BadServerHalted",
     }
 )
+"""Answers that say: there is no such session any more."""
 
 
 class Link(Protocol):
@@ -78,7 +80,7 @@ class Fetched(Enum):
 
 @dataclass(slots=True)
 class Situation:
-    """What the rungs have to go by. `feed` is None when there is no subscription to save."""
+    """What the rungs have to go by for one subscription. `feed` is None when there is none to save."""
 
     link: Link
     resumed: bool  # the session is the one that the subscription was in
@@ -88,6 +90,7 @@ class Situation:
     renew: Callable[[], Awaitable[Feed]]
     republished: int = 0
     refusals: list[str] = field(default_factory=list)
+    rung: str = ""  # that it came to
 
 
 async def fetch(link: Link, feed: Feed, number: int) -> Fetched:
@@ -96,7 +99,7 @@ async def fetch(link: Link, feed: Feed, number: int) -> Fetched:
         data, start = await link.republish(feed.subscribed.id, number)
     except UaStatusCodeError as error:
         name = status_name(error.code)
-        if name in _SESSION_LOST:
+        if name in SESSION_LOST:
             raise
         return Fetched.GONE if name in GONE else Fetched.NOT_AVAILABLE
     return Fetched.HANDED_ON if await feed.republished(data, start, number) else Fetched.NOT_AVAILABLE
@@ -132,7 +135,7 @@ async def _transfer(situation: Situation) -> str:
         status, available = await situation.link.transfer(feed.subscribed.id)
     except UaStatusCodeError as error:
         status, available = int(error.code), ()
-        if status_name(status) in _SESSION_LOST:
+        if status_name(status) in SESSION_LOST:
             raise
     if status >> 30 >= 2:
         return status_name(status)
@@ -165,6 +168,12 @@ LADDER: Final = (
     Rung(TRANSFERRED, lambda s: s.feed is not None and not s.resumed and not s.restarted, _transfer),
     Rung(RENEWED, lambda s: True, _renew),
 )
+
+
+def worst(rungs: Iterable[str]) -> str:
+    """The lowest of these rungs: what a session as a whole came to."""
+    order = [rung.name for rung in LADDER]
+    return max(rungs, key=order.index)
 
 
 async def climb(situation: Situation) -> str:

@@ -10,12 +10,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Final
 
 from opcua_collector import browse
 from opcua_collector.certificates import Certificates
+from opcua_collector.encoding import read_attributes
+from opcua_collector.load import Pace
 from opcua_collector.stack import (
     Buffer,
     StackSession,
@@ -23,7 +25,19 @@ from opcua_collector.stack import (
 )
 from sluice.tasks import within
 
+CANARY: Final = 2**32 - 1
+"""Client handle of the server's clock in each subscription: what flows there proves that values flow at all."""
 _CLOSING: Final = 1.5  # seconds that saying goodbye may take
+_STATES: Final = (
+    "Running",
+    "Failed",
+    "NoConfiguration",
+    "Suspended",
+    "Shutdown",
+    "Test",
+    "CommunicationFault",
+    "Unknown",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +54,15 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What the server was asked for: interval in seconds, and publishing intervals."""
+
+    interval: float
+    keep_alive_count: int
+    lifetime_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Subscribed:
     """A subscription as the server made it."""
 
@@ -47,6 +70,17 @@ class Subscribed:
     interval: float  # seconds
     keep_alive_count: int
     lifetime_count: int
+    asked: Asked | None = None  # None: it is not known any more
+    canary: float = 0.0  # seconds between looks at the server's clock that it sends with the rest; 0: it sends none
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the server says of itself."""
+
+    state: str  # Running, Shutdown …; empty where it says none
+    clock: int  # ns since 1970 UTC; 0 where it has none
+    returns: str  # when it is back, if it is shutting down and says so
 
 
 @dataclass(slots=True)
@@ -63,6 +97,8 @@ class Session:
     _client: Any
     _renewal: asyncio.Task[None] | None = field(default=None)
     _certificates: Certificates | None = field(default=None)
+    pace: Pace | None = field(default=None)
+    """Holds what is asked of the server to the connection's `load`."""
 
     def certificates(self) -> dict[str, Any]:
         """Days that our certificate and the server's have left, and what is to be told about them, for the status."""
@@ -112,6 +148,23 @@ class Session:
         started, now = [answer.value for answer in await browse.read(self.stack, nodes, 2)]
         return str(started or ""), _nanoseconds(now) or time.time_ns()
 
+    async def look(self) -> Look:
+        """The server's state and clock, in one small Read. Raises when there is no answer, or none to such a question.
+
+        Once and not in batches: how long the answer takes is measured, and that there is one is a sign of life.
+        """
+        ids = ua.ObjectIds
+        asked = (ids.Server_ServerStatus_State, ids.Server_ServerStatus_CurrentTime, ids.Server_EstimatedReturnTime)
+        request = ua.ReadRequest()
+        request.Parameters.NodesToRead = [
+            ua.ReadValueId(NodeId=ua.NodeId(number), AttributeId=ua.AttributeIds.Value) for number in asked
+        ]
+        request.Parameters.TimestampsToReturn = ua.TimestampsToReturn.Neither
+        found = read_attributes(bytes(await self.stack._send_request(request)), 0)
+        state, clock, returns = [answer.value for answer in found] if len(found) == len(asked) else (None, None, None)
+        name = _STATES[state] if isinstance(state, int) and 0 <= state < len(_STATES) else ""
+        return Look(name, _nanoseconds(clock), str(returns or "")[:40] if name == "Shutdown" else "")
+
     async def subscribe(self, interval: float, keep_alive_count: int, lifetime_count: int, most: int) -> Subscribed:
         """CreateSubscription; all counts are said, because the defaults of asyncua suit nobody."""
         parameters = ua.CreateSubscriptionParameters()
@@ -121,12 +174,43 @@ class Session:
         parameters.MaxNotificationsPerPublish = most
         parameters.PublishingEnabled = True
         result = await self.stack.create_subscription(parameters, lambda _: None)
-        return Subscribed(
-            int(result.SubscriptionId),
-            float(result.RevisedPublishingInterval) / 1000,
-            int(result.RevisedMaxKeepAliveCount),
-            int(result.RevisedLifetimeCount),
+        asked = Asked(interval, keep_alive_count, lifetime_count)
+        return _revised(int(result.SubscriptionId), result, asked)
+
+    async def modify(
+        self, subscribed: Subscribed, interval: float, keep_alive_count: int, lifetime_count: int, most: int
+    ) -> Subscribed:
+        """ModifySubscription: its items and its messages stay as they are."""
+        parameters = ua.ModifySubscriptionParameters()
+        parameters.SubscriptionId = subscribed.id
+        parameters.RequestedPublishingInterval = interval * 1000
+        parameters.RequestedMaxKeepAliveCount = keep_alive_count
+        parameters.RequestedLifetimeCount = lifetime_count
+        parameters.MaxNotificationsPerPublish = most
+        result = await self.stack.modify_subscription(parameters)
+        asked = Asked(interval, keep_alive_count, lifetime_count)
+        return replace(_revised(subscribed.id, result, asked), canary=subscribed.canary)
+
+    async def canary(self, subscription: int, interval: float) -> tuple[int, float]:
+        """Have the subscription send the server's clock as well: (status, seconds between its values)."""
+        item = ua.MonitoredItemCreateRequest()
+        item.ItemToMonitor = ua.ReadValueId(
+            NodeId=ua.NodeId(ua.ObjectIds.Server_ServerStatus_CurrentTime), AttributeId=ua.AttributeIds.Value
         )
+        item.MonitoringMode = ua.MonitoringMode.Reporting
+        item.RequestedParameters.ClientHandle = CANARY
+        item.RequestedParameters.SamplingInterval = interval * 1000
+        item.RequestedParameters.QueueSize = 1
+        item.RequestedParameters.DiscardOldest = True
+        parameters = ua.CreateMonitoredItemsParameters()
+        parameters.SubscriptionId = subscription
+        parameters.TimestampsToReturn = ua.TimestampsToReturn.Source
+        parameters.ItemsToCreate = [item]
+        results = await self.stack.create_monitored_items(parameters)
+        if len(results) != 1:
+            return int(ua.StatusCodes.BadUnexpectedError), 0.0
+        (result,) = results
+        return int(result.StatusCode.value), float(result.RevisedSamplingInterval) / 1000
 
     async def close(self, *, politely: bool, subscriptions: bool = True) -> None:
         """End the session; politely: tell the server, so that session and subscriptions end now. Never raises."""
@@ -139,6 +223,16 @@ class Session:
                 await within(_CLOSING, self._client.uaclient.close_secure_channel())
         with contextlib.suppress(Exception):
             self._client.uaclient.disconnect_socket()
+
+
+def _revised(number: int, result: Any, asked: Asked) -> Subscribed:
+    return Subscribed(
+        number,
+        float(result.RevisedPublishingInterval) / 1000 or asked.interval,
+        int(result.RevisedMaxKeepAliveCount) or asked.keep_alive_count,
+        int(result.RevisedLifetimeCount) or asked.lifetime_count,
+        asked,
+    )
 
 
 def _nanoseconds(iso: Any) -> int:
