@@ -40,7 +40,7 @@ class Field:
 
     name: str
     kind: int  # built-in type, or NESTED
-    type: str = ""  # of a NESTED one: the node id of its data type
+    type: str = ""  # of a NESTED one, and of an enumeration: the node id of its data type
     rank: int = 0  # dimensions: 0 for one value
     optional: bool = False
 
@@ -101,6 +101,38 @@ WELL_KNOWN: Final = (
     Structure("i=12172", "i=12182", PLAIN, (Field("Real", 11), Field("Imaginary", 11))),
     Structure("i=12080", "i=12090", PLAIN, (Field("X", 11), Field("Value", 10))),
     Structure("i=8912", "i=8917", PLAIN, (Field("Offset", 4), Field("DaylightSavingInOffset", 1))),
+    Structure("i=100", "i=123", PLAIN, (Field("Fields", NESTED, "i=102", 1),)),
+    Structure(
+        "i=102",
+        "i=14845",
+        PLAIN,
+        (Field("Value", 8), Field("DisplayName", 21), Field("Description", 21), Field("Name", 12)),
+    ),
+    Structure(
+        "i=99",
+        "i=122",
+        PLAIN,
+        (
+            Field("DefaultEncodingId", 17),
+            Field("BaseDataType", 17),
+            Field("StructureType", 6),
+            Field("Fields", NESTED, "i=101", 1),
+        ),
+    ),
+    Structure(
+        "i=101",
+        "i=14844",
+        PLAIN,
+        (
+            Field("Name", 12),
+            Field("Description", 21),
+            Field("DataType", 17),
+            Field("ValueRank", 6),
+            Field("ArrayDimensions", 7, rank=1),
+            Field("MaxStringLength", 7),
+            Field("IsOptional", 1),
+        ),
+    ),
     Structure("i=14533", "i=14846", PLAIN, (Field("Key", 20), Field("Value", 24))),
 )
 

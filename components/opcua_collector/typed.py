@@ -49,6 +49,7 @@ MISMATCH_CODE, RANGE_CODE, HEARTBEAT_CODE, UNDECODABLE_CODE, NAN_CODE = (-1 - pl
 _FLOAT: Final = 10
 _LARGEST: Final = np.uint64(np.iinfo(np.int64).max)
 _STRUCTURES: Final = frozenset({22, 23, 24, 25})
+_NO_VALUES: Final = (ValueError, TypeError, OverflowError)
 _NESTED: Final = 64  # levels of lists around the one element of an index range
 
 
@@ -246,11 +247,24 @@ class Converter:
             if value is not None:
                 values.append(value)
                 found.null[row] = False
+        return self.typing.family, self._fitting(values, found), found
+
+    def _fitting(self, values: list[Any], found: Converted) -> NDArray[Any]:
+        """The values as a column of the field's family; those that are no such values are refused."""
+        family = self.typing.family
         try:
-            return self.typing.family, _column(self.typing.family, values), found
-        except (ValueError, TypeError, OverflowError):  # a definition that says another type than it brings
-            found.refuse(~found.null, MISMATCH_CODE)
-            return self.typing.family, _column(self.typing.family, []), found
+            return _column(family, values)
+        except _NO_VALUES:
+            rows = np.flatnonzero(~found.null)
+        fitting = []
+        for row, value in zip(rows.tolist(), values, strict=True):
+            try:
+                _column(family, [value])
+            except _NO_VALUES:  # noqa: PERF203 - each value for itself is the point
+                found.refuse(row, MISMATCH_CODE)
+            else:
+                fitting.append(value)
+        return _column(family, fitting)
 
     # --- one value each ---
 
@@ -322,7 +336,7 @@ class Converter:
             text = None
             if value is not None:
                 try:
-                    text = orjson.dumps(value, default=self._definitions.shown).decode()
+                    text = orjson.dumps(value, self._definitions.shown, orjson.OPT_PASSTHROUGH_DATACLASS).decode()
                 except (TypeError, MalformedError):  # orjson says TypeError of what `default` raises
                     refused.append(row)
             texts.append(text)
