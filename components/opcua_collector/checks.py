@@ -5,9 +5,10 @@ The same texts stand in the status of a component that runs with such a configur
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from opcua_collector.config import Configuration
+from opcua_collector.config import Configuration, Connection
 from opcua_collector.tags import Selection, select, sources
 from sluice.config import Problem
 from sluice.problem import render
@@ -25,15 +26,7 @@ def check(config: Configuration, directory: Path) -> list[Problem]:
 def warnings(config: Configuration, directory: Path) -> list[Problem]:
     """What stops nothing, and is probably a mistake: a column whose name is nearly one that is known, a connection that
     collects nothing."""
-    found: list[Problem] = []
-    for name, selection in selections(config, directory).items():
-        found += selection.warnings
-        connection = config.connections[name]
-        if not (connection.tags or connection.tags_file or connection.tags_package or connection.select):
-            what = "collects nothing: it has neither tags nor tables nor filters"
-            remedy = "give it tags, tagsFile, tagsPackage or select"
-            found.append(Problem(render(("connections", name)), None, what, remedy))
-    return found
+    return [warning for selection in selections(config, directory).values() for warning in selection.warnings]
 
 
 def selections(config: Configuration, directory: Path) -> dict[str, Selection]:
@@ -45,5 +38,16 @@ def selections(config: Configuration, directory: Path) -> dict[str, Selection]:
             for source in sources(connection, directory)
             if (source.setting == "tagsPackage" or source.value.startswith("/")) and not source.path.exists()
         }
-        found[name] = select(name, connection.model_copy(update=elsewhere), directory)
+        selection = select(name, connection.model_copy(update=elsewhere), directory)
+        found[name] = replace(selection, warnings=(*selection.warnings, *_collects_nothing(name, connection)))
     return found
+
+
+def _collects_nothing(name: str, connection: Connection) -> list[Problem]:
+    if connection.tags or connection.tags_file or connection.tags_package or connection.select:
+        return []
+    what, remedy = (
+        "collects nothing: it has neither tags nor tables nor filters",
+        "give it tags, tagsFile, tagsPackage or select",
+    )
+    return [Problem(render(("connections", name)), None, what, remedy)]
