@@ -101,7 +101,7 @@ async def session(
     from opcua_collector.problems import TroubleError
     from opcua_collector.stack import UaError
 
-    folder = _folder(pki.expanduser())
+    folder = _folder(pki)
     settings = _settings(target, trust_first_use)
     secret = await _credentials(target, settings, password_file)
     identity = Identity(folder, f"urn:sluice:{socket.gethostname()}:tool", "Sluice tool")
@@ -122,8 +122,9 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
-def _folder(path: Path) -> Path:
+def _folder(named: Path) -> Path:
     """For its owner alone: who may write to it decides whom this tool believes."""
+    path = named.expanduser()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.stat()
