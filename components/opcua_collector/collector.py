@@ -15,6 +15,7 @@ from opcua_collector.config import Configuration
 from opcua_collector.config import Connection as ConnectionSettings
 from opcua_collector.connecting import Identity
 from opcua_collector.connection import Connection
+from opcua_collector.discovery import Discovery, forget_spaces
 from opcua_collector.problems import TroubleError
 from opcua_collector.security import needs_trust
 from opcua_collector.tags import Selection, Stamp, forget, forget_others, select, stamps
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _CERTIFICATES: Final = "pki"
 _OUTBOX: Final = "outbox"
+_SPACE: Final = "space"
 _LAST_COMMIT: Final = 2.0  # seconds at the end for what is in hand
 _LOOK: Final = 2.0  # seconds between looks whether a tag table has changed; twice the same, and it is complete
 
@@ -38,6 +40,7 @@ _LOOK: Final = 2.0  # seconds between looks whether a tag table has changed; twi
 class _Running:
     settings: ConnectionSettings
     connection: Connection
+    discovery: Discovery
     task: asyncio.Task[None]
     selection: Selection
 
@@ -70,6 +73,7 @@ class OpcUaCollector(Component[Configuration]):
         for name, settings in config.connections.items():
             await self._open(outlets, name, settings)
         await asyncio.to_thread(forget_others, config.connections, self.context.work_dir)
+        await asyncio.to_thread(forget_spaces, self.context.work_dir / _SPACE, config.connections)
         await outlets.start()
         self._watch = asyncio.create_task(self._watch_tables(), name="tag tables")
 
@@ -115,9 +119,18 @@ class OpcUaCollector(Component[Configuration]):
             password=self._credentials,
             problems=self.context.problems,
         )
-        self._running[name] = _Running(
-            settings, connection, asyncio.create_task(connection.run(), name=f"connection {name}"), selection
+        discovery = Discovery(
+            name,
+            settings,
+            self.context.work_dir / _SPACE,
+            connection.discovered,
+            self.context.problems,
+            behind=lambda: connection.live is not None and connection.live.publishing.behind,
         )
+        connection.beside.append(discovery.run)
+        await discovery.restore()
+        task = asyncio.create_task(connection.run(), name=f"connection {name}")
+        self._running[name] = _Running(settings, connection, discovery, task, selection)
 
     async def _close(self, outlets: Outlets, name: str) -> None:
         """The connection is gone from the configuration: it says goodbye, and what is kept of it is still delivered."""
@@ -126,6 +139,7 @@ class OpcUaCollector(Component[Configuration]):
         running.connection.leave()
         await end(running.task)
         running.connection.forget()
+        running.discovery.forget()
         outlets.remove(name)
         await asyncio.to_thread(forget, name, self.context.work_dir)
 
@@ -153,6 +167,7 @@ class OpcUaCollector(Component[Configuration]):
         running.settings = settings
         running.selection = await self._select(name, settings)
         running.connection.reconfigure(settings, running.selection.tags)
+        await running.discovery.apply(settings)
 
     async def _watch_tables(self) -> None:
         """Applies tag tables that change, come or go."""
@@ -212,7 +227,13 @@ class OpcUaCollector(Component[Configuration]):
         return f"{outlets.trouble}: {outlets.remedy}" if outlets is not None and outlets.trouble else ""
 
     def status(self) -> Mapping[str, Any]:
-        connections = {name: running.connection.status() for name, running in self._running.items()}
+        connections = {name: _status(running) for name, running in self._running.items()}
         if self._outlets is None:
             return {"connections": connections}
         return {"connections": connections, "ledger": self._outlets.ledgers(), "outbox": self._outlets.status()}
+
+
+def _status(running: _Running) -> dict[str, Any]:
+    told = running.connection.status()
+    select = running.discovery.status()
+    return {**told, "select": select} if select else told

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -276,3 +276,10 @@ class Discovery:
             looking = {"nodes": self._progress.nodes, "requests": self._progress.requests}
             told["looking"] = {**looking, **({"waits": "publishing is behind"} if self._progress.waits else {})}
         return told
+
+
+def forget_spaces(folder: Path, connections: Collection[str]) -> None:
+    """Delete what is kept of the servers of all connections but these, which may have gone while nobody ran."""
+    for path in folder.glob("*.zst") if folder.is_dir() else ():
+        if path.stem not in connections:
+            forget(path)
