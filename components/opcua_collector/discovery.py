@@ -73,6 +73,7 @@ class Discovery:
         self._due = 0.0  # when it is time for another
         self._progress: Progress | None = None
         self._last: Walked | None = None
+        self._looks = 0
         self._type_names: dict[str, list[str]] = {}
         self._looked: Mapping[str, Select] | None = None  # filters of the last look that succeeded
 
@@ -196,6 +197,7 @@ class Discovery:
             walked.requests,
         )
         await asyncio.to_thread(save, self._file, self._space)
+        self._looks += 1
 
     async def _choose(self) -> None:
         """Match the filters anew; hand over the tags when they are others."""
@@ -268,6 +270,7 @@ class Discovery:
         if self._space.walked:
             told["looked"] = when(self._space.walked / 1e9)
         if self._last is not None:
+            told["looked_through"] = self._looks
             told["seconds"] = round(self._last.seconds, 3)
             told["requests"] = self._last.requests
             if self._last.unknown:

@@ -318,7 +318,7 @@ def _remedy(filters: Filters, number: int, one: _Filter, space: Space) -> str:
             if position == len(steps) - 1 and wanted in space.others.get(node, ()):
                 path = _joined(space, node, wanted)
                 return f"{path} is no variable: write {path}/** for all below"
-            near = difflib.get_close_matches(wanted, names, 1, 0.6)
+            near = difflib.get_close_matches(wanted, sorted(names), 1, 0.5)
             if near:
                 return f"did you mean {_joined(space, node, near[0])}?"
             return _there(where, names)
@@ -333,5 +333,5 @@ def _joined(space: Space, node: int, name: str) -> str:
 def _there(where: str, names: Sequence[str]) -> str:
     if not names:
         return f"there is nothing below {where} that this user can see: correct the path from there on"
-    shown = ", ".join(step(name) for name in names[:_SHOWN])
+    shown = ", ".join(step(name) for name in sorted(names)[:_SHOWN])
     return f"correct the path below {where}, where there is {shown}{' and more' if len(names) > _SHOWN else ''}"
