@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -165,7 +166,7 @@ def encode_sanitized(header: Header, columns: Columns, compress: bool) -> bytes:
         "epoch": header.epoch,
         "seq": header.seq,
         "type": columns.type.value,
-        "series": [_series_entry(series) for series in columns.series],
+        "series": _series_list(columns.series),
         "s": np.ascontiguousarray(columns.s),
         "t0": t0,
         # The difference of two 64-bit times needs 64 bits without a sign: wrapping around is exact.
@@ -183,17 +184,26 @@ def encode_sanitized(header: Header, columns: Columns, compress: bool) -> bytes:
     return _dumped(body, compress)
 
 
-def _series_entry(series: Series) -> dict[str, str]:
-    entry = {"tag": series.tag}
-    if series.unit:
-        entry["unit"] = series.unit
-    if series.asset:
-        entry["asset"] = series.asset
-    if series.batch:
-        entry["batch"] = series.batch
-    if series.extra:
-        entry.update(series.extra)
-    return entry
+class _Lists(threading.local):
+    """The lists of series that were written last: batch after batch of a source has the very same ones."""
+
+    def __init__(self) -> None:
+        self.written: deque[tuple[tuple[Series, ...], orjson.Fragment]] = deque(maxlen=4)
+
+
+_lists = _Lists()
+
+
+def _series_list(series: tuple[Series, ...]) -> orjson.Fragment:
+    for known, fragment in _lists.written:
+        if known is series:
+            return fragment
+    try:
+        fragment = orjson.Fragment(b"[%b]" % b",".join([one.text or one.written() for one in series]))
+    except TypeError as error:  # orjson.JSONEncodeError is one
+        raise BatchError("samples", f"cannot be written as JSON: {error}") from error
+    _lists.written.append((series, fragment))
+    return fragment
 
 
 def _wire_values(columns: Columns) -> Any:

@@ -102,8 +102,12 @@ def _weights(columns: Columns) -> NDArray[np.int64]:
     """The running total of the samples' weights."""
     if columns.type is not ValueType.STRING:
         return np.arange(1, len(columns) + 1, dtype=np.int64) * _SAMPLE_WEIGHT
-    lengths = [0 if text is None else len(text) for text in columns.value]
-    return np.cumsum(np.array(lengths, dtype=np.int64) + _SAMPLE_WEIGHT)
+    texts = columns.value.tolist()
+    try:
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    except TypeError:  # some are missing
+        lengths = np.array([0 if text is None else len(text) for text in texts], dtype=np.int64)
+    return np.cumsum(lengths + _SAMPLE_WEIGHT)
 
 
 def cut(columns: Columns, max_bytes: int, *, header_room: int = 256, compress: bool = True) -> list[Columns]:
