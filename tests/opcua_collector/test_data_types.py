@@ -11,7 +11,6 @@ from typing import Any
 import orjson
 import pytest
 import pytest_asyncio
-from asyncua import Client
 from asyncua.common.structures104 import new_enum, new_struct, new_struct_field
 
 from opcua_collector import data_types
@@ -28,6 +27,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 T = ua.VariantType
 _numbers = itertools.count()
+Client: Any = import_module("asyncua").Client
 Server: Any = import_module("asyncua").Server
 
 
