@@ -371,14 +371,14 @@ async def test_a_tag_may_have_its_own_sampling_interval_and_another_one_while_al
 
     async def spy_monitor(stack: Any, subscription: int, wishes: Sequence[Wish], batch: int) -> Any:
         found = await monitor(stack, subscription, wishes, batch)
-        asked.append(("monitor", [one.id for one in found], [wish.sampling for wish in wishes]))
+        asked.append(("monitor", [one.id for one in found], [wish.asking.sampling for wish in wishes]))
         return found
 
     async def spy_modify(
         stack: Any, subscription: int, items: Sequence[int], wishes: Sequence[Wish], batch: int
     ) -> Any:
         found = await modify(stack, subscription, items, wishes, batch)
-        asked.append(("resample", list(items), [wish.sampling for wish in wishes]))
+        asked.append(("resample", list(items), [wish.asking.sampling for wish in wishes]))
         answered.extend(one.status for one in found)
         return found
 
