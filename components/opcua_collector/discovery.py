@@ -162,6 +162,8 @@ class Discovery:
         )
         try:
             walked = await walk.run()
+            if endpoint == self._settings.endpoint:
+                await self._take(walked, wishes)
         except (UaError, MalformedError, OSError, asyncio.TimeoutError) as error:
             self._failed(error)
             return False
@@ -171,8 +173,6 @@ class Discovery:
             return False
         finally:
             self._progress = None
-        if endpoint == self._settings.endpoint:
-            await self._take(walked, wishes)
         return True
 
     async def _take(self, walked: Walked, wishes: Wishes) -> None:
@@ -183,6 +183,7 @@ class Discovery:
                 merged, self._space, walked.space, walked.unknown, complete=walked.complete
             )
         self._last = walked
+        self._looks += 1
         self._type_names = walked.type_names
         self._looked = wishes.select
         await self._choose()
@@ -197,7 +198,6 @@ class Discovery:
             walked.requests,
         )
         await asyncio.to_thread(save, self._file, self._space)
-        self._looks += 1
 
     async def _choose(self) -> None:
         """Match the filters anew; hand over the tags when they are others."""

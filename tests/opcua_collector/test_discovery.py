@@ -112,8 +112,13 @@ class Site:
     async def look(self) -> None:
         """A session in which the server is looked through once."""
         before = self.discovery.status().get("looked_through", 0)
+
+        def done() -> bool:
+            status = self.discovery.status()
+            return status.get("looked_through", 0) > before and "looking" not in status
+
         async with self.session():
-            await until(lambda: self.discovery.status().get("looked_through", 0) > before, self.state)
+            await until(done, self.state)
 
     def state(self) -> Any:
         return self.discovery.status(), self.reports.found, list(self.tags)
