@@ -410,7 +410,9 @@ def _walk(
                 streak += 1
                 if streak == _RUN:
                     length = _run(bytes_, position, head, entry.layout, min(count - index, (stop - position) // size))
-                    entry.runs.append((index, position, length))
+                    before = _RUN - 1  # those that made it worth looking belong to it: a message of one run is one view
+                    del entry.index[-before:], entry.position[-before:]
+                    entry.runs.append((index - before, position - before * size, length + before))
                     index += length
                     position += length * size
                     streak = 0
@@ -420,6 +422,11 @@ def _walk(
                 position += size
             else:
                 layout = entry.layout
+                if layout.encoding == _STRING:
+                    first = index
+                    index, position = _texts(data, position, head, index, count, entry)
+                    if index > first:
+                        continue
                 start = position + head + 2
                 if layout.encoding == _STRING:
                     length = _I4.unpack_from(data, start)[0]
@@ -440,6 +447,29 @@ def _walk(
     except _DAMAGE as error:
         return index, position, str(error)
     return index, position, ""
+
+
+def _texts(data: bytes, position: int, head: int, index: int, count: int, entry: _Found) -> tuple[int, int]:
+    """Takes texts in a row, up to the first that is missing, damaged, or something else: its index and position."""
+    mask, rest = entry.layout.mask, entry.layout.form.itemsize
+    value, position_of, tail_of = entry.value.append, entry.position.append, entry.tail.append
+    length_at = _I4.unpack_from
+    first, stop, ahead = index, len(data), head + 6
+    while index < count and position + ahead <= stop:
+        if data[position + head] != mask or data[position + head + 1] != _STRING:
+            break
+        start = position + ahead
+        length = length_at(data, start - 4)[0]
+        tail = start + length
+        if length < 0 or tail + rest > stop:
+            break
+        value(data[start:tail].decode("utf-8", "replace"))
+        position_of(position)
+        tail_of(tail)
+        position = tail + rest
+        index += 1
+    entry.index += range(first, index)
+    return index, position
 
 
 def _run(bytes_: NDArray[np.uint8], position: int, head: int, layout: _Layout, most: int) -> int:
