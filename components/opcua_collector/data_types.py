@@ -76,6 +76,7 @@ class Types:
     """Definitions; None for what has none."""
     labels: dict[str, tuple[tuple[int, str], ...]] = field(default_factory=dict)
     """Of enumerations."""
+    names: dict[str, str] = field(default_factory=dict)
     encodings: dict[str, str] = field(default_factory=dict)
     """The data type of each encoding; empty where it is not known."""
 
@@ -103,17 +104,20 @@ async def rules(
 
     nodes: tag -> (place in the configuration, tag, node). types: what is known from before in this session.
     """
-    finder = _Finder(session, limits, Types() if types is None else types)
+    finder = Finder(session, limits, Types() if types is None else types)
     return await finder.rules(nodes)
 
 
-class _Finder:
+class Finder:
+    """Asks one server about its data types; what it has learned is in `types`."""
+
     def __init__(self, session: StackSession, limits: OperationLimits, types: Types) -> None:
         self._session = session
         self._limits = limits
         self._types = types
 
     async def rules(self, nodes: Mapping[str, tuple[str, Tag, NodeId]]) -> dict[str, Typing | Problem]:
+        """As the function of this name."""
         found: dict[str, Typing | Problem] = {}
         asked = await self._asked(nodes, found)
         await self._find_built_in({one.type for one in asked})
@@ -342,7 +346,7 @@ class _Finder:
         wanted = [(_node(type_), ua.AttributeIds.DataTypeDefinition) for type_ in types]
         found = {}
         for type_, answer in zip(types, await self._read(wanted), strict=True):
-            content = _content(answer.value, "i=122")
+            content = content_of(answer.value, "i=122")
             if content is not None:
                 found[type_] = content
         return found
@@ -441,13 +445,28 @@ class _Finder:
         new = sorted({type_ for type_ in types if type_ not in known})
         wanted = [(_node(type_), ua.AttributeIds.DataTypeDefinition) for type_ in new]
         for type_, answer in zip(new, await self._read(wanted), strict=True):
-            content = _content(answer.value, "i=123")
+            content = content_of(answer.value, "i=123")
             fields = [one for one in (content or {}).get("Fields") or () if one is not None]
             labels = [(one["Value"], one["DisplayName"] or one["Name"] or "") for one in fields]
             known[type_] = tuple(labels[:_MOST_LABELS])
         bare = [type_ for type_ in new if not known[type_]]
         for type_, described in zip(bare, await self._from_properties(bare), strict=True):
             known[type_] = described
+        return known
+
+    async def enumerations(self, types: Iterable[str]) -> list[str]:
+        """Which of these are enumerations."""
+        wanted = sorted(set(types))
+        await self._find_built_in(wanted)
+        return [type_ for type_ in wanted if self._types.built_in[type_] == _ENUMERATION]
+
+    async def names(self, types: Iterable[str]) -> dict[str, str]:
+        """What the data types are called."""
+        known = self._types.names
+        new = sorted({type_ for type_ in types if type_ not in known})
+        answers = await self._read([(_node(type_), ua.AttributeIds.BrowseName) for type_ in new])
+        for type_, answer in zip(new, answers, strict=True):
+            known[type_] = answer.value.split(":", 1)[-1] if isinstance(answer.value, str) else ""
         return known
 
     async def _from_properties(self, types: Sequence[str]) -> list[tuple[tuple[int, str], ...]]:
@@ -470,7 +489,7 @@ class _Finder:
         read_ = dict(zip(exist, (value.value for value in values), strict=True))
         found = []
         for place in range(len(types)):
-            described = [_content(one, "i=8251") for one in _listed(read_.get(2 * place))]
+            described = [content_of(one, "i=8251") for one in _listed(read_.get(2 * place))]
             pairs = [(one["Value"], one["DisplayName"] or "") for one in described if one is not None]
             if not pairs:
                 pairs = list(enumerate(_listed(read_.get(2 * place + 1))))
@@ -536,7 +555,7 @@ def _encoding(value: Any) -> str:
 _META: Final = Definitions()
 
 
-def _content(value: Any, encoding: str) -> dict[str, Any] | None:
+def content_of(value: Any, encoding: str) -> dict[str, Any] | None:
     """A structure of namespace 0 of this encoding; None where it is none, or damaged."""
     if not isinstance(value, Opaque) or value.type != encoding:
         return None

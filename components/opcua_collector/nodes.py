@@ -18,6 +18,7 @@ from opcua_collector.batches import Batch
 from opcua_collector.browse import OperationLimits
 from opcua_collector.config import Connection as Settings
 from opcua_collector.config import Load, Tag
+from opcua_collector.data_types import Types
 from opcua_collector.intake import Intake, present
 from opcua_collector.kept import address_of
 from opcua_collector.metadata import Metadata
@@ -61,6 +62,7 @@ class Facts:
     session: Session
     limits: OperationLimits
     spaces: tuple[str, ...]
+    types: Types = field(default_factory=Types)
 
 
 async def learn(session: Session, load: Load, before: Facts | None = None) -> Facts:
@@ -246,7 +248,7 @@ class Nodes(Generic[N]):
         wanted = {name: (self._place(name, tag), tag) for name in names if (tag := self._tags.get(name)) is not None}
         nodes = await browse.resolve(stack, facts.limits, wanted, facts.spaces)
         found = {name: (*wanted[name], node) for name, node in nodes.items() if not isinstance(node, Problem)}
-        typings = await data_types.rules(stack, facts.limits, found) if found else {}
+        typings = await data_types.rules(stack, facts.limits, found, facts.types) if found else {}
         good = []
         for name, outcome in [*nodes.items(), *typings.items()]:
             tag = wanted[name][1]
@@ -322,7 +324,7 @@ class Nodes(Generic[N]):
             self._undescribed.pop(name, None)
         nodes = [node_of(self._items[name].node) for name in asked]
         try:
-            answers = await metadata.metadata(facts.session.stack, facts.limits, nodes)
+            answers = await metadata.metadata(facts.session.stack, facts.limits, nodes, facts.types)
         except (UaStatusCodeError, UaError, ValueError) as error:
             logger.warning("Connection %s: no units and ranges, the server answers %s", self._connection, error)
             answers = [Metadata()] * len(asked)

@@ -296,15 +296,21 @@ async def test_every_type_arrives_as_its_tags_type_in_order_with_the_sources_tim
     last = [sample for sample in line.sink.samples if sample.tag == "Double"][-1]
     assert (last.time, last.asset, last.unit) == (T0_NS + 3_000_000_000, "site/line1", "°C")
     [metadata] = [event for event in line.sink.events if event["kind"] == "metadata"]
-    assert metadata["tags"] == {"Double": {"unit": "°C", "low": 0.0, "high": 250.0}}
+    assert metadata["tags"]["Double"] == {
+        "unit": "°C",
+        "low": 0.0,
+        "high": 250.0,
+        "description": "Double",
+        "data_type": "Double",
+    }
+    assert metadata["tags"]["Int32"] == {"description": "Int32", "data_type": "Int32"}
 
 
-async def test_a_value_of_another_type_is_bad_and_the_tags_type_stays(plant: Plant, start: Start) -> None:
+async def test_a_type_that_a_node_cannot_have_is_told_with_the_remedy(plant: Plant, start: Start) -> None:
     line = start(plant.endpoint, {"T": {"node": node("String"), "type": "double"}})
-    await line.flows("T")
-    [sample] = line.sink.samples
-    assert (sample.value, sample.status) == (None, "type-mismatch")
-    assert line.connection.status()["type_mismatch"] == 1
+    await until(lambda: "connections.line1.tags.T.type" in line.reports.found, line.state)
+    problem, remedy, value = line.reports.found["connections.line1.tags.T.type"]
+    assert (value, "String" in problem, "string" in remedy) == ("double", True, True)
 
 
 async def test_bad_nodes_are_told_with_place_value_and_remedy_while_the_others_run(plant: Plant, start: Start) -> None:
