@@ -81,15 +81,18 @@ def read_body(nodes: Sequence[bytes], *, timestamps: int = BOTH) -> bytes:
     return _READ_HEAD.pack(0.0, timestamps, len(nodes)) + b"".join(nodes)
 
 
-def create_body(subscription: int, items: Iterable[tuple[bytes, int, Asking]]) -> bytes:
-    """A CreateMonitoredItemsRequest: the node's id, the client handle and how it is watched, per item."""
+def create_body(subscription: int, items: Iterable[tuple[bytes, int, Asking]], mode: int = REPORTING) -> bytes:
+    """A CreateMonitoredItemsRequest: the node's id, the client handle and how it is watched, per item.
+
+    mode: of MonitoringMode; 0 makes items that neither sample nor send.
+    """
     middles: dict[str, bytes] = {}
     tails: dict[Asking, bytes] = {}
     parts: list[bytes] = []
     for node, handle, asking in items:
         middle = middles.get(asking.range)
         if middle is None:
-            middle = middles[asking.range] = read_value_id(b"", VALUE, asking.range) + _U4.pack(REPORTING)
+            middle = middles[asking.range] = read_value_id(b"", VALUE, asking.range) + _U4.pack(mode)
         tail = tails.get(asking)
         if tail is None:
             tail = tails[asking] = _tail(asking)
