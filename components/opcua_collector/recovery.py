@@ -15,7 +15,7 @@ whatever was lost between us is still there, if we come back in time and ask in 
   already (BadNothingToDo, BadUserAccessDenied), and who takes that for a loss throws full queues away.
 - Republish asks for the number behind the last one handed on, then the next, until the server has no more. Only then
   the first PublishRequest is sent, so that order is kept. Not every server says BadMessageNotAvailable: an answer that
-  is empty or has another number ends it as well, and so does a bound.
+  is empty or has another number ends it as well. One that goes on beyond a bound is made up: next rung.
 - What lies between the last republished and the first published message shows as a gap in the numbers, and is looked
   for again by `publishing`.
 - Each subscription of a session climbs for itself: what one has lost is not another's loss.
@@ -38,6 +38,7 @@ from opcua_collector.stack import UaStatusCodeError
 
 MOST_REPUBLISHED: Final = 10_000
 """Messages that one recovery fetches: more than any server keeps."""
+_ENDLESS: Final = "Republish never ends"
 _UNDER_WAY: Final = 4  # republished messages that may wait to be durable
 
 GONE: Final = frozenset({"BadNoSubscription", "BadSubscriptionIdInvalid"})
@@ -108,7 +109,7 @@ async def fetch(link: Link, feed: Feed, number: int) -> Fetched:
 async def _republish(situation: Situation, numbers: Iterable[int]) -> str:
     feed = situation.feed
     assert feed is not None
-    for number in numbers:
+    for count, number in enumerate(numbers, 1):
         fetched = await fetch(situation.link, feed, number)
         if fetched is Fetched.GONE:
             return Fetched.GONE.value
@@ -116,6 +117,8 @@ async def _republish(situation: Situation, numbers: Iterable[int]) -> str:
             break
         situation.republished += 1
         await feed.settled(_UNDER_WAY)
+        if count == MOST_REPUBLISHED:  # numbers that the server made up: what it sends next would count as old
+            return _ENDLESS
     return ""
 
 
