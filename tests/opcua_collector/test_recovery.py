@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -20,9 +21,11 @@ from opcua_collector import browse, monitoring
 from opcua_collector.config import Connection as Settings
 from opcua_collector.connecting import Identity
 from opcua_collector.connection import Connection
-from opcua_collector.monitoring import Monitored
+from opcua_collector.groups import SubscribedGroup
+from opcua_collector.items import Items
 from opcua_collector.session import Session
 from opcua_collector.stack import UaStatusCodeError
+from opcua_collector.wire import Monitored
 from plant.line import Line
 from plant.opcua_server import PlantServer
 from plant.process import PlantProcess
@@ -138,6 +141,16 @@ class Gateway:
     @property
     def rung(self) -> str:
         return str(self.status().get("recovery", {}).get("rung", ""))
+
+    @property
+    def items(self) -> Items:
+        """Of the tags that name no group."""
+        return self.group("").items
+
+    def group(self, name: str) -> SubscribedGroup:
+        group = self.connection._groups[name]
+        assert isinstance(group, SubscribedGroup)
+        return group
 
     def state(self) -> Any:
         return self.status(), self.reports.found, self.outlets.ledgers()
@@ -495,13 +508,13 @@ async def test_an_item_of_which_the_answer_was_lost_gives_its_values_once(
 
 
 @here
-async def test_settings_that_need_another_subscription_end_the_old_one_politely(rig: Rig, server: PlantServer) -> None:
+async def test_settings_that_need_another_session_end_the_old_one_politely(rig: Rig, server: PlantServer) -> None:
     shown = await show(server, 2)
     await has(rig, shown)
-    rig.change(publishingInterval="40ms")
+    rig.change(user={**USER, "password": {"file": "y"}})
     await rig.connects(2)
     await rig.monitors(1)
-    assert (rig.rung, server.subscriptions) == ("renewed", 1)
+    assert (rig.rung, server.subscriptions, server.sessions) == ("renewed", 1, 1)
     assert rig.status()["gaps"] == 1
     shown += await show(server, 2)
     await has(rig, shown)
@@ -541,7 +554,7 @@ async def test_a_restarted_server_is_not_taken_for_the_old_one(rig: Rig, server:
     await rig.away()
     kept = rig.connection._kept
     assert kept is not None
-    rig.connection._kept = type(kept)(kept.settings, kept.server, "2020-01-01", kept.ticket, kept.subscription)
+    rig.connection._kept = replace(kept, started="2020-01-01")
     await rig.back()
     assert (rig.rung, rig.status()["gaps"]) == ("renewed", 1)
     await rig.monitors(1)
@@ -663,8 +676,7 @@ async def test_a_queue_of_one_value_tells_of_no_loss_so_what_an_outage_cost_is_r
     rig: Rig, server: PlantServer
 ) -> None:
     rig.change(queueSize=1)
-    await rig.connects(2)
-    await rig.monitors(1)
+    await until(lambda: rig.status()["queue"] == 1, rig.state)
     before = await show(server, 1)
     await has(rig, before)
     await rig.away()
@@ -701,9 +713,8 @@ async def test_a_tag_that_was_refused_and_then_half_monitored_lacks_what_it_lack
     monkeypatch.setattr(monitoring, "monitor", hindered)
     await rig.back()
     await until(lambda: "does not exist" in str(rig.reports.found), rig.state)
-    items = rig.connection._items
-    items._items[ROW_TAG].due = 0.0
-    items.want(rig.connection._settings, rig.connection._tags)
+    rig.items._trouble[ROW_TAG].due = 0.0
+    rig.change()
     await rig.monitors(1)
     assert calls == 3
     after = await show(server, 2)
@@ -716,7 +727,7 @@ async def test_a_node_of_a_server_that_was_restarted_is_asked_for_nothing_until_
 ) -> None:
     """Its namespaces may have another order: the old node id can stand for another tag, and so can its history."""
     await has(rig, await show(server, 1))
-    items = rig.connection._items
+    items = rig.items
     (handle,) = items.names
     assert items.node(handle) is not None
     found: list[Any] = []
@@ -748,11 +759,10 @@ async def test_a_node_that_is_refused_again_and_again_costs_the_disk_nothing(rig
         return note(positions)
 
     outlet.note = listen  # type: ignore[method-assign]
-    items = rig.connection._items
-    pauses = items._items["Gone"].pauses
+    trouble = rig.items._trouble["Gone"]
     refused = rig.reports.found.pop("connections.line1.tags.Gone.node")
-    items._items["Gone"].due = 0.0
-    items.want(rig.connection._settings, rig.connection._tags)
+    trouble.due = 0.0
+    rig.change()
     await until(lambda: rig.reports.found.get("connections.line1.tags.Gone.node") == refused, rig.state)
-    assert pauses is items._items["Gone"].pauses
+    assert trouble is rig.items._trouble["Gone"]
     assert "items" not in noted
