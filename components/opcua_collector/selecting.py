@@ -103,11 +103,12 @@ def choose(
     looked: bool,
     type_names: Mapping[str, Collection[str]] | None = None,
     groups: Collection[str] = (),
+    nodes: dict[str, int] | None = None,
 ) -> Chosen:
     """The tags that the filters give in this address space.
 
     looked: the server was looked through with these filters, so that what is not there is told. type_names: all types
-    that it has, by kind. groups: those of the connection.
+    that it has, by kind. groups: those of the connection. nodes: is given the node of each tag.
     """
     filters = [_made(name, wish, space) for name, wish in wishes.select.items()]
     found = Chosen()
@@ -129,7 +130,10 @@ def choose(
                 parent = space.parent[node]
                 if parent not in above:
                     above[parent] = space.path(parent)
-                _take(one, f"{above[parent]}/{step(space.name(node))}", space.address(node), found, taken, mark)
+                path = f"{above[parent]}/{step(space.name(node))}"
+                name = _take(one, path, space.address(node), found, taken, mark)
+                if nodes is not None and name:
+                    nodes[name] = node
     found.mark = mark.digest()
     found.counts = {one.name: one.count for one in filters}
     found.problems = [
@@ -160,24 +164,26 @@ def _wanted(one: _Filter, space: Space, node: int) -> bool:
     return one.wish.historizing is None or space.historizing[node] == one.wish.historizing
 
 
-def _take(one: _Filter, path: str, address: str, found: Chosen, taken: dict[str, str], mark: hashlib.blake2b) -> None:
+def _take(one: _Filter, path: str, address: str, found: Chosen, taken: dict[str, str], mark: hashlib.blake2b) -> str:
+    """The tag's name; empty when there is none."""
     if not _addressable(address):
         one.no_name.append(path)
-        return
+        return ""
     name = tag_name(one.wish.prefix, path)
     before = taken.get(name.casefold())
     if before is not None:
         if before != address:
             one.twice.append(name)
-        return
+        return ""
     if len(found.tags) >= MOST_TAGS:
         one.beyond += 1
-        return
+        return ""
     taken[name.casefold()] = address
     wish = one.wish
     found.tags[name] = FoundTag.model_construct(_GIVEN, node=address, group=wish.group, asset=wish.asset)
     one.count += 1
     mark.update(f"{name}\0{address}\0{wish.group}\0{wish.asset}\n".encode("utf-8", "replace"))
+    return name
 
 
 _GIVEN: Final = {"node", "group", "asset"}

@@ -22,13 +22,15 @@ from opcua_collector.encoding import Attribute
 from opcua_collector.paths import Filters, State
 from opcua_collector.references import OBJECT, VARIABLE, Browser, Reference, pack, standard, unpack
 from opcua_collector.space import ROOT, UNKNOWN, Space, address_text
-from opcua_collector.stack import StackSession, ua
+from opcua_collector.stack import StackSession, UaError, ua
 
 DATA_TYPE, TYPE_DEFINITION = "dataType", "typeDefinition"
 """Kinds of types, named as the settings of a filter that they are for."""
 _TREES: Final = {DATA_TYPE: ((24, 64),), TYPE_DEFINITION: ((58, 8), (62, 16))}
 """Per kind: the roots of its types and their node class (BaseDataType; BaseObjectType, BaseVariableType)."""
 _MOST_TYPES: Final = 50_000
+MOST_LEVELS: Final = 1_000
+"""Below Objects: deeper than any address space is that a person made."""
 _HINTS: Final = 1_000  # nodes of which the names below are remembered that no filter fits
 _NAMES_PER_HINT: Final = 20
 _READ_AT_ONCE: Final = 2_000  # nodes whose attributes are asked for between two looks at who goes before
@@ -81,7 +83,8 @@ class Walk:
     """One look through a server. `run` once.
 
     wishes: the filters' settings, by name, as `filters` was made from. everything: read the attributes of all variables
-    that fit, and the names of all types. behind: whether somebody goes before.
+    that fit, and the names of all types. deepest: levels below Objects that are looked at. behind: whether somebody
+    goes before.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Walk:
         *,
         most: int,
         everything: bool = False,
+        deepest: int = MOST_LEVELS,
         behind: Callable[[], bool] = lambda: False,
         progress: Progress | None = None,
     ) -> None:
@@ -105,6 +109,7 @@ class Walk:
         self._wishes = [wishes[name] for name in filters.names]
         self._most = most
         self._everything = everything
+        self._deepest = deepest
         self._behind = behind
         self._space = Space(list(spaces))
         self._walked = Walked(self._space)
@@ -137,7 +142,9 @@ class Walk:
         visited = {start}
         level: list[tuple[int, State]] = [(ROOT, self._filters.start)]
         packed = [start]
-        while level:
+        for _ in range(self._deepest):
+            if not level:
+                break
             below: list[tuple[int, State]] = []
 
             def take(
@@ -238,8 +245,12 @@ class Walk:
                 continue
             families: dict[str, list[str]] = {name: [] for name in names}
             known: set[str] = set()
-            for root, classes in trees:
-                await self._tree(standard(root), classes, families, known)
+            try:
+                for root, classes in trees:
+                    await self._tree(standard(root), classes, families, known)
+            except UaError:
+                if names:  # else it is only for people, and costs them the names
+                    raise
             self._space.families[kind] = families
             self._walked.type_names[kind] = sorted(known)
 
