@@ -53,7 +53,8 @@ _UNANSWERED: Final = int(ua.StatusCodes.BadTimeout)
 _UNREADABLE: Final = int(ua.StatusCodes.BadDecodingError)
 _PATIENCE: Final = 3  # questions in a row that, each alone, the server did not answer in time
 _FEW: Final = 8  # questions of a call: who does not answer so few in time is not asked too much, but gone
-_PROVEN: Final = 16  # requests of the present size that succeed before a larger one is tried
+_PROVEN: Final = 8  # requests of the present size that succeed before a larger one is tried; twice as many each time
+_PROVEN_AGAIN: Final = 1024  # that it was too large, up to so many
 
 
 class Batch(int):
@@ -81,12 +82,12 @@ class Batch(int):
         self._streak += 1
         if self._streak >= self._wanted:
             self.now = min(int(self), 2 * self.now)
-            self._streak, self._wanted = 0, 2 * self._wanted
+            self._streak = 0
 
     def too_much(self, works: int) -> None:
         """A request was too large; one with so many questions may do."""
         self.now = max(1, min(self.now, works))
-        self._streak = 0
+        self._streak, self._wanted = 0, min(_PROVEN_AGAIN, 2 * self._wanted)
 
 
 @dataclass(slots=True)

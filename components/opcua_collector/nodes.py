@@ -25,7 +25,7 @@ from opcua_collector.metadata import Metadata
 from opcua_collector.plan import OWN, Plan
 from opcua_collector.problems import node_problem
 from opcua_collector.session import Session
-from opcua_collector.stack import NodeId, UaError, UaStatusCodeError, node_bytes, node_of
+from opcua_collector.stack import NodeId, UaError, node_bytes, node_of
 from opcua_collector.typed import Typing
 from opcua_collector.wire import read_value_id
 from sluice.batch import Series, ValueType
@@ -325,8 +325,8 @@ class Nodes(Generic[N]):
         nodes = [node_of(self._items[name].node) for name in asked]
         try:
             answers = await metadata.metadata(facts.session.stack, facts.limits, nodes, facts.types)
-        except (UaStatusCodeError, UaError, ValueError) as error:
-            logger.warning("Connection %s: no units and ranges, the server answers %s", self._connection, error)
+        except (UaError, ValueError, asyncio.TimeoutError) as error:
+            logger.warning("Connection %s: no units and ranges: %s", self._connection, error or "no answer in time")
             answers = [Metadata()] * len(asked)
         new: dict[str, Metadata] = {}
         for name, what in zip(asked, answers, strict=True):
