@@ -10,7 +10,7 @@ import typer
 
 from cli.output import IN_THE_WAY, Failure, prepare, say
 
-COMMANDS = ("check", "schema", "diff", "tags", "deploy", "publish", "doctor")
+COMMANDS = ("check", "schema", "diff", "tags", "browse", "explain", "deploy", "publish", "doctor")
 """Modules of this package, in the order of --help."""
 
 
