@@ -216,6 +216,42 @@ async def test_every_sample_of_the_plant_is_published_once_and_a_change_of_tags_
     assert await site.stop() == 0
 
 
+async def test_filters_collect_every_variable_and_begin_after_a_restart_with_what_was_last_seen(
+    site: Site, tmp_path: Path
+) -> None:
+    named = {tag.path.replace("/2:", "/").removeprefix("/Objects/"): tag.tag for tag in plant_tags(1)}
+    async with PlantProcess(tmp_path / "plant", rate=2000, units=1) as plant:
+        line1 = {
+            "endpoint": plant.endpoint,
+            "security": {"policy": "None"},
+            "publishingInterval": "100ms",
+            "select": {"all": {"path": "/Plant/**"}, "nothing": {"path": "/Plnt/**"}},
+        }
+        site.merge({"connections": {"line1": line1}})
+        await site.start()
+        await plant.watched()
+        await plant.produce()
+        await until(lambda: site.count() > 500, site.state)
+        await until(lambda: "connections.line1.select.nothing.path" in site.rejected(), site.state)
+        assert "did you mean /Plant?" in site.rejected()["connections.line1.select.nothing.path"]["remedy"]
+        site.merge({"connections": {"line1": {"select": {"nothing": {"delete": True}}}}})
+        await until(lambda: not site.rejected(), site.state)
+        await until((site.work / "space" / "line1.zst").exists, site.state)
+        await site.kill()
+        site.status = {}
+        await site.begin()
+        await until(lambda: site.line().get("state") == "running", site.state)
+        assert site.line()["recovery"]["rung"] in ("resumed", "transferred"), site.state()
+        samples = await plant.finish()
+        await until(lambda: site.ledger()["kept"] >= samples, site.state)
+        select = site.line()["select"]
+        assert (select["tags"], select["filters"]) == (len(named), {"all": len(named)})
+        assert await site.stop() == 0
+        kept = [sample._replace(tag=named[sample.tag]) for sample in await site.kept()]
+        report = reconcile(plant.log, {"outbox": kept}).as_dict()["destinations"]["outbox"]
+        assert (report["lost"], report["duplicated"], report["delivered"]) == (0, 0, samples), report
+
+
 async def test_a_killed_collector_goes_on_where_it_was_and_loses_and_doubles_nothing(
     site: Site, tmp_path: Path
 ) -> None:

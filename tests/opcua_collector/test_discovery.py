@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +17,12 @@ import pytest
 from opcua_collector.browse import OperationLimits
 from opcua_collector.config import Connection as Settings
 from opcua_collector.config import Tag
+from opcua_collector.connecting import Identity, connect
 from opcua_collector.discovery import Discovery, forget_spaces
+from opcua_collector.nodes import learn
 from opcua_collector.selecting import LONGEST_NAME, FoundTag, tag_name
+from opcua_collector.stack import ua
+from plant.opcua_server import no_garbage_collection
 
 from .scripted_space import ScriptedSpace, fault, folder, variable
 
@@ -340,3 +345,50 @@ async def test_what_is_kept_goes_with_its_connection(tmp_path: Path) -> None:
     kept.touch()
     forget_spaces(tmp_path / "space", ["line2"])
     assert not kept.exists()
+
+
+async def test_nodes_of_a_real_server_come_and_go_by_type_and_path(tmp_path: Path) -> None:
+    server: Any = import_module("asyncua").Server()
+    with no_garbage_collection():
+        await server.init()
+    server.set_endpoint("opc.tcp://127.0.0.1:0/plant")
+    server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
+    index = await server.register_namespace("urn:plant")
+    plant = await server.nodes.objects.add_folder(index, "Plant")
+    speed = await plant.add_variable(ua.NodeId("speed", index), "Speed", 1.5)
+    await speed.add_property(ua.NodeId("range", index), ua.QualifiedName("EURange", 0), ua.Range(0, 10))
+    await plant.add_variable(ua.NodeId("count", index), "Count", 3, ua.VariantType.Int32)
+    await plant.add_variable(ua.NodeId("name", index), "Name", "a")
+    await server.start()
+    try:
+        endpoint = f"opc.tcp://127.0.0.1:{server.bserver.port}/plant"
+        select = {
+            "numbers": {"path": "/Plant/**", "dataType": ["Number"]},
+            "texts": {"path": "/Plant/N*", "prefix": "T/"},
+        }
+        config = settings(0.05, endpoint=endpoint, security={"policy": "None"}, select=select)
+        site = Site(tmp_path, plant, config)
+        session = await connect("line1", config, Identity(tmp_path / "pki", "urn:test:collector"), None)
+        facts = asyncio.create_task(learn(session, config.load))
+        task = asyncio.create_task(site.discovery.run(session, facts))
+        try:
+            await until(lambda: len(site.tags) == 3, site.state)
+            assert site.nodes() == {
+                "Plant/Speed": "nsu=urn:plant;s=speed",
+                "Plant/Count": "nsu=urn:plant;s=count",
+                "T/Plant/Name": "nsu=urn:plant;s=name",
+            }
+            unit = await plant.add_object(index, "Unit2")
+            level = await unit.add_variable(ua.NodeId("level", index), "Level", 2.0)
+            await until(lambda: "Plant/Unit2/Level" in site.tags, site.state)
+            await server.delete_nodes([level])
+            await until(lambda: "Plant/Unit2/Level" not in site.tags, site.state)
+            assert len(site.tags) == 3
+            assert site.reports.found == {}
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            await session.close(politely=True)
+    finally:
+        await server.stop()
