@@ -459,7 +459,7 @@ def _certificate(found: Survey, path: Path) -> list[dict[str, Any]]:
     if left < _EXPIRES_SOON:
         words = "has expired" if left < 0 else f"expires in {left / 86_400:.0f} days"
         remedy = (
-            "delete it and its key, restart the component, and trust the new one at the servers"
+            "add pki/own/next/certificate.der to the trusted ones of the servers; one that is not ours, renew by hand"
             if path.parent.name == "own"
             else "have the server's certificate renewed; then delete this file, and it is pinned anew"
         )

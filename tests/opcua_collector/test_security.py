@@ -52,7 +52,7 @@ def test_the_policies_are_those_of_the_settings() -> None:
     assert tuple(POLICIES) == ORDER
 
 
-@pytest.mark.parametrize("offers", permutations(ORDER))
+@pytest.mark.parametrize("offers", list(permutations(ORDER)))
 def test_auto_takes_our_best_where_the_server_ranks_none(offers: tuple[str, ...]) -> None:
     assert choose(AUTO, [Endpoint(one) for one in offers]).policy == "Aes256_Sha256_RsaPss"
 
