@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import time
 import uuid
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opcua_collector.encoding import FILETIME_OF_1970
-from opcua_collector.notifications import ARRAY, Publication, decode
+from opcua_collector.notifications import ARRAY, Publication, decode, decode_values, without
 from opcua_collector.stack import ua
 
 RECEIVED = 1_900_000_000_000_000_000
@@ -317,3 +318,114 @@ def test_damaged_bytes_never_raise_and_never_invent_items(values: list[Any], dat
 def test_any_bytes_at_all_never_raise(body: bytes) -> None:
     decode(body, 0, received=RECEIVED, handles=10)
     decode(bytes([1, 0]) + struct.pack("<H", 829) + body, 0, received=RECEIVED, handles=10)
+
+
+# --- results of Read, the server's time, taking out ---
+
+
+def read_response(values: list[Any]) -> bytes:
+    answer = ua.ReadResponse()
+    answer.Results = values
+    return bytes(struct_to_binary(answer))
+
+
+@settings(max_examples=200)
+@given(messages, st.booleans())
+def test_results_of_a_read_are_what_a_notification_of_the_same_values_is(values: list[Any], server_time: bool) -> None:
+    handles = [7 * n + 3 for n in range(len(values))]
+    read = decode_values(read_response(values), 0, handles, received=RECEIVED, server_time=server_time)
+    told = decode(
+        encode(values, handles=handles), 0, received=RECEIVED, handles=7 * len(values) + 3, server_time=server_time
+    )
+    assert (read.damage, read.quarantined, read.lost) == ("", (), 0)
+    assert (read.untimed, read.from_server) == (told.untimed, told.from_server)
+    ours, theirs = rows(read), rows(told)
+    assert ours.keys() == theirs.keys()
+    for number, row in ours.items():
+        assert all(map(same, row, theirs[number]))
+
+
+@settings(max_examples=200)
+@given(st.lists(data_values, min_size=1, max_size=12))
+def test_the_servers_time_goes_first_where_that_is_wanted(values: list[Any]) -> None:
+    found = decode(encode(values), 0, received=RECEIVED, handles=len(values), server_time=True)
+    times_ = {number: row[4] for number, row in rows(found).items()}
+    for number, value in enumerate(values):
+        wanted = value.ServerTimestamp or value.SourceTimestamp
+        assert times_[number] == (RECEIVED if wanted is None else ns(wanted))
+    assert found.untimed == sum(value.ServerTimestamp is None for value in values)
+    assert found.from_server == len(values) - found.untimed
+
+
+def test_samples_with_the_servers_time_for_want_of_a_source_time_are_counted() -> None:
+    source, server = ua.DataValue(ua.Variant(1.0), SourceTimestamp=EPOCH + timedelta(1)), EPOCH + timedelta(2)
+    values = [source, ua.DataValue(ua.Variant(2.0), ServerTimestamp=server), ua.DataValue(ua.Variant(3.0))]
+    for value in values:
+        value.ServerTimestamp = value.ServerTimestamp if value is not source else server
+    found = decode(encode(values), 0, received=RECEIVED, handles=3)
+    assert (found.untimed, found.from_server) == (2, 1)
+
+
+def test_an_undecodable_result_of_a_read_costs_itself_and_says_whose_it_is() -> None:
+    body = bytearray(read_response([ua.DataValue(ua.Variant(float(n)), SourceTimestamp=EPOCH) for n in range(100)]))
+    item = struct.pack("<d", 40.0)
+    at = bytes(body).index(item)
+    body[at - 1] = 0x3F  # the variant's type
+    found = decode_values(bytes(body), 0, list(range(500, 600)), received=RECEIVED)
+    assert [one.handle for one in found.quarantined] == [540]
+    assert found.lost == 0
+    assert {row[0]: row[2] for row in rows(found).values()} == {500 + n: float(n) for n in range(100) if n != 40}
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_another_number_of_results_than_asked_for_is_damage_and_no_value_of_a_wrong_tag(count: int) -> None:
+    found = decode_values(read_response([ua.DataValue(ua.Variant(1.0))] * count), 0, [4, 5], received=RECEIVED)
+    assert (len(found), found.lost) == (0, 2)
+    assert f"{count} results for 2 nodes" in found.damage
+
+
+@settings(max_examples=200)
+@given(st.lists(data_values, min_size=1, max_size=12), st.data())
+def test_damaged_results_of_a_read_never_raise(values: list[Any], data: Any) -> None:
+    body = bytearray(read_response(values))
+    for _ in range(data.draw(st.integers(0, 4), "flips")):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    del body[data.draw(st.integers(0, len(body)), "length") :]
+    handles = list(range(len(values)))
+    found = decode_values(bytes(body), 0, handles, received=RECEIVED)
+    assert len(found) + len(found.quarantined) + found.lost <= len(values) + 1
+    assert all(int(handle) in handles for block in found.blocks for handle in block.handle)
+
+
+@given(st.lists(st.integers(0, 3), max_size=30), st.integers(0, 4))
+def test_without_a_handle_all_others_stay_in_their_order(handles: list[int], gone: int) -> None:
+    values = [ua.DataValue(ua.Variant(n) if n % 2 else ua.Variant(float(n))) for n in range(len(handles))]
+    whole = decode(encode(values, handles=handles), 0, received=RECEIVED, handles=4)
+    left, taken = without(whole, gone)
+    assert taken == handles.count(gone)
+    assert rows(left) == {number: row for number, row in rows(whole).items() if row[0] != gone}
+    assert (left.sequence, left.untimed) == (whole.sequence, whole.untimed)
+
+
+def adversaries() -> dict[str, bytes]:
+    """Bodies that look like items again and again, and are none."""
+    texts_ = struct.pack("<IBBi", 0, 0x01, 12, 0)
+    nulls = bytes([0x01, 0x80 | 24]) + struct.pack("<i", 60_000) + b"\0" * 60_000
+    return {
+        "texts": b"\x3f" * 6 + texts_ * 20_000,
+        "zeros": b"\xff" * 8 + bytes(200_000),
+        "variants": b"\xff" * 8 + (struct.pack("<I", 0) + nulls) * 8,
+        "nested": b"\xff" * 8 + (struct.pack("<IB", 0, 1) + bytes([0x98]) + struct.pack("<i", 200)) * 20_000,
+        "qualified": b"\xff" * 8 + (struct.pack("<IBB", 0, 1, 0x94) + struct.pack("<i", 500) + bytes(3000)) * 60,
+        "damaged again and again": (one(0, 1.0) * 24 + b"\xff" * 200) * 400,
+    }
+
+
+@pytest.mark.parametrize("name", list(adversaries()))
+def test_no_message_takes_long_whatever_its_bytes_are(name: str) -> None:
+    body = response(adversaries()[name], count=100_000)
+    before = time.process_time()
+    found = decode(body, 0, received=RECEIVED, handles=1)
+    took = time.process_time() - before
+    assert found.damage
+    assert took < 3.0, f"{took:.2f} s of CPU for {len(body)} bytes"
