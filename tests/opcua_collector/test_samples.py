@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from datetime import datetime, timedelta, timezone
 from importlib import import_module
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from opcua_collector.notifications import decode
 from opcua_collector.samples import Assembler, Rule
 from opcua_collector.stack import ua
+from opcua_collector.structures import Field, Structure
+from opcua_collector.typed import Typing
 from sluice.batch import Columns, Quality, Sample, Series, ValueType
 
 struct_to_binary: Any = import_module("asyncua.ua.ua_binary").struct_to_binary
@@ -246,3 +249,114 @@ def test_samples_from_history_are_typed_like_live_ones_and_are_not_the_last_of_t
     ]
     handles, times, _ = made.marks()
     assert dict(zip(handles.tolist(), times.tolist(), strict=True)) == {0: live[0].time, 1: live[1].time}
+
+
+# --- what is known of a tag ---
+
+
+def test_a_parked_tag_goes_on_under_another_handle_and_repeats_nothing() -> None:
+    made = assembler(Rule.DOUBLE)
+    samples(made, (0, 1.0, T.Double, 0, 1))
+    made.gaps.open([0], "away")
+    made.park(0)
+    assert made.series(0) is None
+    assert made.parked["T0"].time == BASE_NS + 10**9
+    assert samples(made, (0, 9.0, T.Double, 0, 9)) == [], "what still arrives for the old handle is left out"
+    handle = made.add(Series("T0"))
+    made.fix(handle, Rule.DOUBLE)
+    made.subscribed(handle)
+    assert samples(made, (handle, 1.0, T.Double, 0, 1)) == [], "the first value of the new item only repeats"
+    assert [s.value for s in samples(made, (handle, 2.0, T.Double, 0, 2))] == [2.0]
+
+
+def test_a_parked_tags_next_value_is_no_repetition_when_only_its_time_is_the_same() -> None:
+    made = assembler(Rule.DOUBLE)
+    samples(made, (0, 1.0, T.Double, 0, 1))
+    made.park(0)
+    handle = made.add(Series("T0"))
+    made.fix(handle, Rule.DOUBLE)
+    made.subscribed(handle)
+    assert [s.value for s in samples(made, (handle, 2.0, T.Double, 0, 1))] == [2.0]
+
+
+def test_a_parked_tag_keeps_its_hole_which_ends_with_the_next_live_sample() -> None:
+    made = assembler(Rule.DOUBLE)
+    samples(made, (0, 1.0, T.Double, 0, 1))
+    made.gaps.open([0], "away")
+    made.park(0)
+    assert made.gaps.status()["gaps"] == 1
+    handle = made.add(Series("T0"))
+    made.fix(handle, Rule.DOUBLE)
+    made.gaps.eligible(handle, "")
+    samples(made, (handle, 5.0, T.Double, 0, 5))
+    made.gaps.work(0.0, 1)
+    [piece] = made.gaps.work(100.0, 1)
+    assert (piece.handle, piece.at, piece.until) == (handle, BASE_NS + 10**9, BASE_NS + 5 * 10**9)
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "kind", "shown"),
+    [
+        (Rule.DOUBLE, 1.5, T.Double, 1.5),
+        (Rule.DOUBLE, math.nan, T.Double, None),
+        (Rule.INTEGER, -3, T.Int32, -3),
+        (Rule.BOOLEAN, True, T.Boolean, True),
+        (Rule.STRING, "on", T.String, "on"),
+        (Rule.STRING, "x" * 500, T.String, "x" * 200 + "…"),
+    ],
+)
+def test_the_last_value_of_a_tag_can_be_asked_for(rule: Rule, value: Any, kind: Any, shown: Any) -> None:
+    made = assembler(rule)
+    assert made.last(0) is None
+    samples(made, (0, value, kind, 0x40900000, 1))
+    assert made.last(0) == (BASE_NS + 10**9, shown, 0x40900000)
+    samples(made, (0, None, None, 0x80310000, 2))
+    assert made.last(0) == (BASE_NS + 2 * 10**9, None, 0x80310000)
+    made.another(0)
+    assert made.last(0) is None
+    assert made.last(1) == (BASE_NS + 2 * 10**9, None, 0x80310000)
+
+
+def test_a_value_that_was_refused_is_not_shown_as_the_last_one() -> None:
+    made = assembler(Rule.INTEGER)
+    samples(made, (0, 2**63, T.UInt64, 0, 1))
+    assert made.last(0) == (BASE_NS + 10**9, None, "out-of-range")
+
+
+def test_when_something_of_a_tag_arrived_is_known_whether_it_was_kept_or_not() -> None:
+    made = assembler(Rule.DOUBLE, Rule.DOUBLE, Rule.DOUBLE)
+    made.subscribed(1)
+    body = notified((0, 1.0, T.Double, 0, 1), (1, None, None, 0x80320000, 1))
+    assert len(made.columns(decode(body, 0, received=0, handles=3), 77)) == 1
+    assert made.arrived[:3].tolist() == [77, 77, 0]
+
+
+@pytest.mark.parametrize(("status", "said"), [(0x4000, True), (0x8000, True), (0x0480, False), (0, False)])
+def test_a_server_that_says_that_type_or_unit_may_be_others_is_heard(status: int, said: bool) -> None:
+    made = assembler(Rule.DOUBLE, Rule.DOUBLE)
+    samples(made, (1, 1.0, T.Double, status, 1))
+    assert made.changed == ({1} if said else set())
+    made.remove(1)
+    assert made.changed == set()
+
+
+def test_one_structure_that_contradicts_its_definition_in_ten_thousand_costs_itself() -> None:
+    made = Assembler()
+    typing = Typing(
+        Rule.DOUBLE,
+        structures=(Structure("ns=2;i=1", "ns=2;i=2", 0, (Field("Speed", 11),)),),
+        field=("Speed",),
+        family=11,
+    )
+    for number in range(10_000):
+        made.fix(made.add(Series(f"T{number}")), typing)
+    speeds = [
+        ua.ExtensionObject(ua.NodeId(2, 2), struct.pack("<d", n) if n != 4_711 else b"\x01\x02\x03")
+        for n in range(10_000)
+    ]
+    found = samples(made, *((n, value, T.ExtensionObject, 0, 1) for n, value in enumerate(speeds)))
+    assert made.counts.undecodable == 1
+    assert [(s.tag, s.value, s.quality, s.status) for s in found if s.status != 0] == [
+        ("T4711", None, Quality.BAD, "undecodable")
+    ]
+    assert [s.value for s in found if s.status == 0] == [n for n in range(10_000) if n != 4_711]
