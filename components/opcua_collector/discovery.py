@@ -204,11 +204,21 @@ class Discovery:
         async with self._lock:
             wishes, space, groups = self._wishes, self._space, tuple(self._settings.groups)
             looked = self._looked == wishes.select
+            before = self._chosen
             chosen = await asyncio.to_thread(
-                choose, wishes, space, looked=looked, type_names=self._type_names, groups=groups
+                choose,
+                wishes,
+                space,
+                looked=looked,
+                type_names=self._type_names,
+                groups=groups,
+                before=before.tags,
             )
-            before, self._chosen = self._chosen, chosen
-        if chosen.mark != before.mark:
+            changed = chosen.mark != before.mark
+            if not changed:
+                chosen.tags = before.tags
+            self._chosen = chosen
+        if changed:
             self._found(chosen.tags)
         self._tell(chosen.problems)
 

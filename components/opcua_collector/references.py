@@ -28,6 +28,10 @@ OBJECT, VARIABLE = 1, 2
 """Node classes (Part 3, 8.29), as they are masked."""
 MOST_REFERENCES: Final = 1000
 """Of one node in one answer; the rest comes by continuation point."""
+_AT_ONCE: Final = 5_000
+"""References that one answer should have, about: reading them takes 50 ms, in which nothing else happens."""
+_FIRST: Final = 50  # nodes in the first request of a look: how much is below them shows in its answer
+_GROWTH: Final = 4
 _RESULT_MASK: Final = 4 | 8 | 32  # node class, browse name, type definition
 _REPEATED: Final = 5  # answers for a node that were there before, after which it is left
 _MOST_REFUSED: Final = 5
@@ -239,9 +243,10 @@ class Browser:
         waiting = deque(range(len(nodes)))
         again: set[int] = set()
         open_: dict[int, bytes] = {}
+        now = _FIRST
         try:
             while waiting:
-                some = [waiting.popleft() for _ in range(min(self.batch, len(waiting)))]
+                some = [waiting.popleft() for _ in range(min(self.batch, now, len(waiting)))]
                 results = await self._tried(some, [self._description(nodes[one]) for one in some])
                 if results is None:
                     if len(some) == 1:
@@ -250,6 +255,8 @@ class Browser:
                         self.batch = max(1, len(some) // 2)
                         waiting.extendleft(reversed(some))
                     continue
+                many = sum(len(result.references) for result in results)
+                now = max(1, min(_GROWTH * len(some), _AT_ONCE * len(some) // max(1, many)))
                 for position, result in zip(some, results, strict=True):
                     if result.status == _NO_CONTINUATION_POINTS and (len(some) > 1 or position not in again):
                         again.add(position)

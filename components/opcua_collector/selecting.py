@@ -103,12 +103,14 @@ def choose(
     looked: bool,
     type_names: Mapping[str, Collection[str]] | None = None,
     groups: Collection[str] = (),
+    before: Mapping[str, Tag] | None = None,
     nodes: dict[str, int] | None = None,
 ) -> Chosen:
     """The tags that the filters give in this address space.
 
     looked: the server was looked through with these filters, so that what is not there is told. type_names: all types
-    that it has, by kind. groups: those of the connection. nodes: is given the node of each tag.
+    that it has, by kind. groups: those of the connection. before: tags that are used again where they are the same, because there are many.
+    nodes: is given the node of each tag.
     """
     filters = [_made(name, wish, space) for name, wish in wishes.select.items()]
     found = Chosen()
@@ -131,7 +133,7 @@ def choose(
                 if parent not in above:
                     above[parent] = space.path(parent)
                 path = f"{above[parent]}/{step(space.name(node))}"
-                name = _take(one, path, space.address(node), found, taken, mark)
+                name = _take(one, path, space.address(node), found, taken, mark, before or {})
                 if nodes is not None and name:
                     nodes[name] = node
     found.mark = mark.digest()
@@ -164,15 +166,23 @@ def _wanted(one: _Filter, space: Space, node: int) -> bool:
     return one.wish.historizing is None or space.historizing[node] == one.wish.historizing
 
 
-def _take(one: _Filter, path: str, address: str, found: Chosen, taken: dict[str, str], mark: hashlib.blake2b) -> str:
+def _take(
+    one: _Filter,
+    path: str,
+    address: str,
+    found: Chosen,
+    taken: dict[str, str],
+    mark: hashlib.blake2b,
+    before: Mapping[str, Tag],
+) -> str:
     """The tag's name; empty when there is none."""
     if not _addressable(address):
         one.no_name.append(path)
         return ""
     name = tag_name(one.wish.prefix, path)
-    before = taken.get(name.casefold())
-    if before is not None:
-        if before != address:
+    earlier = taken.get(name.casefold())
+    if earlier is not None:
+        if earlier != address:
             one.twice.append(name)
         return ""
     if len(found.tags) >= MOST_TAGS:
@@ -180,7 +190,10 @@ def _take(one: _Filter, path: str, address: str, found: Chosen, taken: dict[str,
         return ""
     taken[name.casefold()] = address
     wish = one.wish
-    found.tags[name] = FoundTag.model_construct(_GIVEN, node=address, group=wish.group, asset=wish.asset)
+    tag = before.get(name)
+    if tag is None or (tag.node, tag.group, tag.asset) != (address, wish.group, wish.asset):
+        tag = FoundTag.model_construct(_GIVEN, node=address, group=wish.group, asset=wish.asset)
+    found.tags[name] = tag
     one.count += 1
     mark.update(f"{name}\0{address}\0{wish.group}\0{wish.asset}\n".encode("utf-8", "replace"))
     return name
