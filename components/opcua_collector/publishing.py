@@ -187,20 +187,12 @@ class Publishing:
             self._watch.asked(_now())
         asked_for = tuple(self._feeds.values())
         acknowledge = self._acknowledgements()
-        self._outstanding += 1
         try:
-            data, start = await self._link.publish(acknowledge)
+            data, start = await self._ask_for_news(acknowledge)
         except UaStatusCodeError as error:
-            self._not_acknowledged(acknowledge)
+            self._watch.answered(_now())
             await self._refused(error, asked_for)
             return
-        except BaseException:
-            self._not_acknowledged(acknowledge)
-            raise
-        finally:
-            self._outstanding -= 1
-            if not self._outstanding:
-                self._watch.idle(_now())
         self._watch.answered(_now())
         self.proven = True
         began = time.perf_counter()
@@ -215,6 +207,18 @@ class Publishing:
             began = time.perf_counter()
             await durable
             self._committing += (time.perf_counter() - began - self._committing) / 8
+
+    async def _ask_for_news(self, acknowledge: Sequence[tuple[int, int]]) -> tuple[bytes, int]:
+        self._outstanding += 1
+        try:
+            return await self._link.publish(acknowledge)
+        except BaseException:
+            self._not_acknowledged(acknowledge)
+            raise
+        finally:
+            self._outstanding -= 1
+            if not self._outstanding:
+                self._watch.idle(_now())
 
     def _decoded(self, seconds: float, publication: Publication | None = None) -> None:
         """What became of a message took so long."""

@@ -5,33 +5,38 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timezone
 from importlib import import_module
 from typing import Any
 
 import pytest
 
-from opcua_collector import recovery
+from opcua_collector import publishing, recovery, subscription
 from opcua_collector.feed import Feed
 from opcua_collector.intake import Intake
-from opcua_collector.kept import SEQUENCE, Reached, load_sequence
-from opcua_collector.publishing import OutboxFullError, Publishing, SubscriptionLostError, outstanding
+from opcua_collector.kept import SEQUENCE, Reached, load_sequence, position
+from opcua_collector.pipeline import Pipeline
+from opcua_collector.publishing import SILENT, STALLED, OutboxFullError, Publishing
 from opcua_collector.recovery import RENEWED, RESUMED, TRANSFERRED, Situation, climb
-from opcua_collector.samples import Rule
 from opcua_collector.sequence import LAST, following
-from opcua_collector.session import Subscribed
+from opcua_collector.session import CANARY, Look, Subscribed
 from opcua_collector.stack import UaStatusCodeError, ua
+from opcua_collector.typed import Rule, Typing
 from sluice.batch import Columns, SampleBatch, Series
 
 struct_to_binary: Any = import_module("asyncua.ua.ua_binary").struct_to_binary
-SUBSCRIPTION = 77
-REQUESTS = 3
+SUBSCRIPTION, OTHER = 77, 78
+REQUESTS = 3  # for one subscription that publishes twice a second, over a short line
+INTERVAL = 0.5
 CODES = ua.StatusCodes
 NOT_AVAILABLE = CODES.BadMessageNotAvailable
 
 
-def fill(message: Any, number: int, values: Sequence[float], status: int = 0) -> None:
+def fill(message: Any, number: int, values: Sequence[float], status: int = 0, canaries: int = 0, tag: int = 0) -> None:
     message.SequenceNumber = number
-    items = [ua.MonitoredItemNotification(0, ua.DataValue(ua.Variant(value))) for value in values]
+    items = [ua.MonitoredItemNotification(tag, ua.DataValue(ua.Variant(value))) for value in values]
+    clock = ua.DataValue(ua.Variant(datetime.now(timezone.utc)))
+    items += [ua.MonitoredItemNotification(CANARY, clock) for _ in range(canaries)]
     if items:
         message.NotificationData = [ua.DataChangeNotification(items)]
     if status:
@@ -46,13 +51,18 @@ def message(
     available: Sequence[int] = (),
     results: Sequence[int] = (),
     null: bool = False,
+    canaries: int = 0,
+    tag: int = 0,
 ) -> bytes:
-    """A PublishResponse with these values of handle 0; without values a keep-alive, with a status a status change."""
+    """A PublishResponse with these values of a tag; without values a keep-alive, with a status a status change.
+
+    canaries: how often the server's clock is in it.
+    """
     response = ua.PublishResponse()
     response.Parameters.SubscriptionId = subscription
     response.Parameters.AvailableSequenceNumbers = list(available)
     response.Parameters.Results = [ua.StatusCode(code) for code in results]
-    fill(response.Parameters.NotificationMessage, number, values, status)
+    fill(response.Parameters.NotificationMessage, number, values, status, canaries, tag)
     if null:
         response.Parameters.NotificationMessage.NotificationData = None
     return bytes(struct_to_binary(response))
@@ -80,15 +90,31 @@ class Server:
         self.asked: list[str] = []
         self.waiting = 0
         self.most_waiting = 0
+        self.more = asyncio.Event()
+        self.limit = 1_000_000
+        """PublishRequests that it takes at once."""
+        self.looks = 0
+        self.silent = False
+        """It answers nothing but requests for its time."""
+
+    def send(self, *answers: bytes | int) -> None:
+        """Answer waiting requests."""
+        self.answers += answers
+        self.more.set()
 
     async def publish(self, acknowledge: Sequence[tuple[int, int]]) -> tuple[bytes, int]:
         self.waiting += 1
         self.most_waiting = max(self.most_waiting, self.waiting)
         try:
             await asyncio.sleep(0)
+            if self.waiting > self.limit:
+                raise UaStatusCodeError(CODES.BadTooManyPublishRequests)
             if not self.answers:
                 self.acknowledged += acknowledge
-                await asyncio.Event().wait()
+                acknowledge = ()
+            while not self.answers:
+                self.more.clear()
+                await self.more.wait()
             answer = self.answers.pop(0)
             if isinstance(answer, int):
                 raise UaStatusCodeError(answer)
@@ -96,6 +122,10 @@ class Server:
             return answer, 0
         finally:
             self.waiting -= 1
+
+    async def look(self) -> Look:
+        self.looks += 1
+        return Look("Running", time.time_ns(), "")
 
     async def republish(self, subscription: int, number: int) -> tuple[bytes, int]:
         assert subscription == SUBSCRIPTION
@@ -196,25 +226,39 @@ class Outbox:
 
 
 class Bench:
-    """A feed of one tag and what serves it."""
+    """A feed of one tag and what serves it. `begin_other` adds a second one, of another tag."""
 
-    def __init__(self, server: Server, reached: int = 0) -> None:
+    def __init__(self, server: Server, reached: int = 0, pipeline: Pipeline | None = None) -> None:
         self.server, self.outbox = server, Outbox()
-        self.intake = Intake("line1", self.outbox, lambda: {0: "T"})
-        self.intake.assembler.fix(self.intake.assembler.add(Series("T")), Rule.DOUBLE)
-        self.feed = Feed(self.intake, Subscribed(SUBSCRIPTION, 0.01, 500, 1500), reached)
-        self.publishing = Publishing(server, self.feed, self.intake, self.outbox, REQUESTS)
+        self.intake = Intake("line1", self.outbox, lambda: {0: "T", 1: "U"})
+        for tag in ("T", "U"):
+            self.intake.assembler.fix(self.intake.assembler.add(Series(tag)), Typing(Rule.DOUBLE))
+        self.feed = Feed(self.intake, Subscribed(SUBSCRIPTION, INTERVAL, 10, 180), reached)
+        self.publishing = Publishing(server, self.intake, self.outbox, pipeline or Pipeline(0.001))
         self.tasks: list[asyncio.Task[None]] = []
 
     def publish(self) -> None:
-        self.tasks = [asyncio.create_task(task) for task in self.publishing.tasks()]
+        self.publishing.serve(self.feed)
+        work = (*self.publishing.tasks(), self.publishing.mend(self.feed, self.intake.missing))
+        self.tasks = [asyncio.create_task(one) for one in work]
+
+    def begin_other(self, keep_alives: int = 10, canary: float = 0.0) -> Feed:
+        other = Feed(
+            self.intake,
+            Subscribed(OTHER, INTERVAL, keep_alives, 180, None, canary),
+            0,
+            position(SEQUENCE, "fast"),
+        )
+        self.publishing.serve(other)
+        self.tasks.append(asyncio.create_task(self.publishing.mend(other, self.intake.missing)))
+        return other
 
     async def climb(self, *, resumed: bool = True, restarted: bool = False) -> Situation:
         """The ladder; `rung` of the answer says how far it had to go."""
 
         async def renew() -> Feed:
             self.server.asked.append("subscribe")
-            return Feed(self.intake, Subscribed(SUBSCRIPTION + 1, 0.01, 500, 1500))
+            return Feed(self.intake, Subscribed(OTHER, INTERVAL, 10, 180))
 
         self.feed.begin()
         stale = SUBSCRIPTION if resumed else 0
@@ -413,8 +457,8 @@ async def test_a_server_that_takes_one_request_only_is_given_one(begin: Begin) -
 )
 async def test_a_subscription_that_the_server_has_ended_is_not_waited_for(begin: Begin, answer: Any) -> None:
     bench = begin(answer)
-    with pytest.raises(SubscriptionLostError):
-        await bench.until(lambda: False)
+    await bench.until(bench.feed.over.is_set)
+    assert bench.feed.why
 
 
 async def test_rubbish_disturbs_nothing_and_a_strangers_subscription_is_ended(begin: Begin) -> None:
@@ -434,12 +478,272 @@ async def test_a_full_outbox_ends_publishing_and_takes_nothing_more(begin: Begin
     assert len(bench.server.answers) == 1
 
 
-@pytest.mark.parametrize(
-    ("interval", "round_trip", "requests"),
-    [(0.5, 0.001, 3), (0.1, 0.001, 4), (0.1, 0.3, 7), (0.05, 0.3, 10), (10.0, 2.0, 3), (0.01, 0.001, 10)],
-)
-def test_a_long_line_has_more_requests_under_way(interval: float, round_trip: float, requests: int) -> None:
-    assert outstanding(interval, round_trip) == requests
+# --- several subscriptions ------------------------------------------------------------------------------------------
+
+
+async def test_subscriptions_share_requests_and_each_keeps_its_order_its_numbers_and_its_acknowledgements(
+    begin: Begin,
+) -> None:
+    bench = begin()
+    other = bench.begin_other()
+    bench.server.send(
+        message(2, 22.0, subscription=OTHER, tag=1),
+        message(2, 2.0),
+        message(1, 1.0),
+        message(1, 11.0, subscription=OTHER, tag=1),
+        message(3, 3.0),
+    )
+    await bench.until(lambda: len(bench.outbox.values) == 5)
+    assert [value for value in bench.outbox.values if value < 10] == [1.0, 2.0, 3.0]
+    assert [value for value in bench.outbox.values if value > 10] == [11.0, 22.0]
+    bench.server.send(message(4), message(3, subscription=OTHER))
+    expected = {(SUBSCRIPTION, n) for n in (1, 2, 3)} | {(OTHER, n) for n in (1, 2)}
+    await bench.until(lambda: set(bench.server.acknowledged) == expected)
+    assert len(bench.server.acknowledged) == len(expected)
+    assert bench.reached() == 3
+    assert load_sequence(bench.outbox.positions["sequence/fast"]) == Reached(OTHER, 2)
+    assert (other.expected, bench.feed.expected) == (3, 4)
+
+
+async def test_what_one_subscription_lacks_is_fetched_while_the_other_is_handed_on(begin: Begin) -> None:
+    bench = begin()
+    bench.begin_other()
+    bench.server.republishes = lambda number: NOT_AVAILABLE
+    bench.server.send(message(3, 3.0), *(message(n, 10.0 + n, subscription=OTHER, tag=1) for n in (1, 2, 3)))
+    await bench.until(lambda: bench.told() == [(1, 2)])
+    assert sorted(bench.outbox.values) == [3.0, 11.0, 12.0, 13.0]
+    assert bench.server.asked == ["republish 1", "republish 2"]
+
+
+async def test_a_subscription_that_ends_is_lost_alone(begin: Begin) -> None:
+    bench = begin()
+    other = bench.begin_other()
+    bench.server.send(message(1, status=CODES.BadTimeout, subscription=OTHER))
+    await bench.until(other.over.is_set)
+    assert other.why == "BadTimeout"
+    bench.publishing.leave(other)
+    bench.server.send(message(2, 66.0, subscription=OTHER, tag=1), message(1, 1.0))
+    await bench.until(lambda: bench.outbox.values == [1.0])
+    assert not bench.feed.over.is_set()
+    assert bench.server.asked == [], "what was ended here is no stranger"
+
+
+async def test_an_acknowledgement_of_a_subscription_that_is_gone_ends_that_one(begin: Begin) -> None:
+    bench = begin()
+    other = bench.begin_other()
+    bench.server.send(message(1, 11.0, subscription=OTHER, tag=1))
+    await bench.until(lambda: bench.outbox.values)
+    bench.server.send(message(1, 1.0))
+    await bench.until(lambda: len(bench.outbox.values) == 2)
+    results = [CODES.BadSubscriptionIdInvalid]
+    bench.server.send(*(message(n, float(n), results=results) for n in (2, 3, 4)))
+    await bench.until(other.over.is_set)
+    assert other.why == "BadSubscriptionIdInvalid"
+
+
+async def test_no_subscription_left_is_no_news_of_one_that_was_made_since_the_request(begin: Begin) -> None:
+    bench = begin()
+    await bench.until(lambda: bench.server.waiting == REQUESTS)
+    other = bench.begin_other()
+    bench.server.send(CODES.BadNoSubscription)
+    await bench.until(bench.feed.over.is_set)
+    assert not other.over.is_set()
+
+
+async def test_a_message_that_comes_before_the_answer_that_made_its_subscription_is_its_first(begin: Begin) -> None:
+    bench = begin()
+    with bench.publishing.creating():
+        bench.server.send(message(1, 11.0, subscription=OTHER, tag=1))
+        await bench.until(lambda: not bench.server.answers)
+        await asyncio.sleep(0.05)
+        bench.begin_other()
+    await bench.until(lambda: bench.outbox.values == [11.0])
+    assert bench.intake.traffic.foreign == 0
+
+
+async def test_there_are_more_requests_than_subscriptions_and_none_without_one(begin: Begin) -> None:
+    bench = begin()
+    await bench.until(lambda: bench.server.waiting == 3)
+    bench.begin_other()
+    await bench.until(lambda: bench.server.waiting == 4)
+    assert bench.publishing.status()["requests"] == 4
+    idle = Bench(Server())
+    idle.tasks = [asyncio.create_task(task) for task in idle.publishing.tasks()]
+    await asyncio.sleep(0.1)
+    assert idle.server.waiting == 0
+    await idle.close()
+
+
+# --- how many requests ----------------------------------------------------------------------------------------------
+
+
+async def test_a_longer_line_gets_more_requests_and_a_shorter_one_fewer_while_it_runs(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "_LOOK", 0.05)
+    bench = begin()
+    await bench.until(lambda: bench.server.waiting == 3)
+    look = bench.server.look
+
+    async def slow() -> Look:
+        await asyncio.sleep(1.0)
+        return await look()
+
+    monkeypatch.setattr(bench.server, "look", slow)
+    await bench.until(lambda: bench.server.waiting == 5)
+    assert bench.publishing.status()["round_trip_ms"] >= 1000
+    monkeypatch.setattr(bench.server, "look", look)
+    await bench.until(lambda: bench.publishing.status()["requests"] == 3)
+    bench.server.send(*(message(number, float(number)) for number in range(1, 9)))
+    await bench.until(lambda: len(bench.outbox.values) == 8 and bench.server.waiting == 3)
+
+
+async def test_a_server_that_took_too_few_requests_is_offered_more_after_a_while(begin: Begin) -> None:
+    bench = begin(publish=False)
+    bench.publishing = Publishing(bench.server, bench.intake, bench.outbox, Pipeline(0.001, (0.6, 10.0)))
+    bench.server.limit = 1
+    bench.publish()
+    await bench.until(lambda: bench.server.waiting == 1 and bench.publishing.status()["requests"] == 1)
+    bench.server.limit = 10
+    await bench.until(lambda: bench.server.waiting == 3)
+    assert not bench.feed.over.is_set()
+
+
+# --- signs of life --------------------------------------------------------------------------------------------------
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deadlines of tenths of seconds in the place of many."""
+    monkeypatch.setattr(subscription, "GRACE", 0.0)
+    monkeypatch.setattr(publishing, "_STEP", 0.1)
+
+
+async def test_a_subscription_that_is_silent_while_others_speak_is_lost_alone(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+    bench = begin(publish=False)
+    bench.feed.subscribed = Subscribed(SUBSCRIPTION, INTERVAL, 1, 180)
+    bench.publish()
+    other = Feed(bench.intake, Subscribed(OTHER, INTERVAL, 1, 180), 0, "sequence/fast")
+    bench.publishing.serve(other)
+    for _ in range(15):
+        bench.server.send(message(1))
+        await asyncio.sleep(0.1)
+    await bench.until(other.over.is_set)
+    assert (other.why, bench.feed.over.is_set()) == (SILENT, False)
+    assert bench.server.looks >= 1, "it is asked whether it lives before that is believed"
+
+
+async def test_a_server_that_answers_nothing_at_all_is_dead_and_no_subscription_is_lost_for_it(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+    bench = begin(publish=False)
+    bench.feed.subscribed = Subscribed(SUBSCRIPTION, INTERVAL, 1, 180)
+
+    async def never() -> Look:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(bench.server, "look", never)
+    bench.publish()
+    with pytest.raises(asyncio.TimeoutError):
+        await bench.until(lambda: False)
+    assert not bench.feed.over.is_set()
+
+
+async def test_our_own_loop_may_be_busy_for_longer_than_the_deadline(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+    bench = begin(publish=False)
+    bench.feed.subscribed = Subscribed(SUBSCRIPTION, INTERVAL, 1, 180)
+    bench.publish()
+    await bench.until(lambda: bench.server.waiting == REQUESTS)
+    for _ in range(3):
+        time.sleep(1.2)
+        bench.server.send(message(1))
+        await asyncio.sleep(0.3)
+    assert not bench.feed.over.is_set()
+    assert all(not task.done() for task in bench.tasks)
+    assert bench.publishing.status()["loop_lag_s"] >= 1.0
+
+
+async def test_the_servers_clock_is_no_sample_and_its_messages_are_acknowledged(begin: Begin) -> None:
+    bench = begin(message(1, 1.0, canaries=1), message(2, canaries=1), message(3, 3.0))
+    await bench.until(lambda: len(bench.server.acknowledged) == 3)
+    assert bench.outbox.values == [1.0, 3.0]
+    counts = bench.intake.assembler.counts
+    assert (counts.received, counts.unknown, counts.filtered, bench.intake.traffic.messages) == (2, 0, 0, 2)
+    assert bench.reached() == 3
+
+
+async def test_a_subscription_in_which_nothing_flows_any_more_although_it_answers_is_lost(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+    bench = begin(publish=False)
+    bench.feed.subscribed = Subscribed(SUBSCRIPTION, INTERVAL, 1, 180, None, 0.5)
+    bench.publish()
+    other = bench.begin_other(keep_alives=1, canary=0.5)
+    for number in range(1, 4):
+        bench.server.send(message(number, canaries=1), message(number, canaries=1, subscription=OTHER))
+        await asyncio.sleep(0.1)
+    number = 4
+    while not other.over.is_set():
+        bench.server.send(message(number, canaries=1), message(4, subscription=OTHER))
+        number += 1
+        assert number < 100, bench.publishing.status()
+        await asyncio.sleep(0.1)
+    assert (other.why, bench.feed.over.is_set()) == (STALLED, False)
+
+
+async def test_values_prove_the_flow_as_well_as_the_servers_clock(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+    bench = begin(publish=False)
+    bench.feed.subscribed = Subscribed(SUBSCRIPTION, INTERVAL, 1, 180, None, 0.5)
+    bench.publish()
+    bench.server.send(message(1, canaries=1), message(2, canaries=1))
+    for number in range(3, 33):
+        bench.server.send(message(number, float(number)))
+        await asyncio.sleep(0.1)
+    assert not bench.feed.over.is_set()
+
+
+async def test_a_clock_that_stands_still_proves_nothing_and_is_told(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may have no clock of its own: its subscriptions are not made anew for that."""
+    hurry(monkeypatch)
+    bench = begin(publish=False)
+    bench.feed.subscribed = Subscribed(SUBSCRIPTION, INTERVAL, 1, 180, None, 0.5)
+    bench.publish()
+    bench.server.send(message(1, canaries=1))
+    end = time.monotonic() + 20
+    while not bench.publishing.unproven(bench.feed):
+        assert time.monotonic() < end, bench.publishing.of(bench.feed)
+        bench.server.send(message(2))
+        await asyncio.sleep(0.1)
+    assert not bench.feed.over.is_set()
+
+
+async def test_how_far_the_servers_clock_is_ahead_is_measured_while_it_runs(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "_LOOK", 0.05)
+
+    async def ahead() -> Look:
+        return Look("Shutdown", time.time_ns() + 3_600 * 10**9, "2026-03-01T10:00:00Z")
+
+    bench = begin(publish=False)
+    monkeypatch.setattr(bench.server, "look", ahead)
+    bench.publish()
+    await bench.until(lambda: bench.publishing.status()["clock_ahead_s"] == pytest.approx(3600, abs=1))
+    status = bench.publishing.status()
+    assert (status["server_state"], status["server_returns"]) == ("Shutdown", "2026-03-01T10:00:00Z")
 
 
 # --- the ladder -----------------------------------------------------------------------------------------------------
@@ -485,7 +789,7 @@ async def test_a_server_that_makes_up_messages_is_stopped_by_a_bound(
     bench = begin(reached=7, publish=False)
     bench.server.republishes = lambda number: kept(number, float(number))
     await bench.climb()
-    assert (bench.rung, len(bench.outbox.values)) == (RESUMED, 50)
+    assert (bench.rung, len(bench.outbox.values)) == (RENEWED, 50)
 
 
 @pytest.mark.parametrize("code", [CODES.BadServiceUnsupported, CODES.BadInternalError, CODES.BadUserAccessDenied])
