@@ -26,6 +26,7 @@ from localcore import received
 from plant import PlantProcess
 from plant.log import LoggedRow, read_log
 from plant.reconciliation import QUALITIES, Delivered
+from plant.tags import tags as plant_tags
 from rehearsal import Rehearsal
 from rehearsal.site import COLLECTOR, EXPORTER, load_site, sinks
 
@@ -36,7 +37,8 @@ EXAMPLES = REPOSITORY / "examples"
 WRITTEN = "opc.tcp://127.0.0.1:4840/plant"
 """The endpoint that the examples name."""
 LIMIT = 60.0
-ASKED = {"Read", "Browse", "TranslateBrowsePathsToNodeIds", "HistoryRead", "Publish", "Republish"}
+ASKED = {"Read", "Browse", "BrowseNext", "TranslateBrowsePathsToNodeIds", "HistoryRead", "Publish", "Republish"}
+ASKED |= {"RegisterNodes", "UnregisterNodes"}  # names for the session only (Part 4, 5.8.5)
 SESSION = {"CreateSession", "ActivateSession", "CloseSession"}
 SUBSCRIPTION = {
     *("CreateSubscription", "ModifySubscription", "TransferSubscriptions", "SetPublishingMode"),
@@ -61,6 +63,8 @@ class Tag(NamedTuple):
 def tags(site: Mapping[str, Any]) -> Iterator[Tag]:
     """Every tag that a document collects."""
     for connection in merge_of(site, COLLECTOR)["connections"].values():
+        if "select" in connection:
+            yield from selected(connection["asset"])
         entries = dict(connection.get("tags", {}))
         if package := connection.get("tagsPackage"):
             with (EXAMPLES / f"{package}.csv").open(encoding="utf-8") as file:
@@ -70,6 +74,15 @@ def tags(site: Mapping[str, Any]) -> Iterator[Tag]:
             parts = [part.rpartition(":")[2] for part in (path or "").split("/")]
             variable = node.rpartition(";s=")[2] if node else f"{parts[-3]}/{parts[-1]}"
             yield Tag(name, entry.get("asset") or connection["asset"], variable)
+
+
+def selected(asset: str) -> Iterator[Tag]:
+    """What the filters of filters.yaml say, in other words than theirs."""
+    for variable in plant_tags(1):
+        _, folder, name = steps = variable.path.replace("2:", "").split("/")[3:]
+        where = "site/laboratory" if folder == "Analysers" else asset
+        if folder == "Reactor" or (variable.type in ("Double", "Int32") and not name.startswith("XMV")):
+            yield Tag("/".join(["Plant", *steps]), where, variable.tag)
 
 
 def merge_of(site: Mapping[str, Any], component: str) -> dict[str, Any]:
@@ -279,6 +292,17 @@ async def test_history_to_s3_of_the_time_before_the_gateway(build: Path, tmp_pat
             await asyncio.sleep(0.2)
     assert len(got) == len(logged), "something came twice, or not at all"
     assert {(tag, at): (value, quality) for tag, at, value, quality, *_ in got} == logged
+
+
+async def test_filters(build: Path, tmp_path: Path) -> None:
+    """Everything that the filters say and nothing else, in three groups: each value once."""
+    async with running("filters.yaml", build, tmp_path) as run:
+        await run.produced(2000)
+        filtered = await run.end()
+        assert run.differences("kinesis", filtered["kinesis"]) == [], run.told()
+        groups = run.rehearsal.statuses["opcua-collector"]["connections"]["plant"]
+    assert 40 < len(run.tags) < 55
+    assert groups["tags"] == len(run.tags), groups
 
 
 @pytest.fixture
