@@ -8,26 +8,90 @@ from uuid import UUID
 import pytest
 
 from opcua_collector.config import Connection
-from opcua_collector.kept import Items, Kept, KeptItem, Reached, fingerprint, load_items, load_sequence, load_session
-from opcua_collector.session import Subscribed, Ticket
-from opcua_collector.stack import read_node, ua, write_node
+from opcua_collector.kept import (
+    ITEMS,
+    SEQUENCE,
+    Items,
+    Kept,
+    KeptItem,
+    Reached,
+    fingerprint,
+    load_items,
+    load_sequence,
+    load_session,
+    position,
+)
+from opcua_collector.session import Asked, Subscribed, Ticket
+from opcua_collector.stack import node_bytes, read_node, ua, write_node
 
 TICKET = Ticket("0500", "aabb", "", "anonymous", None)
-KEPT = Kept("f00", "urn:server", "2026-03-01T10:00:00.0000000Z", TICKET, Subscribed(77, 0.1, 50, 900))
-ITEM = KeptItem("Réactor/Temp", ("node", "nsu=urn:x;s=T", "auto"), 3, 112, 750, 0, "°C", ua.NodeId("T;x", 2))
+OWN = Subscribed(77, 0.1, 50, 900, Asked(0.05, 100, 1800), 5.0)
+STARTED = "2026-03-01T10:00:00.0000000Z"
+KEPT = Kept("f00", "urn:server", STARTED, TICKET, {"": OWN, "fast": Subscribed(78, 0.01, 500, 9000)})
+SETTINGS = Connection.model_validate({"endpoint": "opc.tcp://a:1"})
+#: As version 1 wrote it, for connections that are configured so.
+VERSION_1: list[tuple[dict[str, Any], bytes]] = [
+    ({}, b"69bcdee11054fef4"),
+    (
+        {
+            "endpoint": "opc.tcp://a:1/p",
+            "security": {"policy": "None"},
+            "publishingInterval": "50ms",
+            "keepAlive": 1,
+            "requestTimeout": 4,
+            "queueSize": 7,
+            "samplingInterval": 0,
+            "user": {"name": "operator", "password": {"file": "x"}, "allowUnencrypted": True},
+        },
+        b"c41d22439f33268b",
+    ),
+    (
+        {
+            "security": {"mode": "Sign", "trust": "first-use"},
+            "user": {"name": "o", "password": {"secret": "arn:x", "key": "pw"}},
+        },
+        b"9f75993ce36eee48",
+    ),
+]
+NOTE_1 = (
+    b'{"v":1,"settings":"%s","server":"urn:server","started":"2026-03-01T10:00:00.0000000Z","ticket":{"token":"0500",'
+    b'"nonce":"aabb","certificate":"","policy_id":"anonymous","policy_uri":null},"subscription":{"id":77,"interval":0.1,'
+    b'"keep_alive_count":50,"lifetime_count":900}}'
+)
+ITEM = KeptItem(
+    "Réactor/Temp", ("node", "nsu=urn:x;s=T", "auto"), 3, 112, 750, 0, "°C", node_bytes(ua.NodeId("T;x", 2))
+)
 DAMAGED = [None, b"", b"\xff", b"[]", b"{}", b'{"v":1}', b'{"v":2,"subscription":1,"reserved":0,"items":[]}', b"7"]
 
 
 def test_sessions_items_and_numbers_come_back_as_they_were_noted() -> None:
     items = Items(77, 9, [ITEM])
-    assert load_session(KEPT.dump()) == KEPT
+    assert load_session(KEPT.dump(), SETTINGS) == KEPT
     assert load_items(items.dump()) == items
     assert load_sequence(Reached(77, 4).dump()) == Reached(77, 4)
 
 
+def test_each_group_has_positions_of_its_own_and_tags_without_one_those_that_they_always_had() -> None:
+    assert (position(ITEMS, ""), position(SEQUENCE, "")) == ("items", "sequence")
+    assert (position(ITEMS, "fast"), position(SEQUENCE, "fast")) == ("items/fast", "sequence/fast")
+
+
+@pytest.mark.parametrize(("configured", "settings"), VERSION_1, ids=["plain", "all", "secret"])
+def test_an_update_resumes_the_session_of_the_version_before(configured: dict[str, Any], settings: bytes) -> None:
+    present = Connection.model_validate({"endpoint": "opc.tcp://a:1", **configured})
+    loaded = load_session(NOTE_1 % settings, present)
+    assert loaded == Kept(
+        fingerprint(present), "urn:server", STARTED, TICKET, {"": Subscribed(77, 0.1, 50, 900, None, 0.0)}
+    )
+    other = Connection.model_validate({**configured, "endpoint": "opc.tcp://another:1"})
+    changed = load_session(NOTE_1 % settings, other)
+    assert changed is not None
+    assert changed.settings != fingerprint(other)
+
+
 @pytest.mark.parametrize("data", DAMAGED, ids=repr)
 def test_what_cannot_be_read_is_as_good_as_not_there(data: bytes | None) -> None:
-    assert load_session(data) is None
+    assert load_session(data, SETTINGS) is None
     assert load_items(data) is None
     assert load_sequence(data) is None
 
@@ -56,8 +120,13 @@ def test_what_is_no_node_id_is_refused(text: str) -> None:
     ("change", "another"),
     [
         ({"endpoint": "opc.tcp://b:1"}, True),
-        ({"publishingInterval": "1s"}, True),
-        ({"queueSize": 7}, True),
+        ({"security": {"trust": "first-use"}}, True),
+        ({"publishingInterval": "1s"}, False),
+        ({"keepAlive": 7}, False),
+        ({"outage": "5m"}, False),
+        ({"queueSize": 7}, False),
+        ({"groups": {"fast": {"publishingInterval": "10ms"}}}, False),
+        ({"mode": "poll"}, False),
         ({"user": {"name": "operator"}}, True),
         ({"security": {"policy": "None"}}, True),
         ({"requestTimeout": "3s"}, False),
@@ -66,7 +135,7 @@ def test_what_is_no_node_id_is_refused(text: str) -> None:
     ],
     ids=str,
 )
-def test_settings_that_need_another_session_or_subscription_are_told_from_those_that_do_not(
+def test_settings_that_need_another_session_are_told_from_those_that_do_not(
     change: dict[str, Any], another: bool
 ) -> None:
     before = Connection.model_validate({"endpoint": "opc.tcp://a:1"})
