@@ -26,11 +26,10 @@ from opcua_collector.intake import Intake
 from opcua_collector.kept import ITEMS, KeptItem, address_of
 from opcua_collector.kept import Items as Kept
 from opcua_collector.monitoring import FILTER_REFUSED, UNKNOWN_SERVICE, Wish
-from opcua_collector.nodes import CHUNK, Facts, Node, Nodes, Reporter, together
+from opcua_collector.nodes import CHUNK, Facts, Node, Nodes, Reporter, slices, together
 from opcua_collector.plan import Plan
 from opcua_collector.problems import node_problem
 from opcua_collector.session import Session, Subscribed
-from opcua_collector.stack import node_bytes, node_of
 from opcua_collector.typed import Typing
 from opcua_collector.wire import Asking, Monitored
 from sluice.batch import Series
@@ -94,6 +93,8 @@ class Items(Nodes[_Item]):
         self._noted = 0.0  # when they were noted last
         self._unnoted = False  # some were made since
         self._kinds: Counter[Kind] = Counter()
+        self._askings: dict[tuple[Any, ...], Asking] = {}  # of the plan,
+        self._askings_by: Plan | None = None  # this one
         self._refused = 0  # what the server refused of every filter so far
         self._handles: NDArray[np.int64] | None = None
         self._heartbeat = Heartbeat(connection, intake)
@@ -112,7 +113,7 @@ class Items(Nodes[_Item]):
                 self._ended.append(one.monitored)
                 continue
             typing: Typing = self._once(Typing.load(one.rule))
-            item = _Item(one.handle, tag, node_bytes(one.node), typing, self._once(one.unit))
+            item = _Item(one.handle, tag, one.node, typing, self._once(one.unit))
             item.monitored, item.width, item.refused = one.monitored, one.width, one.refused
             # What an earlier release asked for is not known: it is told once more.
             asking = self._once(Asking(*one.asked) if one.asked else Asking(-1.0, one.queue))
@@ -165,9 +166,9 @@ class Items(Nodes[_Item]):
         """Note the items as they are; done when that is durable. `ahead`: handles that will be needed soon."""
         rows = []
         for name, item in self._items.items():
-            if item.monitored and item.typing is not None and item.kind is not None:
+            if item.monitored:
                 if not item.row:
-                    item.row = _row(name, item, item.typing, item.kind)
+                    item.row = _row(name, item)
                 rows.append(item.row)
         self._subscription, self._reserved = subscribed, self._assembler.handles + ahead
         self._noted, self._unnoted = time.monotonic(), False
@@ -219,7 +220,7 @@ class Items(Nodes[_Item]):
 
     async def _remove(self, run: _Run) -> None:
         """Ends what is not wanted any more, or stands elsewhere now."""
-        self._forget(self._gone())
+        self._forget(await self._gone())
         if self._ended:
             ended = list(self._ended)
             await self._keep(run.subscribed.id)
@@ -228,20 +229,27 @@ class Items(Nodes[_Item]):
 
     def _asking(self, item: _Item) -> Asking:
         """How the server is asked to watch the tag: as its group says, less what it has refused."""
-        plan = self._plan.of(item.tag)
+        if self._askings_by is not self._plan:
+            self._askings_by = self._plan
+            self._askings.clear()
+        tag = item.tag
+        numbers = self._server_keeps_numbers(item)
+        key = (tag.sampling_interval, tag.index_range, item.refused, numbers)
+        found = self._askings.get(key)
+        if found is None:
+            found = self._askings[key] = self._once(self._new_asking(self._plan.of(tag), item, numbers=numbers))
+        return found
+
+    def _new_asking(self, plan: Plan, item: _Item, *, numbers: bool) -> Asking:
         queue = plan.queue or subscription.queue_size(plan.sampling, plan.publishing, plan.outage)
         kind, width = 0, 0.0
-        if plan.deadband is not None and item.refused < 1 and self._server_keeps_numbers(item):
+        if plan.deadband is not None and item.refused < 1 and numbers:
             if plan.deadband.absolute is not None:
                 kind, width = wire.ABSOLUTE, plan.deadband.absolute
             elif plan.deadband.percent is not None:
                 kind, width = wire.PERCENT, plan.deadband.percent
         trigger = plan.trigger if item.refused < 2 else "value"
-        asking = Asking(
-            plan.sampling, queue, plan.discard == "oldest", trigger, kind, width, item.tag.index_range or ""
-        )
-        found: Asking = self._once(asking)
-        return found
+        return Asking(plan.sampling, queue, plan.discard == "oldest", trigger, kind, width, item.tag.index_range or "")
 
     def _server_keeps_numbers(self, item: _Item) -> bool:
         """Whether the value is a number for the server as well, and not one that we take out of a structure."""
@@ -269,12 +277,9 @@ class Items(Nodes[_Item]):
 
     async def _modify(self, run: _Run) -> None:
         """Tells the server what has changed of items: they live on, and nothing is missed."""
-        changed = [
-            (name, item)
-            for name, item in self._items.items()
-            if item.monitored and item.kind is not None and item.typing is not None
-            and self._asking(item) is not item.kind.asking
-        ]  # fmt: skip
+        changed = []
+        async for some in slices(list(self._items.items())):
+            changed += [(name, item) for name, item in some if self._differs(item)]
         for start in range(0, len(changed), CHUNK):
             again = changed[start : start + CHUNK]
             while again:
@@ -282,6 +287,10 @@ class Items(Nodes[_Item]):
         if changed:
             await self._keep(run.subscribed.id)
             self._check_outage()
+
+    def _differs(self, item: _Item) -> bool:
+        """Whether the server watches the tag in another way than it is wanted."""
+        return bool(item.monitored) and item.kind is not None and self._asking(item) is not item.kind.asking
 
     async def _modify_some(self, run: _Run, some: Sequence[tuple[str, _Item]]) -> list[tuple[str, _Item]]:
         """Those that are to be told once more, without the filter that was refused."""
@@ -401,6 +410,7 @@ class Items(Nodes[_Item]):
                 self._well(name)
                 item.monitored = answer.id
                 self._settle(name, item, answer, asking)
+                item.row = _row(name, item)
                 begun.append(item.handle)
         if without and without == len(asked):  # a server that knows none: the next are not asked for it in vain
             self._refused = max(self._refused, min(self._items[name].refused for name in again))
@@ -515,8 +525,10 @@ class _Run:
         self.facts = facts
 
 
-def _row(name: str, item: _Item, typing: Typing, kind: Kind) -> bytes:
-    asking = kind.asking
+def _row(name: str, item: _Item) -> bytes:
+    assert item.kind is not None
+    assert item.typing is not None
+    kind, asking = item.kind, item.kind.asking
     asked = (asking.sampling, asking.queue, asking.discard_oldest, asking.trigger, asking.deadband, asking.width,
              asking.range)  # fmt: skip
     return KeptItem(
@@ -525,9 +537,9 @@ def _row(name: str, item: _Item, typing: Typing, kind: Kind) -> bytes:
         item.handle,
         item.monitored,
         kind.queue,
-        typing.dump(),
+        item.typing.dump(),
         item.unit,
-        node_of(item.node),
+        item.node,
         item.tag.sampling_interval,
         asked,
         kind.sampling,

@@ -25,7 +25,6 @@ import orjson
 from opcua_collector.config import Connection, Tag
 from opcua_collector.plan import OWN
 from opcua_collector.session import Asked, Subscribed, Ticket
-from opcua_collector.stack import NodeId, read_node, write_node
 from opcua_collector.typed import Typing
 
 SESSION: Final = "session"
@@ -132,7 +131,7 @@ class KeptItem:
     queue: int  # revised
     rule: Any  # `typed.Typing.dump`
     unit: str  # from the server
-    node: NodeId
+    node: bytes  # as `stack.node_bytes` writes it
     sampling: float | None = None  # as configured for the tag itself
     asked: Sequence[Any] | None = None  # how the server was asked to watch it: `wire.Asking`; None: it is not known
     revised: float = 0.0  # sampling interval in seconds, as the server has it
@@ -142,8 +141,8 @@ class KeptItem:
     def dump(self) -> bytes:
         """As a row of `Items`."""
         row = (self.tag, self.address, self.handle, self.monitored, self.queue, self.rule, self.unit,
-               write_node(self.node), self.sampling, self.asked, self.revised, self.width, self.refused)  # fmt: skip
-        return orjson.dumps(row)
+               self.node.hex(), self.sampling, self.asked, self.revised, self.width, self.refused)  # fmt: skip
+        return bytes(memoryview(orjson.dumps(row)))  # a copy: the original keeps the room that it was written in
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +183,7 @@ def load_items(data: bytes | None) -> Items | None:
                 queue,
                 Typing.load(rule).dump(),
                 unit,
-                read_node(node),
+                bytes.fromhex(node),
                 *further,
             )
             for tag, address, handle, monitored, queue, rule, unit, node, *further in content["items"]

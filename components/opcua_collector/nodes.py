@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -35,13 +35,14 @@ from sluice.tasks import end, within
 
 logger = logging.getLogger(__name__)
 
-CHUNK: Final = 2000
+CHUNK: Final = 1000
 """Tags that are dealt with at a time: what comes of them flows before the next are asked for."""
 _TOLD: Final = 20  # tags named in one event
 _DESCRIBED_FIRST: Final = 500  # of so few, units are asked for before the first value, so that it has its unit
 _NODE_PAUSES: Final = (5.0, 600.0)
 _BUNCH: Final = 1.0  # seconds between tries of refused nodes: those of which the pauses end in one go together
 _LOOK: Final = 2.0  # seconds between looks whether a server said that what it tells of a node has changed
+_SLICE: Final = 5000  # items that are looked at before others have their turn
 _NUMBERS: Final = frozenset({ValueType.DOUBLE, ValueType.INTEGER})
 
 
@@ -102,6 +103,7 @@ class _Trouble:
 
 
 N = TypeVar("N", bound=Node)
+T = TypeVar("T")
 
 
 class Nodes(Generic[N]):
@@ -131,6 +133,7 @@ class Nodes(Generic[N]):
         self._told: dict[str, Metadata] = {}  # of tags of which there is something to tell
         self._alike: dict[Any, Any] = {}  # what many tags have in common is there once
         self._undescribed: dict[str, None] = {}  # whose units and ranges are to be asked for
+        self._labelled_by = settings
         self._changed = asyncio.Event()
 
     # --- what is wanted ---
@@ -157,19 +160,22 @@ class Nodes(Generic[N]):
         self._told.pop(name, None)
         self._undescribed.pop(name, None)
 
-    def _gone(self) -> list[tuple[str, N]]:
+    async def _gone(self) -> list[tuple[str, N]]:
         """Tags that are not wanted any more, or stand elsewhere now; the others have their present context."""
         gone = []
-        for name, item in list(self._items.items()):
-            tag = self._tags.get(name)
-            if tag is None or (tag is not item.tag and address_of(tag) != address_of(item.tag)):
-                gone.append((name, item))
-                continue
-            item.tag = tag
-            series = self._series(name, item)
-            if series != self._assembler.series(item.handle):
-                self._assembler.relabel(item.handle, series)
-        return gone
+        settings = self._settings
+        async for some in slices(list(self._items.items())):
+            for name, item in some:
+                tag = self._tags.get(name)
+                if self._items.get(name) is not item:
+                    continue
+                if tag is None or (tag is not item.tag and address_of(tag) != address_of(item.tag)):
+                    gone.append((name, item))
+                elif tag is not item.tag or settings is not self._labelled_by:
+                    item.tag = tag
+                    self._assembler.relabel(item.handle, self._series(name, item))
+        self._labelled_by = settings
+        return [(name, item) for name, item in gone if self._items.get(name) is item]
 
     def _forget(self, gone: Iterable[tuple[str, N]]) -> None:
         for name, item in gone:
@@ -183,7 +189,7 @@ class Nodes(Generic[N]):
     def retire(self) -> None:
         """The group is no more. Its handles are given up; tags that go on elsewhere have left before (`want`)."""
         self._tags = {}
-        self._forget(self._gone())
+        self._forget(list(self._items.items()))
 
     def _series(self, name: str, item: N) -> Series:
         return Series(name, asset=item.tag.asset or self._settings.asset, unit=item.tag.unit or item.unit)
@@ -410,6 +416,13 @@ class Nodes(Generic[N]):
             known["remedy"] = trouble.problem.remedy
             known["tried_again_s"] = round(max(0.0, trouble.due - asyncio.get_running_loop().time()), 1)
         return present(known)
+
+
+async def slices(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
+    """The items a few at a time; others have their turn in between."""
+    for start in range(0, len(items), _SLICE):
+        yield items[start : start + _SLICE]
+        await asyncio.sleep(0)
 
 
 async def together(*work: Coroutine[Any, Any, None]) -> None:

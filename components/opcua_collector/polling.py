@@ -119,7 +119,7 @@ class Polled(Nodes[_Item]):
         """Finds the nodes of new tags; tries refused ones again."""
         while True:
             self._changed.clear()
-            self._forget(self._gone())
+            self._forget(await self._gone())
             await self._release(facts)
             now = asyncio.get_running_loop().time()
             wanted = [
