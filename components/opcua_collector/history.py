@@ -195,11 +195,13 @@ def _page(status: int, point: bytes, type_id: str, body: bytes | None) -> Page:
     return Page(means, "", body, point, not point and status_name(status) == "GoodMoreData")
 
 
-def publication(pages: Iterable[tuple[int, bytes]], handles: int, received: int) -> Publication:
+def publication(
+    pages: Iterable[tuple[int, bytes]], handles: int, received: int, *, server_time: bool = False
+) -> Publication:
     """Bodies of pages by client handle, as the notifications that they would have been."""
     parts = [_notification(handle, body) for handle, body in pages]
     data = b"".join((_HEAD, _I4.pack(len(parts)), *parts, _TAIL))
-    return decode(data, received=received, handles=handles)
+    return decode(data, received=received, handles=handles, server_time=server_time)
 
 
 def _notification(handle: int, body: bytes) -> bytes:

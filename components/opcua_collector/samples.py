@@ -91,6 +91,8 @@ class Assembler:
         self.gaps.all_marks = self._all_marks
         self.parked: dict[str, Mark] = {}
         """Marks of an earlier run of tags that have no handle yet."""
+        self.server_time = False
+        """Whether a sample has the server's time before the source's; set by the connection."""
         self.arrived: NDArray[np.int64] = np.zeros(0, np.int64)
         """By handle: when something came of it last, kept or filtered (monotonic ns); 0: nothing yet."""
         self.changed: set[int] = set()

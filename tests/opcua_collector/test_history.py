@@ -219,3 +219,11 @@ async def test_another_number_of_answers_than_questions_is_no_answer() -> None:
 
 def test_a_page_without_values_counts_none() -> None:
     assert Page(Outcome.TAKEN).count == 0
+
+
+def test_the_servers_time_goes_first_in_history_too_where_that_is_wanted() -> None:
+    told = value(1.0, T.Double, 1)
+    told.ServerTimestamp = T0 + timedelta(seconds=4)
+    [page] = read_pages(response(result(told)))
+    found = [publication([(0, page.body)], 1, 0, server_time=wanted) for wanted in (False, True)]
+    assert [int(one.blocks[0].time[0]) - T0_NS for one in found] == [1 * SECOND, 4 * SECOND]
