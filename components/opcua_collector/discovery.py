@@ -118,7 +118,7 @@ class Discovery:
     async def run(self, session: Session, facts: asyncio.Task[Facts]) -> None:
         """Look through the server when it is time to. Never ends by itself, and never fails for the server's sake."""
         known = await asyncio.shield(facts)
-        started, _ = await session.times()
+        started = await _started(session)
         backoff = Backoff(*_PAUSES)
         clock = asyncio.get_running_loop().time
         while True:
@@ -289,6 +289,14 @@ class Discovery:
             looking = {"nodes": self._progress.nodes, "requests": self._progress.requests}
             told["looking"] = {**looking, **({"waits": "publishing is behind"} if self._progress.waits else {})}
         return told
+
+
+async def _started(session: Session) -> str:
+    """When the server started; empty where it does not say."""
+    try:
+        return (await session.times())[0]
+    except (UaError, MalformedError, asyncio.TimeoutError):
+        return ""
 
 
 def forget_spaces(folder: Path, connections: Collection[str]) -> None:

@@ -109,8 +109,8 @@ def choose(
     """The tags that the filters give in this address space.
 
     looked: the server was looked through with these filters, so that what is not there is told. type_names: all types
-    that it has, by kind. groups: those of the connection. before: tags that are used again where they are the same, because there are many.
-    nodes: is given the node of each tag.
+    that it has, by kind. groups: those of the connection. before: tags that are used again where they are the same,
+    because there are many. nodes: is given the node of each tag.
     """
     filters = [_made(name, wish, space) for name, wish in wishes.select.items()]
     found = Chosen()

@@ -9,6 +9,8 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from opcua_collector.address import parse_node_id
 from opcua_collector.browse import OperationLimits
@@ -355,3 +357,39 @@ def test_a_reference_that_names_its_namespace_by_uri_or_another_server_is_unders
     results = [b"\0\0\0\0\xff\xff\xff\xff\3\0\0\0" + b"".join(map(reference, (by_uri, unknown, elsewhere)))]
     (result,) = read_results(plant()._response(ua.BrowseResponse(), results), 0, SPACES)
     assert [one.node for one in result.references] == [b"s\2\0a"]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 11), st.integers(1, 11)), max_size=40),
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.integers(1, 12),
+)
+def test_whatever_hangs_below_what_every_variable_that_can_be_reached_is_found_once(
+    references: list[tuple[int, int]], most: int, at_once: int, points: int, limit: int
+) -> None:
+    nodes = [folder("F0", identifier="n0"), *(variable(f"V{n}", identifier=f"n{n}") for n in range(1, 12))]
+    for above, below in references:
+        nodes[above].add(nodes[below])
+    server = ScriptedSpace(nodes[0])
+    server.references, server.points, server.most = at_once, points, most
+    walked = asyncio.run(walk(server, "/**", limit=limit))
+    reached: set[int] = set()
+    waiting = [0]
+    while waiting:
+        node = waiting.pop()
+        new = {below for above, below in references if above == node} - reached
+        reached |= new
+        waiting += new
+    space = walked.space
+    found = [space.address(node) for node in range(len(space)) if space.is_variable(node)]
+    assert sorted(found) == sorted(f"nsu=urn:plant;s=n{node}" for node in reached)
+    assert not walked.unknown
+    assert not server.open
+    for node in range(1, len(space)):  # every path is one that the server has
+        steps = space.steps(node)
+        below = [one for one in server.objects.below if one.name == steps[0]]
+        for name in steps[1:]:
+            below = [one for parent in below for one in parent.below if one.name == name]
+        assert below
