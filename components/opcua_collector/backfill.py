@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opcua_collector import browse, history
+from opcua_collector.batches import TOO_MUCH
 from opcua_collector.browse import OperationLimits
 from opcua_collector.encoding import MalformedError
 from opcua_collector.gaps import Piece
@@ -185,10 +186,12 @@ class Backfill:
         self._reading = False
         self._node = node
         self._behind = behind
-        self._rate = rate
+        self.rate = rate
+        """Values per second, at most. May change at any time."""
         self._values = values_per_node
         self._failures: dict[int, int] = {}  # by handle
-        self._earliest = 0.0  # when it may go on, for the rate's sake
+        self._ahead = 0.0  # values that were handed on before the rate allowed them,
+        self._counted = _now()  # as of this moment
         self._unlearnt_until = 0.0
         self._waits = ""
 
@@ -283,8 +286,15 @@ class Backfill:
         return bool(self._waits)
 
     async def _let_pass(self) -> None:
-        while self._must_wait() or _now() < self._earliest:  # noqa: ASYNC110 - of what it waits for nobody tells
-            await asyncio.sleep(min(_TICK, max(0.02, self._earliest - _now())))
+        while self._must_wait() or self._pace():  # noqa: ASYNC110 - of what it waits for nobody tells
+            await asyncio.sleep(min(_TICK, max(0.02, self._ahead / self.rate)))
+
+    def _pace(self, values: int = 0) -> bool:
+        """Whether more was handed on, with these values, than the rate allows by now."""
+        now = _now()
+        self._ahead = max(0.0, self._ahead - (now - self._counted) * self.rate) + values
+        self._counted = now
+        return self._ahead > 0.0
 
     async def _read(self, stack: StackSession, pieces: Sequence[Piece], size: list[int]) -> None:
         """Read pieces that one request can ask for, to their ends or as far as the server lets us."""
@@ -321,17 +331,19 @@ class Backfill:
     ) -> list[Page] | None:
         """One call: a page each. None: it was too much, and is to be asked for in smaller portions."""
         self.counts.calls += 1
+        # No more at once than two seconds of the rate: what is asked for comes all together.
+        values = min(self._values, max(1, int(2 * self.rate) // len(asked)))
         try:
-            return await history.ask(stack, [reading.question for reading in asked], start, stop, self._values)
-        except browse.TOO_MUCH as error:
+            return await history.ask(stack, [reading.question for reading in asked], start, stop, values)
+        except _FAILURES as error:
+            if not isinstance(error, UaStatusCodeError) or error.code not in TOO_MUCH:
+                return self._failed(asked, error)
             if len(asked) > 1:
                 size[0] = len(asked) // 2
                 return None
             if self._values > _FEWEST:
                 self._values = max(_FEWEST, self._values // 2)
                 return None
-            return self._failed(asked, error)
-        except _FAILURES as error:
             return self._failed(asked, error)
 
     def _failed(self, asked: Sequence[_Reading], error: Exception) -> list[Page]:
@@ -389,7 +401,8 @@ class Backfill:
         bodies = [(reading.piece.handle, page.body) for reading, page in good if page.body]
         if not bodies:
             return held
-        found = history.publication(bodies, self._assembler.handles, time.time_ns())
+        assembler = self._assembler
+        found = history.publication(bodies, assembler.handles, time.time_ns(), server_time=assembler.server_time)
         unreadable = found.lost + len(found.quarantined)
         if unreadable or found.damage:
             self.counts.undecodable += unreadable
@@ -434,7 +447,7 @@ class Backfill:
 
     async def _durable(self, columns: Sequence[Columns]) -> None:
         """Hand samples on, together with how far that is; no faster than the rate."""
-        self._earliest = max(_now(), self._earliest) + sum(map(len, columns)) / self._rate
+        self._pace(sum(map(len, columns)))
         await self._outlet.submit_backfill(columns, positions={self._position: self._work.dump(self._outlet.newest)})
         await self._let_pass()
 

@@ -15,7 +15,8 @@ its mark, which ends before the first live sample that comes afterwards:
 | `unchanged`: a recreated item repeats its mark | over: nothing lies between                                        |
 | `watched`, and `patience` passes     | is read up to a server time behind the moment from which it was watched     |
 | `advanced`                           | begins later: history up to there has been handed on                        |
-| `finished`                           | over; or settled, while no live sample has come and history has given some  |
+| `finished`                           | over; or settled, while no live sample has come and history has given some; |
+|                                      | part of an event where samples were dropped for certain and history had none|
 | no history, `refused`, too old, too many | becomes part of an event, told once, and is over                        |
 
 *Settled*: the tag is quiet. All that its hole lacked was handed on by history, up to `at`, and the mark is behind that.
@@ -30,6 +31,10 @@ outbox, makes up for what was not written. Thus a connection writes position "ga
   - with its marks (`opcua_collector.marks`).
 The backfill writes it with the samples and events that it hands on.
 
+With 100,000 tags in holes a message still must not wait. So a look for what can be read is made in portions, and a dump
+of more than a few thousand tags has *segments*, which are packed once, and behind them the *changes* since: each dump
+packs one segment anew, and what has changed in the others. What stands later holds.
+
 How Connection uses the rest:
   - `Gaps` goes into `Assembler(gaps)`, which calls `add`, `remove`, `passed`, `lost`, `unchanged` and `repeats`.
   - `open(None, reason)` when a subscription is made anew, messages are missing and cannot be republished, or the
@@ -40,7 +45,7 @@ How Connection uses the rest:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -60,12 +65,17 @@ MAX_WINDOW: Final = 24 * 3600.0
 OVERFLOWED: Final = "overflow"
 TOO_OLD: Final = "older than the longest gap that is read from history"
 TOO_MANY: Final = "one of more gaps than can be remembered"
+HAD_NOTHING: Final = "history had nothing"
+NOT_READ: Final = "the configuration says not to read history (history.read)"
 
 _MOST_PER_TAG: Final = 32
 _NAMED: Final = 20  # tags named in one event
 _SECOND: Final = 10**9
 _NEVER: Final = -(2**63)
 _SLACK: Final = 10 * _SECOND  # time that a tag may be read too much, to be asked together with others
+_PORTION: Final = 5_000  # tags that are looked at, or packed, at once
+_SEGMENTS: Final = 32
+_JOINED: Final = b"gaps"  # how a dump of several notes begins
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +85,7 @@ class _Hole:
     reason: str
     why: str = ""  # it cannot be read
     brought: bool = False  # open, and history has brought the samples up to `at`
+    given: bool = False  # history has brought some of it
     settled: bool = False
     since: int = _NEVER  # where it began, if known: what a clock that was set back says of before it, it did not bring
     until: int | None = None  # watched: where to read to if no live sample comes
@@ -117,6 +128,9 @@ class Gaps:
         self.patience = patience
         self.settling = settling
         self.max_window = max_window
+        """Seconds; what of a gap is older than that before its end is told and not read. May change at any time."""
+        self.reads = True
+        """Gaps are read from history. While that is not wanted they are told instead. May change at any time."""
         self.newest = 0
         """Number of the last live batch that a loaded state had seen."""
         self.changed = False
@@ -128,6 +142,12 @@ class Gaps:
         self._holes: dict[str, list[_Hole]] = {}  # by time; only the last one may be open
         self._todo: set[str] = set()  # tags with a hole that is not settled
         self._ready: list[tuple[int, int, str]] = []  # (at, stop, tag): what can be read, as found lately
+        self._unseen: list[str] = []  # tags that are still to be looked at for that
+        self._given_up = False  # some holes may have a `why`
+        self._segments: list[bytes] = []  # as packed last; empty: there are few holes
+        self._segment_of: dict[str, int] = {}  # neighbours together, which are alike: that packs best
+        self._stale: set[str] = set()  # tags that have changed since their segment was packed
+        self._turn = 0
         self._busy: dict[str, tuple[_Hole, Piece]] = {}
         self._why: dict[str, str] = {}  # tag -> "" for one with history, else why there is none
         self._refused: set[str] = set()  # of these, those whose history the server refused
@@ -207,7 +227,7 @@ class Gaps:
     @property
     def recoverable(self) -> bool:
         """Whether each tag has a history: then the source can be read again later."""
-        return bool(self._handles) and not self.unknown and not any(self._why.values())
+        return self.reads and bool(self._handles) and not self.unknown and not any(self._why.values())
 
     # --- holes open ---
 
@@ -219,9 +239,24 @@ class Gaps:
                 marks = [(tag, mark) for tag, mark in marks if tag in only]
         else:
             marks = [(self._tags[handle], self.mark_of(handle)) for handle in handles if handle in self._tags]
+        opened: list[tuple[int, int]] = []
         for tag, mark in marks:
-            if mark is not None:
+            if mark is None:
+                continue
+            if tag in self._holes:
                 self._begin(tag, mark, reason)
+                continue
+            self._holes[tag] = [_Hole(mark, None, reason, since=mark)]
+            self._todo.add(tag)
+            handle = self._handles.get(tag)
+            if handle is not None:
+                opened.append((handle, mark))
+            if self._segments:
+                self._stale.add(tag)
+        if opened:
+            at = np.array(opened, np.int64)
+            self._open[at[:, 0]], self._since[at[:, 0]] = True, at[:, 1]
+            self._opened += len(opened)
         self.changed = True
 
     def _begin(self, tag: str, mark: int, reason: str) -> None:
@@ -266,7 +301,7 @@ class Gaps:
                 before = hole
             elif not hole.why and (busy is None or busy[0] is not hole):
                 if before is None:
-                    hole.why = TOO_MANY
+                    hole.why, self._given_up = TOO_MANY, True
                 else:
                     before.end = hole.end
                     holes.remove(hole)
@@ -346,10 +381,14 @@ class Gaps:
         """
         pieces = self._group(now, most)
         if not pieces:
+            if not self._unseen:
+                self._unseen = list(self._todo)
+            some = self._unseen[-_PORTION:]
+            del self._unseen[-_PORTION:]
             self._ready = sorted(
                 (hole.at, hole.stop, tag)
-                for tag in self._todo
-                if (hole := self._next(tag, now)) is not None and hole.stop is not None
+                for tag in some
+                if tag in self._todo and (hole := self._next(tag, now)) is not None and hole.stop is not None
             )
             pieces = self._group(now, most)
         return pieces
@@ -387,7 +426,7 @@ class Gaps:
 
     def _next(self, tag: str, now: float) -> _Hole | None:
         """The tag's first hole, if it can be read now."""
-        if tag in self._busy or self._why.get(tag) != "" or tag not in self._handles:
+        if not self.reads or tag in self._busy or self._why.get(tag) != "" or tag not in self._handles:
             return None
         hole = next((hole for hole in self._holes[tag] if not hole.why), None)
         if hole is None or hole.settled or hole.stop is None:
@@ -400,7 +439,8 @@ class Gaps:
         if hole.at < oldest - 1:
             self._holes[tag].insert(0, _Hole(hole.at, oldest, hole.reason, TOO_OLD))
             hole.at = oldest - 1
-            self.changed = True
+            self.changed = self._given_up = True
+            self._look(tag)
         return hole
 
     def bounds(self, piece: Piece) -> tuple[int, int] | None:
@@ -415,7 +455,7 @@ class Gaps:
         hole = self._read(piece)
         if hole is not None and upto > hole.at:
             hole.at = upto
-            hole.brought = hole.end is None
+            hole.brought, hole.given = hole.end is None, True
             self._look(self._tags[piece.handle])
             self.changed = True
 
@@ -431,7 +471,13 @@ class Gaps:
         del self._busy[tag]
         if hole.end is not None:
             hole.due = None
-            if hole.end <= piece.until:
+            if hole.end <= piece.until and hole.reason == OVERFLOWED and not hole.given:
+                hole.why, self._given_up = (
+                    HAD_NOTHING,
+                    True,
+                )  # the server said that it had dropped some: they are nowhere
+                self._look(tag)
+            elif hole.end <= piece.until:
                 self._drop(tag, hole)
         elif hole.until == piece.until:
             if hole.brought:
@@ -469,13 +515,17 @@ class Gaps:
 
         While tags of a cause are watched and may still end their holes, it waits for them.
         """
+        if self.reads and not self._given_up and not any(self._why.values()):
+            return []
         told: dict[tuple[str, str], _Told] = {}
         waiting: set[str] = set()
+        self._given_up = False
         over: list[tuple[str, _Hole, tuple[str, str]]] = []
         for tag in self._todo:
-            why = self._why.get(tag, "")
+            why = self._why.get(tag, "") if self.reads else NOT_READ
             for hole in self._holes[tag]:
                 reason = hole.why or why
+                self._given_up |= bool(hole.why)
                 if not reason or (tag in self._busy and self._busy[tag][0] is hole):
                     continue
                 if hole.stop is None or hole.settled:
@@ -511,47 +561,82 @@ class Gaps:
 
     def dump(self, newest: int) -> bytes:
         """The state as bytes; `newest`: number of the last live batch handed to the outlet."""
+        self.changed = False
+        if len(self._holes) <= _PORTION:
+            self._segments, self._segment_of, self._stale = [], {}, set()
+            return self._packed(newest, self._holes)
+        self._pack_some(newest)
+        packed = [*self._segments, self._packed(newest, self._stale)]
+        return b"".join([_JOINED, *(part for one in packed for part in (len(one).to_bytes(4, "little"), one))])
+
+    def _pack_some(self, newest: int) -> None:
+        """Pack a segment in which something has changed, or all of them: so many that few changes are left."""
+        wanted = set(range(_SEGMENTS))
+        if self._segments:
+            changed = {self._segment(tag) for tag in self._stale}
+            turns = [(self._turn + step) % _SEGMENTS for step in range(1, _SEGMENTS + 1)]
+            due = [turn for turn in turns if turn in changed]
+            wanted = set(due[: 1 if len(self._stale) <= _PORTION else _SEGMENTS])
+            self._turn = due[0] if due else self._turn
+        else:
+            self._segments = [b""] * _SEGMENTS
+            size = len(self._holes)
+            self._segment_of = {tag: place * _SEGMENTS // size for place, tag in enumerate(self._holes)}
+        tags: dict[int, list[str]] = {segment: [] for segment in wanted}
+        for tag in self._holes:
+            if (segment := self._segment(tag)) in wanted:
+                tags[segment].append(tag)
+        for segment, some in tags.items():
+            self._segments[segment] = self._packed(newest, some)
+        self._stale = {tag for tag in self._stale if self._segment(tag) not in wanted}
+
+    def _segment(self, tag: str) -> int:
+        return self._segment_of.get(tag, hash(tag) % _SEGMENTS)
+
+    def _packed(self, newest: int, tags: Iterable[str]) -> bytes:
+        """The holes of these tags as a note."""
         reasons: dict[str, int] = {}
         whys: dict[str, int] = {}
-        found = [(tag, hole) for tag, holes in self._holes.items() for hole in holes]
+        found = [(tag, hole) for tag in tags for hole in self._holes.get(tag, ())]
         columns: list[list[int]] = [
             [hole.at for _, hole in found],
             [_NEVER if hole.end is None else hole.end for _, hole in found],
             [reasons.setdefault(hole.reason, len(reasons)) for _, hole in found],
             [whys.setdefault(hole.why, len(whys)) for _, hole in found],
-            [hole.brought | hole.settled << 1 for _, hole in found],
+            [hole.brought | hole.settled << 1 | hole.given << 2 for _, hole in found],
         ]
-        self.changed = False
         head = {"newest": newest, "tags": [tag for tag, _ in found], "reasons": list(reasons), "whys": list(whys)}
+        if over := [tag for tag in tags if tag not in self._holes]:
+            head["over"] = over
         return pack(head, [np.array(column, np.int64) for column in columns])
 
     def load(self, data: bytes | None) -> str:
         """Take a dump over, before the first tag is added. Returns what is wrong with it, and then takes nothing."""
         if data is None:
             return ""
+        holes: dict[str, list[_Hole]] = {}
         try:
-            head, columns = unpack(data, 5)
-            tags = texts(head, "tags", len(columns[0]))
-            reasons, whys = texts(head, "reasons"), texts(head, "whys")
-            rows = list(zip(tags, *(column.tolist() for column in columns), strict=True))
-            if not all(0 <= row[3] < len(reasons) and 0 <= row[4] < len(whys) for row in rows):
-                raise NoteError("it lacks a reason")
+            for note in _notes(data):
+                newest, found, over = _unpacked(note)
+                for tag in over:
+                    holes.pop(tag, None)
+                holes.update(found)
         except NoteError as error:
             return f"the notes of gaps that are still to be filled cannot be read and are dropped: {error}"
-        self.newest = number(head, "newest")
-        for tag, at, end, reason, why, flags in rows:
-            hole = _Hole(at, None if end == _NEVER else end, reasons[reason], whys[why], bool(flags & 1))
-            hole.settled = bool(flags & 2)
-            self._holes.setdefault(tag, []).append(hole)
+        self.newest = newest
+        self._holes = holes
+        self._given_up = True
         for tag in self._holes:
             self._look(tag)
+        if len(self._holes) > _PORTION:
+            self._pack_some(newest)
         return ""
 
     def keep(self, tags: Container[str]) -> None:
         """Forget what was loaded of tags that are not wanted any more."""
         for tag in [tag for tag in self._holes if tag not in tags and tag not in self._handles]:
             del self._holes[tag]
-            self._todo.discard(tag)
+            self._look(tag)
 
     def replay(self, batch: SampleBatch, marks: Marks) -> None:
         """A live batch that was handed on before the component's end; the marks are those before it."""
@@ -579,11 +664,17 @@ class Gaps:
 
     def status(self) -> dict[str, Any]:
         """What there is still to do; nothing when there is nothing."""
-        to_read = [hole for tag in self._todo for hole in self._holes[tag] if not hole.settled and not hole.why]
-        if not to_read:
+        count = longest = 0
+        for tag in self._todo:
+            for hole in self._holes[tag]:
+                if not hole.settled and not hole.why:
+                    count += 1
+                    stop = hole.until if hole.end is None else hole.end
+                    if stop is not None and stop - hole.at > longest:
+                        longest = stop - hole.at
+        if not count:
             return {}
-        longest = max((hole.stop - hole.at for hole in to_read if hole.stop is not None), default=0)
-        return {"tags": len(self._todo), "gaps": len(to_read), "longest_s": round(longest / _SECOND, 3)}
+        return {"tags": len(self._todo), "gaps": count, "longest_s": round(longest / _SECOND, 3)}
 
     # --- the state of a tag ---
 
@@ -604,6 +695,8 @@ class Gaps:
 
     def _look(self, tag: str) -> None:
         """Bring what is known by tag, and by handle, in line with the tag's holes."""
+        if self._segments:
+            self._stale.add(tag)
         if any(not hole.settled for hole in self._holes.get(tag, ())):
             self._todo.add(tag)
         else:
@@ -617,3 +710,34 @@ class Gaps:
         self._bringing += (had != _NEVER) - int(self._had[handle] != _NEVER)
         self._open[handle], self._had[handle] = tail is not None, had
         self._since[handle] = _NEVER if tail is None else tail.since
+
+
+def _notes(data: bytes) -> Iterator[bytes]:
+    """The notes of a dump, in the order in which they hold. Raises NoteError."""
+    if not data.startswith(_JOINED):
+        yield data
+        return
+    at = len(_JOINED)
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "little")
+        at += 4 + size
+        if size == 0 or at > len(data):
+            raise NoteError("it ends inside a part")
+        yield data[at - size : at]
+    if at == len(_JOINED):
+        raise NoteError("it has no parts")
+
+
+def _unpacked(note: bytes) -> tuple[int, dict[str, list[_Hole]], list[str]]:
+    """The newest batch that a note has seen, its holes, and the tags that have none any more. Raises NoteError."""
+    head, columns = unpack(note, 5)
+    tags = texts(head, "tags", len(columns[0]))
+    reasons, whys = texts(head, "reasons"), texts(head, "whys")
+    holes: dict[str, list[_Hole]] = {}
+    for tag, at, end, reason, why, flags in zip(tags, *(column.tolist() for column in columns), strict=True):
+        if not (0 <= reason < len(reasons) and 0 <= why < len(whys)):
+            raise NoteError("it lacks a reason")
+        hole = _Hole(at, None if end == _NEVER else end, reasons[reason], whys[why], bool(flags & 1))
+        hole.settled, hole.given = bool(flags & 2), bool(flags & 4)
+        holes.setdefault(tag, []).append(hole)
+    return number(head, "newest"), holes, texts(head, "over") if "over" in head else []

@@ -85,13 +85,11 @@ class Marks:
 def dump(assembler: Assembler, names: Mapping[int, str], newest: int) -> bytes:
     """The marks as bytes. `names`: handle -> tag; `newest`: number of the last live batch handed to the outlet."""
     handles, times, statuses = assembler.marks()
-    tags, rows = [], []
-    for row, handle in enumerate(handles.tolist()):
-        name = names.get(handle)
-        if name is not None:
-            tags.append(name)
-            rows.append(row)
-    times, statuses = times[rows], statuses[rows]
+    found = list(map(names.get, handles.tolist()))
+    tags = [name for name in found if name is not None]
+    if len(tags) < len(found):
+        rows = [row for row, name in enumerate(found) if name is not None]
+        times, statuses = times[rows], statuses[rows]
     waiting = assembler.parked
     if waiting:
         tags += waiting
@@ -112,6 +110,16 @@ def restore(data: bytes | None) -> Marks:
         return Marks(trouble=f"the marks of the last samples cannot be read and are begun anew: {error}")
     found = {tag: Mark(*mark) for tag, *mark in zip(tags, times.tolist(), statuses.tolist(), strict=True)}
     return Marks(number(head, "newest"), found)
+
+
+def newest(data: bytes | None) -> int:
+    """Number of the last live batch that a dump has seen; 0 for bytes that are none. Much quicker than `restore`."""
+    if data is None:
+        return 0
+    try:
+        return number(unpack(data, 2)[0], "newest")
+    except NoteError:
+        return 0
 
 
 def pack(head: Mapping[str, Any], columns: Sequence[NDArray[np.int64]]) -> bytes:

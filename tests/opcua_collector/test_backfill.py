@@ -24,7 +24,7 @@ from opcua_collector.backfill import Backfill
 from opcua_collector.browse import OperationLimits, operation_limits
 from opcua_collector.config import Connection as Settings
 from opcua_collector.connecting import Identity, connect
-from opcua_collector.gaps import Gaps
+from opcua_collector.gaps import HAD_NOTHING, NOT_READ, Gaps
 from opcua_collector.marks import Mark, Marks, dump, restore
 from opcua_collector.notifications import Block, Publication
 from opcua_collector.requested import NOT_MONITORED, Requested
@@ -44,7 +44,7 @@ VALUE = struct.Struct("<BBdIqq")  # a DataValue: double, status, source and serv
 HEADER = b"\x01\x00\x9b\x02" + bytes(17) + b"\xff\xff\xff\xff" + bytes(3)  # type and ResponseHeader
 GOOD_MORE, NO_DATA = 0x00A60000, 0x809B0000
 BAD_POINT, NO_POINTS = 0x804A0000, 0x804B0000
-UNSUPPORTED, INTERNAL, TOO_MANY = 0x80720000, 0x80020000, 0x80100000
+UNSUPPORTED, INTERNAL, TOO_MANY, HALTED = 0x80720000, 0x80020000, 0x80100000, 0x800E0000
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -236,10 +236,10 @@ class Collector:
             rate=1e9,
         )
 
-    def live(self, *rows: tuple[int, int]) -> None:
+    def live(self, *rows: tuple[int, int], status: int = 0) -> None:
         """(handle, time) each, in one message."""
         handle, stamp = (np.array(column, np.int64) for column in zip(*rows, strict=True))
-        block = Block(11, np.arange(len(rows)), handle, number_of(stamp), np.zeros(len(rows), np.uint32), stamp)
+        block = Block(11, np.arange(len(rows)), handle, number_of(stamp), np.full(len(rows), status, np.uint32), stamp)
         columns = self.assembler.columns(Publication(blocks=(block,)))
         if columns:
             self.outlet.put("live", columns)
@@ -405,7 +405,7 @@ async def test_a_server_that_calls_it_too_much_is_asked_for_half() -> None:
     assert max(archive.calls[4:]) <= 9
 
 
-@pytest.mark.parametrize("error", [asyncio.TimeoutError(), ConnectionError("gone"), UaStatusCodeError(INTERNAL)])
+@pytest.mark.parametrize("error", [asyncio.TimeoutError(), ConnectionError("gone"), UaStatusCodeError(HALTED)])
 async def test_a_call_that_fails_is_made_again(error: Exception) -> None:
     archive = Archive(plant(3, 20), whole=[error, error])
     collector = after_an_outage(archive)
@@ -528,11 +528,48 @@ async def until(condition: Callable[[], Any], limit: float = 20.0) -> None:
 async def test_no_faster_than_the_rate() -> None:
     archive = Archive(plant(2, 402), page=50)
     collector = after_an_outage(archive)
-    collector.backfill._rate = 2000.0
+    collector.backfill.rate = 2000.0
     began = time.monotonic()
     await collector.fill()
     assert time.monotonic() - began >= 0.35  # 800 values
     check_all_once(archive, collector.outlet)
+
+
+async def test_a_rate_that_is_raised_holds_at_once_and_few_values_come_at_a_time() -> None:
+    archive = Archive(plant(2, 402), page=1000)
+    collector = after_an_outage(archive)
+    collector.backfill.rate = 10.0
+    async with collector.filling():
+        await until(lambda: collector.outlet.of("past"))
+        assert collector.outlet.most <= 20, "no more at once than two seconds of the rate"
+        calls = len(archive.calls)
+        await asyncio.sleep(0.05)
+        assert len(archive.calls) == calls, "it waits for the rate"
+        collector.backfill.rate = 100_000.0
+        await until(lambda: not collector.gaps.status())
+    check_all_once(archive, collector.outlet)
+
+
+async def test_history_that_is_not_wanted_is_not_asked_and_the_gap_is_told() -> None:
+    archive = Archive(plant(3, 20))
+    collector = after_an_outage(archive)
+    collector.gaps.reads = False
+    await collector.fill()
+    assert archive.calls == []
+    [event] = collector.outlet.events()
+    assert (event["kind"], event["gaps"], event["why"]) == ("gap", 3, NOT_READ)
+
+
+async def test_an_overflow_of_which_history_knows_nothing_is_told() -> None:
+    archive = Archive(plant(2, 20))
+    archive.values["T0"] = [(t, v) for t, v in archive.values["T0"] if not T0 + SECOND <= t < T0 + 19 * SECOND]
+    collector = Collector(list(archive.values), Outlet(), archive)
+    collector.live((0, T0), (1, T0))
+    collector.live((0, T0 + 19 * SECOND), (1, T0 + 19 * SECOND), status=0x480)
+    await collector.fill()
+    [event] = collector.outlet.events()
+    assert (event["reason"], event["why"], event["tags"]) == ("overflow", HAD_NOTHING, ["T0"])
+    assert len([s for s in collector.outlet.samples("past") if s.tag == "T1"]) == 18
 
 
 async def test_points_are_given_back_when_the_session_ends() -> None:

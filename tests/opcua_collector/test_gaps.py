@@ -4,6 +4,7 @@ and a list of what the plant produced: at the end each sample was handed on exac
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from time import process_time
 from typing import Any
 
 import hypothesis.strategies as st
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from opcua_collector.gaps import MAX_WINDOW, TOO_MANY, TOO_OLD, Gaps, Piece
+from opcua_collector import gaps as module
+from opcua_collector.gaps import HAD_NOTHING, MAX_WINDOW, NOT_READ, TOO_MANY, TOO_OLD, Gaps, Piece
 from opcua_collector.marks import dump, restore
 from opcua_collector.notifications import Block, Publication
 from opcua_collector.samples import Assembler, Rule
@@ -445,6 +447,114 @@ def test_more_gaps_than_can_be_remembered_become_one_event() -> None:
         read += [(piece.at, piece.until) for piece in pieces]
         gaps.finished(pieces[0])
     assert read == [(at(second), at(second + 1)) for second in range(68, 100)]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_an_overflow_dropped_and_history_does_not_have_is_an_event(restarted: bool) -> None:
+    gaps, made = collector("", "")
+    made.columns(message((0, at(9), OVERFLOW), (1, at(9), OVERFLOW)))
+    without, with_some = gaps.work(0.0, 9)
+    gaps.advanced(with_some, at(5))
+    if restarted:
+        dumped = gaps.dump(1)
+        gaps, made = collector("", "")
+        assert gaps.load(dumped) == ""
+        without, with_some = sorted(gaps.work(0.0, 9), key=lambda piece: piece.handle)
+    gaps.finished(without)
+    gaps.finished(with_some)
+    [event] = gaps.events(0.0)
+    assert (event["reason"], event["why"], event["tags"]) == ("overflow", HAD_NOTHING, ["T0"])
+    assert (event["from_ns"], event["to_ns"]) == (START, at(9))
+    assert (gaps.events(0.0), gaps.status()) == ([], {})
+
+
+def test_a_gap_of_which_nobody_knows_whether_it_lacks_anything_ends_without_a_word() -> None:
+    gaps, made = collector("")
+    gaps.open(None, "recreated")
+    made.columns(message((0, at(9), 0)))
+    [piece] = gaps.work(0.0, 9)
+    gaps.finished(piece)
+    assert (gaps.events(0.0), gaps.status()) == ([], {})
+
+
+def test_gaps_are_told_and_not_read_while_history_is_not_wanted() -> None:
+    gaps, made = collector("", "no history")
+    gaps.reads = False
+    assert not gaps.recoverable
+    gaps.open(None, "recreated")
+    made.columns(message((0, at(9), 0), (1, at(9), 0)))
+    assert spans(gaps) == []
+    [event] = gaps.events(0.0)
+    assert (event["why"], event["tags"], event["to_ns"]) == (NOT_READ, ["T0", "T1"], at(9))
+    gaps.reads = True
+    gaps.open(None, "recreated")
+    made.columns(message((0, at(12), 0), (1, at(12), 0)))
+    assert spans(gaps) == [(0, 9, 12)], "what comes after it is wanted again"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 29), st.sampled_from(["open", "pass", "overflow", "drop"])), max_size=60),
+    st.integers(1, 12),
+)
+@settings(max_examples=150)
+def test_a_dump_of_many_is_kept_up_change_by_change(steps: list[tuple[int, str]], portion: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_PORTION", portion)
+        gaps, made = collector(*[""] * 30)
+        gaps.open(range(20), "recreated")
+        for second, (handle, what) in enumerate(steps, 1):
+            if what == "open":
+                gaps.open([handle], "messages")
+            elif what == "drop":
+                gaps.remove(handle)
+            else:
+                made.columns(message((handle, at(second), OVERFLOW if what == "overflow" else 0)))
+            again = Gaps()
+            assert again.load(gaps.dump(second)) == ""
+            assert again.newest == second
+            assert holes_of(again) == holes_of(gaps), (second, what, handle)
+
+
+def holes_of(gaps: Gaps) -> dict[str, list[tuple[Any, ...]]]:
+    """What survives of the state, as it is before and after a dump."""
+    return {
+        tag: [(hole.at, hole.end, hole.reason, hole.why, hole.brought, hole.given, hole.settled) for hole in holes]
+        for tag, holes in gaps._holes.items()
+    }
+
+
+def test_a_change_among_many_gaps_does_not_cost_all_of_them() -> None:
+    gaps = Gaps()
+    gaps.all_marks = lambda: ((f"Area/Unit{n}/Loop.PV", START + n) for n in range(40_000))
+    gaps.open(None, "recreated")
+    whole, began = gaps.dump(1), process_time()
+    gaps.dump(1)
+    costs = process_time() - began
+    for n in range(100):
+        gaps.lost(gaps_handle(gaps, f"Area/Unit{n * 300}/Loop.PV"), None, START + 10**12)
+    began = process_time()
+    gaps.dump(2)
+    assert process_time() - began < 0.05, f"{len(whole)} bytes; unchanged it takes {costs * 1000:.1f} ms"
+
+
+def gaps_handle(gaps: Gaps, tag: str) -> int:
+    handle = int(tag.split("/")[1].removeprefix("Unit"))
+    gaps.add(handle, tag)
+    return handle
+
+
+def test_all_of_many_tags_are_read_although_they_are_looked_at_in_portions() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_PORTION", 7)
+        gaps, made = collector(*[""] * 40)
+        gaps.open(None, "recreated")
+        made.columns(message(*((handle, at(5), 0) for handle in range(40))))
+        read: list[int] = []
+        for _ in range(40):
+            for piece in gaps.work(0.0, 3):
+                read.append(piece.handle)
+                gaps.finished(piece)
+    assert sorted(read) == list(range(40))
 
 
 def test_one_event_for_all_tags_of_a_cause_when_the_last_of_them_is_over() -> None:
