@@ -23,7 +23,7 @@ from itertools import islice
 from typing import Any, Final, Protocol
 
 from opcua_collector import recovery
-from opcua_collector.backfill import Backfill
+from opcua_collector.backfill import RATE, Backfill
 from opcua_collector.certificates import thumbprint
 from opcua_collector.config import Connection as Settings
 from opcua_collector.config import Tag
@@ -132,6 +132,7 @@ class Connection:
         self._discovered: Mapping[str, Tag] = {}
         self._names: dict[int, str] = {}
         self._intake = Intake(name, outlet, lambda: self._names)
+        self._intake.assembler.server_time = settings.timestamps == "server"
         self._groups: dict[str, Group] = {}
         self._retired: list[Group] = []  # groups that are no more, and may have a subscription yet
         self._regrouped = asyncio.Event()
@@ -151,6 +152,7 @@ class Connection:
             position=_REQUESTS,
             wait=self._before_requests,
         )
+        self._say_what_is_read_back()
         self._kept: Kept | None = None
         self._recovering: tuple[dict[str, Subscribed], dict[str, bytes | None]] | None = None
         self._restart = asyncio.Event()  # settings that need another channel at least
@@ -225,15 +227,24 @@ class Connection:
     def reconfigure(self, settings: Settings, tags: Mapping[str, Tag]) -> None:
         """Go over to this. Who needs another channel, or session, gets it; all else goes on, as the server is told."""
         before, self._settings = self._settings, settings
+        self._intake.assembler.server_time = settings.timestamps == "server"
         self._configured = tags
         self._tags = {**self._discovered, **tags}
         self._regroup()
+        self._say_what_is_read_back()
         if (
             fingerprint(before) != fingerprint(settings)
             or before.request_timeout != settings.request_timeout
             or before.load != settings.load
         ):
             self._restart.set()
+
+    def _say_what_is_read_back(self) -> None:
+        """How much of the past is read, and how fast, as the configuration says now."""
+        history = self._settings.history
+        self._intake.gaps.reads, self._intake.gaps.max_window = history.read, history.max_window
+        for reader in (self._backfill, self._on_request):
+            reader.rate = float(history.values_per_second or RATE)
 
     def discovered(self, tags: Mapping[str, Tag]) -> None:
         """These tags were found by filters. Those of the configuration go before them by name."""

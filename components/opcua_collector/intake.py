@@ -117,13 +117,15 @@ class Intake:
         self._names = names
         self._checkpoint = 0.0
         self._noting: set[asyncio.Future[None]] = set()
-        self._marks = marks.restore(outlet.position(MARKS))
-        outlet.keep_after(self._marks.newest)  # at once: before consumers can have later ones deleted
+        # At once: before consumers can have later ones deleted.
+        outlet.keep_after(marks.newest(outlet.position(MARKS)))
 
     async def restore(self, tags: Collection[str]) -> None:
         """Begin where the last run ended; before the first tag is added."""
-        kept = self._marks
-        for trouble in (kept.trouble, self.gaps.load(self._outlet.position(GAPS))):
+        # In a thread: with many tags it takes its time, and other connections run already.
+        kept = await asyncio.to_thread(marks.restore, self._outlet.position(MARKS))
+        trouble_of_gaps = await asyncio.to_thread(self.gaps.load, self._outlet.position(GAPS))
+        for trouble in (kept.trouble, trouble_of_gaps):
             if trouble:
                 logger.error("Connection %s: %s", self._connection, trouble)
         async for batch in self._outlet.recent(kept.newest):
@@ -135,12 +137,22 @@ class Intake:
 
     def read(self, data: bytes, start: int) -> Publication:
         """A PublishResponse, with the handles known now."""
-        return decode(data, start, received=time.time_ns(), handles=self.assembler.handles)
+        assembler = self.assembler
+        received = time.time_ns()
+        return decode(data, start, received=received, handles=assembler.handles, server_time=assembler.server_time)
 
     def read_republished(self, data: bytes, start: int, subscription: int) -> Publication:
         """A RepublishResponse."""
         received = time.time_ns()
-        return decode_republished(data, start, subscription, received=received, handles=self.assembler.handles)
+        assembler = self.assembler
+        return decode_republished(
+            data,
+            start,
+            subscription,
+            received=received,
+            handles=assembler.handles,
+            server_time=assembler.server_time,
+        )
 
     def hand_on(self, publication: Publication, positions: Mapping[str, bytes]) -> asyncio.Future[None]:
         """Take over the message; the future ends when samples and positions are durable."""
