@@ -127,6 +127,7 @@ class Discovery:
                 self._clear_browse()
                 await self._changed.wait()
                 continue
+            self._due = min(self._due, clock() + self._settings.browse.refresh)  # which may have become shorter
             mark = self._mark(started, known)
             if mark != self._done or clock() >= self._due:
                 if await self._look(session, known):

@@ -274,6 +274,14 @@ async def test_a_new_filter_finds_in_a_running_session_what_was_not_looked_for_b
         await until(lambda: list(site.tags) == ["Plant/U2/Temp"], site.state)
 
 
+async def test_a_shorter_refresh_counts_from_now_on(tmp_path: Path) -> None:
+    site = Site(tmp_path, plant(), settings(select=ALL))
+    async with site.session():
+        await until(lambda: site.discovery.status().get("looked_through") == 1, site.state)
+        await site.discovery.apply(settings(0.05, select=ALL))
+        await until(lambda: site.discovery.status()["looked_through"] > 2, site.state)
+
+
 async def test_looking_waits_while_publishing_is_behind_and_says_so(tmp_path: Path) -> None:
     site = Site(tmp_path, plant(), settings(select=ALL))
     site.behind = True

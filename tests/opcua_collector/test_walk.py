@@ -389,7 +389,7 @@ def test_whatever_hangs_below_what_every_variable_that_can_be_reached_is_found_o
     assert not server.open
     for node in range(1, len(space)):  # every path is one that the server has
         steps = space.steps(node)
-        below = [one for one in server.objects.below if one.name == steps[0]]
+        there = [one for one in server.objects.below if one.name == steps[0]]
         for name in steps[1:]:
-            below = [one for parent in below for one in parent.below if one.name == name]
-        assert below
+            there = [one for parent in there for one in parent.below if one.name == name]
+        assert there
