@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from opcua_collector.session import Session
 from opcua_collector.stack import UaStatusCodeError
 from opcua_collector.wire import Monitored
 from plant.line import Line
+from plant.log import LoggedRow, read_log
 from plant.opcua_server import PlantServer
 from plant.process import PlantProcess
 from plant.reconciliation import Delivered, reconcile
@@ -291,6 +292,92 @@ async def test_a_collector_that_ends_with_or_without_warning_goes_on_where_it_wa
         assert gateway.rung == "resumed"
         await until(lambda: gateway.status()["received"] > 200, gateway.state)
     await judge(gateway, plant)
+
+
+def logged(plant: PlantProcess, wanted: Collection[str]) -> set[tuple[str, int]]:
+    """What the plant produced of these tags: tag and time."""
+    rows = (row for row in read_log(plant.log) if isinstance(row, LoggedRow))
+    return {(tag, row.time_ns) for row in rows for tag in row.values if tag in wanted}
+
+
+def in_groups(every: int, first: int = 0) -> dict[str, Any]:
+    """The plant's tags; each so-many-th one is in group fast, the one behind it in group slow."""
+    groups = {first: {"group": "fast"}, (first + 1) % every: {"group": "slow"}}
+    return {tag: {**TAGS[tag], **groups.get(number % every, {})} for number, tag in enumerate(TAGS)}
+
+
+GROUPS = {"fast": {"publishingInterval": "20ms"}, "slow": {"publishingInterval": "200ms"}}
+
+
+@pytest.fixture
+async def grouped(tmp_path: Path, plant: PlantProcess, line: Line) -> AsyncIterator[Gateway]:
+    """The same with tags in three groups: a session with three subscriptions."""
+    endpoint = f"opc.tcp://127.0.0.1:{line.port}/plant"
+    gateway = Gateway(tmp_path / "gateway", endpoint, in_groups(3), groups=GROUPS)
+    await gateway.begin()
+    await plant.watched()
+    await plant.produce()
+    await until(lambda: plant.samples() > 500, gateway.state)
+    yield gateway
+    await gateway.end()
+
+
+async def test_groups_have_subscriptions_of_their_own_and_lose_nothing_over_cuts_and_kills(
+    grouped: Gateway, plant: PlantProcess, line: Line
+) -> None:
+    groups = grouped.status()["groups"]
+    assert {name: group["publishing_interval_s"] for name, group in groups.items()} == {
+        "(connection)": 0.05,
+        "fast": 0.02,
+        "slow": 0.2,
+    }
+    for cuts in range(2, 4):
+        await line.cut()
+        await grouped.connects(cuts)
+        assert grouped.rung == "resumed"
+    for warning in (False, True):
+        await grouped.end(warning=warning)
+        await asyncio.sleep(0.3)
+        await grouped.begin()
+        await grouped.runs()
+        assert grouped.rung == "resumed"
+    await judge(grouped, plant)
+
+
+async def test_tags_and_intervals_of_one_group_change_and_groups_come_and_go_while_the_others_lose_nothing(
+    grouped: Gateway, plant: PlantProcess
+) -> None:
+    """The plant's own log is the judge of all tags that stay where they are."""
+    await until(lambda: grouped.status()["monitored"] == len(TAGS), grouped.state)
+    grouped.change(groups={**GROUPS, "fast": {"publishingInterval": "40ms"}})
+    await until(lambda: grouped.status()["groups"]["fast"]["publishing_interval_s"] == 0.04, grouped.state)
+    changed = {
+        tag: {**one, "group": "new"} if one.get("group") == "slow" else one
+        for tag, one in grouped.settings["tags"].items()
+    }
+    grouped.change(tags=changed, groups={**GROUPS, "new": {"publishingInterval": "60ms"}})
+    await until(lambda: set(grouped.status()["groups"]) == {"(connection)", "fast", "new"}, grouped.state)
+    await until(lambda: grouped.status()["monitored"] == len(TAGS), grouped.state)
+    fast = {tag for tag, one in changed.items() if one.get("group") == "fast"}
+    grouped.change(tags={tag: one for tag, one in changed.items() if tag not in fast})
+    await until(lambda: set(grouped.status()["groups"]) == {"(connection)", "new"}, grouped.state)
+    await until(lambda: grouped.status()["monitored"] == len(TAGS) - len(fast), grouped.state)
+    status = grouped.status()
+    assert (status["connects"], status.get("losses", 0), status.get("ended", 0)) == (1, 0, 0), status
+    await plant.finish()
+    staying = [tag.tag for tag in plant_tags(1) if tag.tag not in fast]
+    produced = logged(plant, staying)
+
+    async def lacking() -> set[tuple[str, int]]:
+        return produced - {(sample.tag, sample.time) for sample in await grouped.samples()}
+
+    end = time.monotonic() + 30
+    while lack := await lacking():
+        assert time.monotonic() < end, (len(lack), sorted(lack)[:5], grouped.state())
+        await asyncio.sleep(0.1)
+    times = [(sample.tag, sample.time) for sample in await grouped.samples() if sample.tag in staying]
+    assert len(times) == len(set(times))
+    assert (await plant.counters())["services"].get("Write", 0) == 0
 
 
 # --- against a server in this process -------------------------------------------------------------------------------
