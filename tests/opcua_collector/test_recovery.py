@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import orjson
 import pytest
 import pytest_asyncio
 from asyncua.client.ua_session import UaSession
 
-from opcua_collector import browse, monitoring
+from opcua_collector import browse, groups, monitoring
 from opcua_collector.config import Connection as Settings
+from opcua_collector.config import Tag
 from opcua_collector.connecting import Identity
 from opcua_collector.connection import Connection
 from opcua_collector.groups import SubscribedGroup
@@ -853,3 +855,182 @@ async def test_a_node_that_is_refused_again_and_again_costs_the_disk_nothing(rig
     await until(lambda: rig.reports.found.get("connections.line1.tags.Gone.node") == refused, rig.state)
     assert trouble is rig.items._trouble["Gone"]
     assert "items" not in noted
+
+
+# --- several subscriptions ---
+
+FAST = plant_tags(1)[5].tag
+TWO = {**SOME, FAST: {**TAGS[FAST], "group": "fast"}}
+
+
+async def two_groups(rig: Rig, server: PlantServer) -> int:
+    """The rig has two subscriptions; the id of that of group fast."""
+    rig.change(tags=TWO, groups={"fast": {"publishingInterval": "20ms"}})
+    await rig.monitors(2)
+    assert server.subscriptions == 2
+    feed = rig.group("fast").feed
+    assert feed is not None
+    return feed.subscribed.id
+
+
+async def drop(server: PlantServer, subscription: int) -> None:
+    """The server forgets one subscription and says nothing."""
+    await server._internal.mended_subscriptions.delete_subscriptions([subscription])
+
+
+async def fast(rig: Rig, rows: list[int]) -> None:
+    """These came for the tag of group fast, in this order and each once."""
+    wanted = [float(row) for row in rows]
+    end = time.monotonic() + 30
+    while [value for value in await rig.of(FAST) if value in wanted] != wanted:
+        assert time.monotonic() < end, (wanted, await rig.of(FAST), rig.state())
+        await asyncio.sleep(0.02)
+
+
+@here
+async def test_of_two_subscriptions_the_one_that_is_gone_is_made_anew_and_the_other_resumed(
+    rig: Rig, server: PlantServer
+) -> None:
+    number = await two_groups(rig, server)
+    shown, other = await show(server, 2), await show(server, 2, column=5)
+    await has(rig, shown)
+    await fast(rig, other)
+    gaps = rig.status().get("gaps", 0)
+    await rig.away()
+    await drop(server, number)
+    shown += await show(server, 3)
+    missed = await show(server, 3, column=5)
+    await rig.back()
+    assert rig.rung == "renewed", "the worst of both"
+    await rig.monitors(2)
+    shown += await show(server, 2)
+    other += await show(server, 2, column=5)
+    await has(rig, shown)
+    await fast(rig, [*other[:2], missed[-1], *other[2:], *missed[:-1]])  # what history has comes last
+    assert (server.subscriptions, rig.status()["gaps"]) == (2, gaps + 1)
+    assert not await rig.events("gap")
+
+
+@here
+async def test_a_subscription_that_the_server_drops_without_a_word_is_missed_alone(
+    rig: Rig, server: PlantServer
+) -> None:
+    number = await two_groups(rig, server)
+    shown = await show(server, 2)
+    await fast(rig, await show(server, 1, column=5))
+    await drop(server, number)
+    missed = await show(server, 3, column=5)
+    shown += await show(server, 2)
+    await until(lambda: rig.status().get("ended") == 1, rig.state)
+    await rig.monitors(2)
+    await until(lambda: server.subscriptions == 2, rig.state)
+    await fast(rig, missed[-1:] + missed[:-1])
+    await has(rig, shown)
+    status = rig.status()
+    assert (status["connects"], status.get("losses", 0), status["state"]) == (1, 0, "running")
+
+
+@here
+async def test_a_group_that_gets_no_subscription_waits_alone_and_is_told(
+    rig: Rig, server: PlantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "_REFUSED_PAUSES", (0.2, 0.2))
+
+    async def refused(*_: Any) -> Any:
+        raise UaStatusCodeError(0x80770000)  # BadTooManySubscriptions
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "subscribe", refused)
+        rig.change(tags=TWO, groups={"fast": {"publishingInterval": "20ms"}})
+        await until(lambda: "connections.line1.groups.fast" in rig.reports.found, rig.state)
+        await has(rig, await show(server, 3))
+        await rig.away()
+        await rig.back()
+        assert rig.rung == "resumed"
+        await has(rig, await show(server, 3))
+    await rig.monitors(2)
+    assert "connections.line1.groups.fast" not in rig.reports.found
+    await fast(rig, await show(server, 2, column=5))
+
+
+@here
+async def test_a_group_that_is_removed_or_polled_has_no_subscription_any_more_nor_notes(
+    rig: Rig, server: PlantServer
+) -> None:
+    await two_groups(rig, server)
+    outlet = rig.outlets.outlet("line1")
+    await until(lambda: outlet.position("items/fast") is not None, rig.state)
+    rig.change(groups={"fast": {"mode": "poll", "pollInterval": "50ms"}})
+    await until(lambda: server.subscriptions == 1, rig.state)
+    await until(lambda: outlet.position("items/fast") is None, rig.state)
+    assert outlet.position("sequence/fast") is None
+    (polled,) = await show(server, 1, column=5)
+    await fast(rig, [polled])
+    rig.change(groups={"fast": {"publishingInterval": "20ms"}})
+    await until(lambda: server.subscriptions == 2, rig.state)
+    await rig.monitors(2)
+    await rig.end()
+    await rig.begin(tags=SOME, groups={})
+    await rig.connects(1)
+    assert rig.rung == "resumed"
+    assert server.subscriptions == 1
+    await until(lambda: rig.outlets.outlet("line1").position("items/fast") is None, rig.state)
+    await has(rig, await show(server, 2))
+
+
+@here
+async def test_intervals_of_a_living_subscription_change_and_it_loses_nothing(rig: Rig, server: PlantServer) -> None:
+    shown = await show(server, 2)
+    rig.change(publishingInterval="20ms", keepAlive=2, outage="2m")
+    await until(lambda: rig.status()["publishing_interval_s"] == 0.02, rig.state)
+    status = rig.status()
+    assert (status["keep_alive_s"], status["lifetime_s"], status["connects"]) == (2.0, 150.0, 1)
+    shown += await show(server, 3)
+    await has(rig, shown)
+    await rig.end()
+    shown += await show(server, 1)
+    await rig.begin()
+    await rig.connects(1)
+    assert (rig.rung, rig.status()["publishing_interval_s"]) == ("resumed", 0.02)
+    await has(rig, shown)
+    assert not await rig.events("gap")
+
+
+@here
+async def test_tags_that_are_discovered_come_and_go_and_those_of_the_configuration_go_before_them(
+    rig: Rig, server: PlantServer
+) -> None:
+    found = {"Found": Tag.model_validate(TAGS[FAST]), ROW_TAG: Tag.model_validate(TAGS[FAST])}
+    rig.connection.discovered(found)
+    await rig.monitors(2)
+    (row,) = await show(server, 1, column=5)
+    await rig.count("Found", 1)
+    await until(lambda: rig.status()["monitored"] == 2, rig.state)
+    await has(rig, await show(server, 2))
+    assert float(row) not in await rig.of(ROW_TAG)
+    rig.change()
+    assert set(rig.connection.tags) == {"Found", ROW_TAG}
+    rig.connection.discovered({})
+    await rig.monitors(1)
+    await has(rig, await show(server, 1))
+
+
+@here
+async def test_what_runs_beside_publishing_has_each_session_and_what_is_known_of_its_server(
+    rig: Rig, server: PlantServer
+) -> None:
+    seen: list[tuple[Session, tuple[str, ...]]] = []
+
+    async def beside(session: Session, facts: Any) -> None:
+        seen.append((session, (await asyncio.shield(facts)).spaces))
+
+    rig.connection.beside.append(beside)
+    await rig.away()
+    await rig.back()
+    await until(lambda: len(seen) == 1, rig.state)
+    assert "urn:sluice:plant" in seen[0][1]
+    described = rig.connection.describe()
+    assert described["groups"][""]["subscription"] > 0
+    assert described["limits"]["read"] > 0
+    assert described["session"]["resumed"] is True
+    assert orjson.dumps(described)
