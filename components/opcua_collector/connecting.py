@@ -10,19 +10,20 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlparse
 
 from cryptography.exceptions import InvalidSignature
 
 from opcua_collector.certificates import Certificates
 from opcua_collector.config import Connection
-from opcua_collector.own import Candidates, OwnCertificate, OwnCertificates
 from opcua_collector.load import Pace
+from opcua_collector.own import Candidates, OwnCertificate, OwnCertificates
 from opcua_collector.problems import ChannelRefusedError, TroubleError, refused, refuses_us
 from opcua_collector.security import (
     BEFORE_CHOICE,
@@ -47,13 +48,14 @@ from opcua_collector.stack import (
     ua,
     write_node,
 )
+from opcua_collector.subscription import session_timeout
 from opcua_collector.trust import Believed, believe
 from opcua_collector.user import UNPROTECTED_TOKENS, User, by_strength, token_kind, user_of
-from opcua_collector.subscription import session_timeout
 from sluice.log import Secret
 from sluice.tasks import within
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CHANNEL_LIFETIME: Final = 600.0
 _LARGEST_MESSAGE: Final = 64 * 2**20
@@ -100,6 +102,7 @@ async def connect(
     clock = asyncio.get_running_loop().time
     began = clock()
     user = await asyncio.to_thread(user_of, settings, credentials)
+    folder = identity.folder
     if not needs_trust(settings.security):
         _check_password(settings, UNPROTECTED, token_policy=None)
         found = await _take(name, settings, identity, user, _Way(UNPROTECTED, None, ticket, fresh=True), began)
@@ -107,14 +110,13 @@ async def connect(
         found._certificates = Certificates()
         return found
     endpoints = await _endpoints(settings)
-    before = await asyncio.to_thread(identity.policies.had, name, settings.endpoint)
+    before = await _on_disk(folder, identity.policies.had, name, settings.endpoint)
     best = choose(settings.security, endpoints, before)
     now = datetime.now(timezone.utc)
     host = urlparse(settings.endpoint).hostname or ""
-    believed = await asyncio.to_thread(
-        lambda: believe(identity.folder, name, settings.security, best.chain, host=host, uri=best.uri, now=now)
-    )
-    candidates = await asyncio.to_thread(identity.own.candidates, name, now)
+    look = partial(believe, folder, name, settings.security, best.chain, host=host, uri=best.uri, now=now)
+    believed = await _on_disk(folder, look)
+    candidates = await _on_disk(folder, identity.own.candidates, name, now)
     if ticket is not None and ticket.certificate != believed.der.hex():
         ticket = None
     error: BaseException | None = None
@@ -131,15 +133,32 @@ async def connect(
             continue
         if session is None:
             continue
-        if not session.resumed:
-            await asyncio.to_thread(identity.own.took, name, way.own, candidates)
-        await asyncio.to_thread(identity.policies.used, name, settings.endpoint, way.choice.policy)
+        try:
+            if not session.resumed:
+                await _on_disk(folder, identity.own.took, name, way.own, candidates)
+            await _on_disk(folder, identity.policies.used, name, settings.endpoint, way.choice.policy)
+        except BaseException:  # nobody else knows the session yet
+            await session.close(politely=False)
+            raise
         session._certificates = Certificates(
             way.own.expires, believed.expires, (*candidates.warnings_with(way.own), *believed.warnings)
         )
         return session
     assert error is not None
     raise refused(error, str(last.path), last.thumbprint) from error
+
+
+async def _on_disk(folder: Path, work: Callable[..., T], *arguments: Any) -> T:
+    """What `work` gives, which reads or writes below `folder`. Raises TroubleError where the disk stands in the way."""
+    try:
+        return await asyncio.to_thread(work, *arguments)
+    except OSError as error:
+        raise TroubleError(
+            "security",
+            str(error.filename or folder),
+            f"cannot be read or written: {error.strerror or error}",
+            f"see the disk, and that {folder} belongs to the user who runs the component",
+        ) from error
 
 
 def _ways(
@@ -268,6 +287,13 @@ async def _create_session(client: Any) -> Any:
         return await client.create_session()
     except UaStatusCodeError:
         raise
+    except (AttributeError, TypeError) as error:  # it looks into lists that the server has left out
+        raise TroubleError(
+            "endpoint",
+            client.server_url.geturl(),
+            "makes a session without saying with which security it is",
+            "look into the server's manual or log, and for a newer version of it",
+        ) from error
     except (UaError, InvalidSignature) as error:
         # asyncua's words for: another certificate, no endpoint of the kind that the channel has, a wrong signature.
         what = str(error) or "its signature is wrong"
@@ -307,13 +333,33 @@ def _client(settings: Connection) -> Any:
     return client
 
 
+async def _open_secure_channel(client: Any) -> None:
+    """asyncua knows one answer only, and fails an assertion where the server refuses with a ServiceFault."""
+    protocol = client.uaclient.protocol
+    send, answers = protocol._send_request, []
+
+    def remember(*arguments: Any, **named: Any) -> Any:
+        answers.append(send(*arguments, **named))
+        return answers[-1]
+
+    protocol._send_request = remember
+    try:
+        await client.open_secure_channel()
+    except AssertionError as error:
+        for answer in answers:
+            protocol.check_answer(answer.result(), "")
+        raise UaError("the answer to OpenSecureChannel is none") from error
+    finally:
+        protocol._send_request = send
+
+
 async def _open_channel(client: Any) -> None:
     await client.connect_socket()
     _watch_line(client)
     acknowledge = await client.uaclient.send_hello(client.server_url.geturl(), 0, 0)
     _set_buffer_sizes(client, acknowledge)
     try:
-        await client.open_secure_channel()
+        await _open_secure_channel(client)
     except ConnectionError as error:
         if client.security_policy.URI == NO_POLICY:
             raise

@@ -73,8 +73,8 @@ _POSITIONS: Final = (SESSION, MARKS, GAPS, _REQUESTS)
 _LEAST: Final = frozenset({"queue", "queue_covers_s"})  # of what groups tell, that of which the least counts
 
 
-class PasswordSource(Protocol):
-    """Resolves the reference to a password."""
+class CredentialSource(Protocol):
+    """Resolves the reference to a user's password, or to the private key of a user's certificate."""
 
     def __call__(self, settings: Settings, /) -> Awaitable[Secret | None]:
         """Raises TroubleError."""
@@ -113,7 +113,7 @@ class Connection:
         *,
         outlet: Outlet,
         identity: Identity,
-        password: PasswordSource,
+        password: CredentialSource,
         problems: Reporter,
     ) -> None:
         self.name = name

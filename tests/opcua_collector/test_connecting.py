@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from asyncua.server.internal_session import InternalSession
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from opcua_collector import connecting
@@ -487,3 +489,61 @@ async def test_a_password_is_not_sent_in_a_way_that_others_can_read(
     place, problem, _ = await begin(guarded, **BY_NAME, security={"mode": "Sign"}).refused()
     assert place == "user.password"
     assert "is not sent, because the channel is only signed" in problem
+
+
+# --- what else can go wrong ------------------------------------------------------------------------------------------
+
+
+async def test_a_folder_that_cannot_be_used_is_told_with_its_path(plant: PlantServer, begin: Begin) -> None:
+    device = begin(plant)
+    (device.folder / "pki").write_bytes(b"")  # a file has its name
+    place, problem, remedy = await device.refused()
+    assert place == "security"
+    assert "cannot be read or written" in problem
+    assert str(device.folder / "pki") in remedy
+
+
+async def test_a_session_that_nobody_waits_for_any_more_has_no_line(
+    plant: PlantServer, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = begin(plant)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: Any) -> None:
+        reached.set()
+        go_on.wait(10)
+
+    monkeypatch.setattr(device.identity.policies, "used", slow)
+    listener: Any = plant._server.bserver
+    lines = len(listener.clients)
+    task = asyncio.create_task(device.connect())
+    while not reached.is_set():
+        assert not task.done(), task
+        await asyncio.sleep(0.01)
+    assert len(listener.clients) == lines + 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    for _ in range(500):
+        if len(listener.clients) == lines:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"{len(listener.clients)} lines, and {lines} before")
+
+
+async def test_a_server_that_says_nothing_of_its_endpoints_is_told(
+    plant: PlantServer, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = begin(plant)
+    answer = InternalSession.create_session
+
+    async def without(*arguments: Any, **named: Any) -> Any:
+        result: Any = await answer(*arguments, **named)
+        result.ServerEndpoints = None
+        return result
+
+    monkeypatch.setattr(InternalSession, "create_session", without)
+    place, problem, _ = await device.refused()
+    assert place in ("endpoint", "security")
+    assert "without saying" in problem or "prove" in problem
