@@ -10,7 +10,9 @@ import typer
 
 from cli.output import IN_THE_WAY, Failure, prepare, say
 
-COMMANDS = ("check", "schema", "diff", "tags", "browse", "explain", "deploy", "publish", "doctor")
+COMMANDS = (
+    "check", "schema", "diff", "tags", "browse", "explain", "trust", "importing", "deploy", "publish", "doctor",
+)  # fmt: skip
 """Modules of this package, in the order of --help."""
 
 
