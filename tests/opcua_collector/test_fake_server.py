@@ -509,3 +509,13 @@ async def test_a_channel_gets_a_new_token_in_time_and_nothing_stops(server: Fake
         await got(line, "T0", value)
     assert line.sink.of("T0") == [float(number) for number in range(int(value) + 1)]
     assert server.asked["ActivateSession"] == 1, "it took another session"
+
+
+async def test_a_channel_that_is_refused_with_a_service_fault_is_told_as_what_it_is(
+    server: FakeServer, start: Start
+) -> None:
+    once(refusal("BadSecurityChecksFailed"), service="OpenSecureChannel", server=server)
+    line = start(server.endpoint, tags())
+    await until(lambda: line.connection.state.state == "waiting", line.state)
+    assert "does not trust our certificate" in line.connection.state.why, line.state()
+    await line.flows("T0")
