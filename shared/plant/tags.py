@@ -26,7 +26,7 @@ NAMESPACE_INDEX = 2
 DEFAULT_ASSET = "site/area/line1"
 """Where `example_config` says that the plant stands."""
 
-CSV_HEADER = ("tag", "node", "path", "group", "unit", "asset")
+CSV_HEADER = ("tag", "node", "path", "area", "unit", "asset")
 
 
 @dataclass(frozen=True, slots=True)

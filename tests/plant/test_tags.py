@@ -31,7 +31,7 @@ def test_the_csv_has_one_line_per_variable_by_node_or_by_path(tmp_path: Path) ->
         write_tags_csv(tmp_path / "tags.csv", 2, by_path=by_path)
         with (tmp_path / "tags.csv").open(newline="") as file:
             lines = list(csv.DictReader(file))
-        assert list(lines[0]) == ["tag", "node", "path", "group", "unit", "asset"]
+        assert list(lines[0]) == ["tag", "node", "path", "area", "unit", "asset"]
         assert [line["tag"] for line in lines] == [tag.tag for tag in tags(2)]
         assert [line["path" if by_path else "node"] for line in lines] == [
             tag.path if by_path else tag.node for tag in tags(2)
