@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from opcua_collector import kept, monitoring, subscription, wire
 from opcua_collector.config import Connection as Settings
-from opcua_collector.config import Tag
+from opcua_collector.config import Deadband, Tag
 from opcua_collector.heartbeat import Heartbeat
 from opcua_collector.intake import Intake
 from opcua_collector.kept import ITEMS, KeptItem, address_of
@@ -96,6 +96,7 @@ class Items(Nodes[_Item]):
         self._askings: dict[tuple[Any, ...], Asking] = {}  # of the plan,
         self._askings_by: Plan | None = None  # this one
         self._refused = 0  # what the server refused of every filter so far
+        self._narrowed_by: Deadband | None = None  # the deadband that is kept here, as it was last
         self._handles: NDArray[np.int64] | None = None
         self._heartbeat = Heartbeat(connection, intake)
 
@@ -189,6 +190,13 @@ class Items(Nodes[_Item]):
         item.monitored = 0
         self._become(item, None)
 
+    def want(self, settings: Settings, plan: Plan, tags: Mapping[str, Tag], elsewhere: Collection[str] = ()) -> None:
+        """These tags from now on. `elsewhere`: those that are in another group of the connection now."""
+        if (plan.deadband, plan.trigger) != (self._plan.deadband, self._plan.trigger):
+            for item in self._items.values():  # of another filter the server may think otherwise
+                item.refused = 0
+        super().want(settings, plan, tags, elsewhere)
+
     def _become(self, item: _Item, kind: Kind | None) -> None:
         """What the server has made of the item."""
         if item.kind is not None:
@@ -258,7 +266,7 @@ class Items(Nodes[_Item]):
     def _settle(self, name: str, item: _Item, answer: Monitored, asking: Asking) -> None:
         """The server has made, or changed, the item."""
         width = item.width
-        local = self._plan.deadband is not None and not asking.deadband and self._keeps_numbers(item)
+        local = self._is_local(item, asking)
         if local:
             item.width = self._narrow(name, item)
         elif width is not None:
@@ -278,19 +286,30 @@ class Items(Nodes[_Item]):
     async def _modify(self, run: _Run) -> None:
         """Tells the server what has changed of items: they live on, and nothing is missed."""
         changed = []
+        plan = self._plan
         async for some in slices(list(self._items.items())):
             changed += [(name, item) for name, item in some if self._differs(item)]
         for start in range(0, len(changed), CHUNK):
             again = changed[start : start + CHUNK]
             while again:
                 again = await self._modify_some(run, again)
+        self._narrowed_by = plan.deadband
         if changed:
             await self._keep(run.subscribed.id)
             self._check_outage()
 
     def _differs(self, item: _Item) -> bool:
         """Whether the server watches the tag in another way than it is wanted."""
-        return bool(item.monitored) and item.kind is not None and self._asking(item) is not item.kind.asking
+        if not item.monitored or item.kind is None:
+            return False
+        asking = self._asking(item)
+        local = self._is_local(item, asking)
+        narrowed = local and self._narrowed_by != self._plan.deadband
+        return asking is not item.kind.asking or local != item.kind.local or narrowed
+
+    def _is_local(self, item: _Item, asking: Asking) -> bool:
+        """Whether there is a deadband that is ours to keep."""
+        return self._plan.deadband is not None and not asking.deadband and self._keeps_numbers(item)
 
     async def _modify_some(self, run: _Run, some: Sequence[tuple[str, _Item]]) -> list[tuple[str, _Item]]:
         """Those that are to be told once more, without the filter that was refused."""
@@ -316,7 +335,7 @@ class Items(Nodes[_Item]):
                 problem = node_problem(place, asking.sampling, answer.status)
                 self._problems.report(place, problem.problem, problem.remedy, problem.value)
                 assert item.kind is not None  # as it was; it is not told again until something changes
-                self._become(item, Kind(asking, item.kind.sampling, item.kind.queue, item.kind.local))
+                self._become(item, Kind(asking, item.kind.sampling, item.kind.queue, self._is_local(item, asking)))
             else:
                 self._problems.clear(place)
                 self._settle(name, item, answer, asking)

@@ -28,6 +28,13 @@ _SERVICES = {
     getattr(_IDS, f"{name}Request_Encoding_DefaultBinary"): name
     for name in ("Read", "CreateMonitoredItems", "ModifyMonitoredItems", "DeleteMonitoredItems")
 }
+_ANSWERS = {
+    "Read": "_read",
+    "Browse": "_browse",
+    "CreateMonitoredItems": "_create_items",
+    "ModifyMonitoredItems": "_modify_items",
+    "DeleteMonitoredItems": "_delete_items",
+}
 DOUBLE, STRING = 11, 12
 
 
@@ -86,7 +93,7 @@ class Stack:
             service, parameters = type(request).__name__.removesuffix("Request"), request.Parameters
         await self._heard(service, parameters)
         response = getattr(ua, f"{service}Response")()
-        response.Results = getattr(self, f"_{service}")(parameters)
+        response.Results = getattr(self, _ANSWERS[service])(parameters)
         return Buffer(binary.struct_to_binary(response))
 
     async def _heard(self, service: str, parameters: Any) -> None:
@@ -96,7 +103,7 @@ class Stack:
 
     # --- attributes ---
 
-    def _Read(self, parameters: Any) -> list[Any]:
+    def _read(self, parameters: Any) -> list[Any]:
         limit = self.limits.get("MaxNodesPerRead", 0)
         if limit and len(parameters.NodesToRead) > limit:
             raise UaStatusCodeError(ua.StatusCodes.BadTooManyOperations)
@@ -145,7 +152,7 @@ class Stack:
             return ua.DataValue(ua.Variant(self.limits.get(name, 0), ua.VariantType.UInt32))
         return ua.DataValue(ua.Variant(), ua.StatusCode(ua.StatusCodes.BadNodeIdUnknown))
 
-    def _Browse(self, parameters: Any) -> list[Any]:
+    def _browse(self, parameters: Any) -> list[Any]:
         return [ua.BrowseResult(References=self._references(one)) for one in parameters.NodesToBrowse]
 
     def _references(self, one: Any) -> list[Any]:
@@ -153,17 +160,19 @@ class Stack:
         if node is None or one.ReferenceTypeId != ua.NodeId(_IDS.HasProperty):
             return []
         has = {"EURange": node.high is not None, "EngineeringUnits": bool(node.unit)}
-        return [
+        found = [
             ua.ReferenceDescription(
                 ReferenceTypeId=one.ReferenceTypeId,
                 IsForward=True,
                 NodeId=ua.ExpandedNodeId(f"{one.NodeId.Identifier}.{name}", 1),
                 BrowseName=ua.QualifiedName(name, 0),
-                NodeClass_=ua.NodeClass.Variable,
             )
             for name, there in has.items()
             if there
         ]
+        for reference in found:
+            reference.NodeClass = ua.NodeClass.Variable
+        return found
 
     async def translate_browsepaths_to_nodeids(self, paths: Sequence[Any]) -> list[Any]:
         await self._heard("TranslateBrowsePathsToNodeIds", paths)
@@ -171,7 +180,7 @@ class Stack:
 
     async def browse(self, parameters: Any) -> list[Any]:
         await self._heard("Browse", parameters)
-        return self._Browse(parameters)
+        return self._browse(parameters)
 
     async def register_nodes(self, nodes: Sequence[Any]) -> list[Any]:
         await self._heard("RegisterNodes", nodes)
@@ -190,7 +199,7 @@ class Stack:
 
     # --- monitored items ---
 
-    def _CreateMonitoredItems(self, parameters: Any) -> list[Any]:
+    def _create_items(self, parameters: Any) -> list[Any]:
         limit = self.limits.get("MaxMonitoredItemsPerCall", 0)
         if limit and len(parameters.ItemsToCreate) > limit:
             raise UaStatusCodeError(ua.StatusCodes.BadTooManyOperations)
@@ -214,7 +223,7 @@ class Stack:
         queue = min(self.most_queue, asked.QueueSize)
         return ua.MonitoredItemCreateResult(ua.StatusCode(0), self._created, asked.SamplingInterval, queue)
 
-    def _ModifyMonitoredItems(self, parameters: Any) -> list[Any]:
+    def _modify_items(self, parameters: Any) -> list[Any]:
         if not self.modifies:
             raise UaStatusCodeError(ua.StatusCodes.BadServiceUnsupported)
         found = []
@@ -228,7 +237,7 @@ class Stack:
             found.append(ua.MonitoredItemModifyResult(ua.StatusCode(status), asked.SamplingInterval, queue))
         return found
 
-    def _DeleteMonitoredItems(self, parameters: Any) -> list[Any]:
+    def _delete_items(self, parameters: Any) -> list[Any]:
         for number in parameters.MonitoredItemIds:
             self.named["DeleteMonitoredItems"] += 1
             self.items.pop(number, None)
@@ -291,7 +300,8 @@ class Sink:
     def keep_after(self, number: int) -> None: ...
 
     async def recent(self, after: int) -> Any:
-        for batch in ():
+        nothing: tuple[Any, ...] = ()
+        for batch in nothing:
             yield batch
 
     def of(self, tag: str) -> list[Any]:
