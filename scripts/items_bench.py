@@ -1,0 +1,301 @@
+"""How long the OPC UA collector takes until it monitors very many items, and what that costs.
+
+    ./scripts/bench items [--json FILE] [--items N]
+
+The component, installed from its artifact and run by the local core, with a table of 100,000 tags: against the replay
+server, and against open62541 (`scripts/peers` installs it; without it, it is left out and said so). Measured are the time
+from the start of the process until the server monitors all; the longest that it let a command wait meanwhile, which is
+how long its event loop was busy at a time, and then for as long again with a value of every tag each second; memory;
+and the time until all is taken up again after the component was killed. Nothing of the server's limits is known
+beforehand, and the load on it is the default's. The exit status is 0 when all items are monitored within 60 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import csv
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from collector_bench import (
+    PEERS,
+    BenchError,
+    Site,
+    built,
+    cores,
+    cpu_seconds,
+    peak_mb,
+    pin,
+    replaying,
+)
+
+ITEMS: Final = 100_000
+WITHIN: Final = 60.0
+PATIENCE: Final = 300.0
+_ASK_EVERY: Final = 0.02
+_COMMANDS, _REPLIES = "sluice/command/opcua-collector", "sluice/reply/opcua-collector"
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Seconds, MB, and milliseconds for the longest waits."""
+
+    server: str
+    items: int
+    seconds: float
+    wait_ms: float
+    cpu_s: float
+    rss_mb: float
+    live_wait_ms: float | None
+    live_rss_mb: float | None
+    lost: int
+    back_s: float
+    back_wait_ms: float
+
+
+def judged(figures: list[Figures]) -> list[str]:
+    """What is not as it should be; nothing: all is well."""
+    found = [] if figures else ["nothing was measured"]
+    for one in figures:
+        if one.seconds > WITHIN:
+            found.append(f"{one.server}: {one.items} items took {one.seconds:.0f} s, more than {WITHIN:.0f}")
+        if one.lost:
+            found.append(f"{one.server}: {one.lost} values are missing")
+    return found
+
+
+class Waits:
+    """Asks the component for what it does not know, all the time: the longest wait for an answer."""
+
+    def __init__(self, site: Site) -> None:
+        self._ipc = site.core.ipc
+        self._asked: dict[str, float] = {}
+        self._longest = 0.0
+        self._heard = False
+        self._number = 0
+        self._cancel = self._ipc.observe(_REPLIES, self._answered)
+        self._task = asyncio.create_task(self._ask())
+
+    def _answered(self, topic: str, payload: bytes) -> None:
+        identity = orjson.loads(payload).get("id", "")
+        if identity not in self._asked:
+            return
+        while True:  # what was asked before the first that is answered came before it listened
+            earlier = next(iter(self._asked))
+            asked = self._asked.pop(earlier)
+            if earlier == identity:
+                break
+        if self._heard:
+            self._longest = max(self._longest, time.monotonic() - asked)
+        self._heard = True
+
+    async def _ask(self) -> None:
+        while True:
+            await asyncio.sleep(_ASK_EVERY)
+            if len(self._asked) < 3 or not self._heard:
+                self._number += 1
+                identity = f"wait-{self._number}"
+                self._asked[identity] = time.monotonic()
+                command = {"v": 1, "kind": "command", "id": identity, "command": "nothing", "arguments": {}}
+                await self._ipc.publish(_COMMANDS, orjson.dumps(command))
+
+    def begin(self) -> None:
+        """Forget what was before."""
+        self._asked.clear()
+        self._longest = 0.0
+        self._heard = False
+
+    @property
+    def longest_ms(self) -> float:
+        """Since `begin`, with those who wait still."""
+        waiting = (time.monotonic() - asked for asked in self._asked.values() if self._heard)
+        return round(max(self._longest, *waiting, 0.0) * 1000, 1)
+
+    async def close(self) -> None:
+        """Ask no more."""
+        self._task.cancel()
+        self._cancel()
+
+
+async def monitoring(site: Site, items: int, began: float) -> float:
+    """Seconds since `began` until the component's status says that all are monitored."""
+    seen: dict[str, Any] = {}
+
+    def status(topic: str, payload: bytes) -> None:
+        seen.update(orjson.loads(payload).get("connections", {}).get("replay", {}))
+
+    cancel = site.core.ipc.observe("sluice/status/opcua-collector", status)
+    try:
+        while seen.get("monitored", 0) < items:
+            if time.monotonic() - began > PATIENCE:
+                told = {key: seen.get(key) for key in ("state", "why", "remedy", "tags", "monitored", "bad_tags")}
+                raise BenchError(f"not all of {items} items are monitored after {PATIENCE:.0f} s: {told}")
+            await asyncio.sleep(0.05)
+        return time.monotonic() - began
+    finally:
+        cancel()
+
+
+async def against_replay(site: Site, options: argparse.Namespace) -> Figures:
+    """The replay server, whose values also flow for a while: one of each tag a second."""
+    servers, under_test = cores()
+    async with replaying("doubles", options.items, servers) as replay:
+        await site.install(replay.port, options.items)
+        async with site.consuming() as arrived:
+            await site.begin()
+            began = time.monotonic()
+            pid = await site.pid()
+            pin(pid, under_test)
+            waits = Waits(site)
+            await replay.watched(options.items, lambda: "", PATIENCE)
+            seconds = time.monotonic() - began
+            wait, cpu, rss = waits.longest_ms, cpu_seconds(pid), peak_mb(pid)
+            waits.begin()
+            before = arrived.values
+            sent = await replay.ask(do="produce", rate=1.0, seconds=options.seconds)
+            deadline = time.monotonic() + 10.0
+            while arrived.values - before < sent["sent"] and time.monotonic() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            live_wait, live_rss = waits.longest_ms, peak_mb(pid)
+            back, back_wait = await _back(site, waits, options.items)
+            await waits.close()
+            await site.stop()
+            lost = int(sent["offered"]) - (arrived.values - before)
+    return Figures(
+        "replay", options.items, round(seconds, 1), wait, round(cpu, 1), round(rss), live_wait, round(live_rss), lost,
+        round(back, 1), back_wait,
+    )  # fmt: skip
+
+
+async def _back(site: Site, waits: Waits, items: int) -> tuple[float, float]:
+    """Kill it: seconds until it collects from all again, and the longest wait once it answers."""
+    site.component.kill()
+    began = time.monotonic()
+    await asyncio.sleep(1.0)
+    await site.core.wait_state(site.component.name, "RUNNING", 60.0)
+    await site.pid()
+    waits.begin()
+    back = await monitoring(site, items, began)
+    return back, waits.longest_ms
+
+
+@contextlib.asynccontextmanager
+async def open62541(items: int, core: int) -> AsyncIterator[int]:
+    """An open62541 server with so many variables; its port."""
+    script = Path(__file__).parent / "bench_peers" / "open62541_server.py"
+    python = PEERS / "open62541" / "bin" / "python"
+    process = await asyncio.create_subprocess_exec(
+        str(python), str(script), str(items), stdout=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        while not (line := await asyncio.wait_for(process.stdout.readline(), PATIENCE)).startswith(b"{"):
+            if not line:
+                raise BenchError("the open62541 server did not start: see what it wrote above")
+        pin(process.pid, core)
+        yield json.loads(line)["port"]
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def against_open62541(site: Site, options: argparse.Namespace) -> Figures:
+    """A server of somebody else's."""
+    servers, under_test = cores()
+    async with open62541(options.items, servers) as port:
+        tags = site.folder / "tags62541.csv"
+        with tags.open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["tag", "node"])
+            rows.writerows(
+                (f"Area{n % 7}/Loop{n}.PV", f"nsu=urn:sluice:items;i={n}") for n in range(1, options.items + 1)
+            )
+        await site.install(port, 1, tagsFile=str(tags), publishingInterval="1s")
+        async with site.consuming():
+            await site.begin()
+            began = time.monotonic()
+            pid = await site.pid()
+            pin(pid, under_test)
+            waits = Waits(site)
+            seconds = await monitoring(site, options.items, began)
+            wait, cpu, rss = waits.longest_ms, cpu_seconds(pid), peak_mb(pid)
+            back, back_wait = await _back(site, waits, options.items)
+            await waits.close()
+            await site.stop()
+    return Figures(
+        "open62541", options.items, round(seconds, 1), wait, round(cpu, 1), round(rss), None, None, 0,
+        round(back, 1), back_wait,
+    )  # fmt: skip
+
+
+async def run(options: argparse.Namespace) -> list[Figures]:
+    """Both servers, as far as they are there."""
+    servers, _ = cores()
+    os.sched_setaffinity(0, {servers})
+    found = []
+    with tempfile.TemporaryDirectory(prefix="sluice-items-") as name:
+        build = options.build or await asyncio.to_thread(built, Path(name))
+        async with Site(Path(name), build) as site:
+            for server, measure in (("replay", against_replay), ("open62541", against_open62541)):
+                if server not in options.servers:
+                    continue
+                if server == "open62541" and not (PEERS / "open62541/bin/python").exists():
+                    print("open62541 was not measured: .peers/open62541 is missing; scripts/peers installs it")
+                    continue
+                one = await measure(site, options)
+                found.append(one)
+                live = "" if one.live_wait_ms is None else f"; live {one.live_wait_ms:.0f} ms, {one.live_rss_mb:.0f} MB"
+                print(
+                    f"{one.server}: {one.items} items after {one.seconds} s, {one.cpu_s} s of CPU, {one.rss_mb:.0f} MB,"
+                    f" longest wait {one.wait_ms:.0f} ms{live}; back {one.back_s} s after a kill,"
+                    f" longest wait {one.back_wait_ms:.0f} ms; {one.lost} lost",
+                    flush=True,
+                )
+    return found
+
+
+def main() -> int:
+    """Measure, show, judge."""
+    parser = argparse.ArgumentParser(prog="scripts/bench items", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--items", type=int, default=ITEMS, help="monitored items (100000)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long values flow (20)")
+    parser.add_argument("--servers", default="replay,open62541", help="which, of replay, open62541")
+    parser.add_argument("--build", type=Path, help="output folder of scripts/build.py, in the place of a new build")
+    options = parser.parse_args()
+    options.servers = options.servers.split(",")
+    try:
+        figures = asyncio.run(run(options))
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    wrong = judged(figures)
+    for one in wrong:
+        print(f"bench: {one}", file=sys.stderr)
+    if options.json is not None:
+        report = {
+            "ok": not wrong,
+            "wrong": wrong,
+            "items": [asdict(one) for one in figures],
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        }
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
