@@ -6,7 +6,8 @@ fix the size of an item unless its value is a text, an array or a structure. So 
 
 1. The *walk* finds where each item starts, and nothing more. Items of one layout in a row, the usual case, are
    crossed in one step: if item i has the layout, item i+1 starts a fixed number of bytes later, so comparing two
-   bytes at that stride finds the end of the run, by induction. Values of variable size are read here, one by one.
+   bytes at that stride finds the end of the run, by induction. So are short patterns of layouts that repeat. Values of
+   variable size are read here, one by one.
 2. *Gathering* turns all items of one layout into columns at once: a run is a view of the message as a numpy array,
    scattered items are picked by their positions.
 
@@ -61,6 +62,7 @@ _STATUS_CHANGE: Final = "i=820"
 _VALUE, _STATUS, _SOURCE, _SERVER, _SOURCE_PICO, _SERVER_PICO = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 
 _RUN: Final = 4  # as many neighbours of one layout make it worth looking for a run
+_PATTERN: Final = 8  # layouts that a pattern may have; as many again must have followed it
 _RESUME_WINDOW: Final = 4096  # bytes behind a damaged item in which the next one is looked for
 _RESUME_PROOF: Final = 24  # items that must follow without a break to believe in a place
 _RESUME_TRIES: Final = 100_000  # items that are looked at for it, per message; 25 ms
@@ -73,6 +75,8 @@ _DAMAGE = (MalformedError, IndexError, struct.error, ValueError, OverflowError)
 _U4: Final = struct.Struct("<I")
 _I4: Final = struct.Struct("<i")
 _MESSAGE: Final = struct.Struct("<IqI")
+_TEXT: Final = struct.Struct("<4xHi")  # an item with a text: mask and variant byte, length
+_TEXT_ALONE: Final = struct.Struct("<Hi")  # the same without a handle
 
 _MAX_TIME: Final = FILETIME_OF_1970 + (2**63 - 1) // 100
 
@@ -175,10 +179,36 @@ class _Found:
 
     layout: _Layout
     runs: list[tuple[int, int, int]] = field(default_factory=list)  # index, position, items
-    index: list[int] = field(default_factory=list)  # scattered items: index,
+    index: list[int] = field(default_factory=list)  # items of varying length: index,
     position: list[int] = field(default_factory=list)  # where they start,
-    tail: list[int] = field(default_factory=list)  # where the part behind the value starts (varying length),
-    value: list[Any] = field(default_factory=list)  # and the value (varying length)
+    tail: list[int] = field(default_factory=list)  # where the part behind the value starts,
+    value: list[Any] = field(default_factory=list)  # and the value
+
+
+@dataclass(slots=True)
+class _Walked:
+    """What the walk came across: by layout, and scattered items of a fixed size, of which the bytes tell the layout."""
+
+    head: int
+    of: dict[int, _Found] = field(default_factory=dict)
+    index: list[int] = field(default_factory=list)
+    position: list[int] = field(default_factory=list)
+    patterns: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=list)  # many of them at once
+
+    def scattered(self, bytes_: NDArray[np.uint8]) -> dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Index and position of the scattered items, by layout."""
+        if not self.index and not self.patterns:
+            return {}
+        index, position = np.array(self.index, np.int64), np.array(self.position, np.int64)
+        if self.patterns:
+            index = np.concatenate([index, *(found for found, _ in self.patterns)])
+            position = np.concatenate([position, *(found for _, found in self.patterns)])
+            order = np.argsort(index, kind="stable")
+            index, position = index[order], position[order]
+        mask = bytes_[position + self.head].astype(np.int64)
+        behind = bytes_[np.minimum(position + self.head + 1, len(bytes_) - 1)]  # without a value, nothing may follow
+        keys = mask << 8 | np.where(mask & _VALUE, behind, 0)
+        return {key: (index[rows], position[rows]) for key in np.unique(keys).tolist() for rows in [keys == key]}
 
 
 @dataclass(slots=True)
@@ -358,10 +388,10 @@ def _items(
     """An array of items, with the handles in front of each or known."""
     head = 4 if handles is None else 0
     count = max(0, _I4.unpack_from(data, position)[0])
-    found: dict[int, _Found] = {}
+    found = _Walked(head)
     index, position = 0, position + 4
     while index < count:
-        index, position, reason = _walk(data, bytes_, position, head, index, count, found)
+        index, position, reason = _walk(data, bytes_, position, index, count, found)
         if not reason:
             break
         remaining = count - index - 1
@@ -382,47 +412,62 @@ def _items(
                 notes.damage.append(f"item {index} of {count}: {reason}; {remaining} items behind it are lost")
             break
         index, position = index + 1, resumed
-    for entry in found.values():
-        _gather(data, bytes_, entry, notes, handles)
+    scattered = found.scattered(bytes_)
+    for key, entry in found.of.items():
+        _gather(data, entry, scattered.get(key, _NOWHERE), notes, handles)
     notes.items += count
 
 
 def _walk(
-    data: bytes, bytes_: NDArray[np.uint8], position: int, head: int, index: int, count: int, found: dict[int, _Found]
+    data: bytes, bytes_: NDArray[np.uint8], position: int, index: int, count: int, found: _Walked
 ) -> tuple[int, int, str]:
     """Walks from item `index` until `count` or to the first damaged item: (its index, its position, reason or "")."""
-    stop = len(data)
-    previous, streak = -1, 0
-    entry: _Found | None = None
+    stop, head, of = len(data), found.head, found.of
+    index_of, position_of = found.index.append, found.position.append
+    previous, streak, size = -1, 0, 0
+    apart, look = 0, 2 * _PATTERN  # scattered items in a row, and how many make it worth looking for a pattern
+    sizes = {key: entry.layout.size for key, entry in of.items()}
     try:
         while index < count:
             mask = data[position + head]
             key = mask << 8 | data[position + head + 1] if mask & _VALUE else mask << 8
-            if key != previous or entry is None:
-                entry = found.get(key)
-                if entry is None:
-                    entry = found[key] = _Found(_layout(key, head))
+            if key != previous:
+                if key not in sizes:
+                    of[key] = _Found(_layout(key, head))
+                    sizes[key] = of[key].layout.size
+                size = sizes[key]
                 previous, streak = key, 0
-            size = entry.layout.size
             if size:
                 if position + size > stop:
                     raise MalformedError("the message ends inside the item")
                 streak += 1
                 if streak == _RUN:
-                    length = _run(bytes_, position, head, entry.layout, min(count - index, (stop - position) // size))
+                    layout = of[key].layout
+                    length = _run(bytes_, position, head, layout, min(count - index, (stop - position) // size))
                     before = _RUN - 1  # those that made it worth looking belong to it: a message of one run is one view
-                    del entry.index[-before:], entry.position[-before:]
-                    entry.runs.append((index - before, position - before * size, length + before))
+                    del found.index[-before:], found.position[-before:]
+                    of[key].runs.append((index - before, position - before * size, length + before))
                     index += length
                     position += length * size
-                    streak = 0
+                    streak = apart = 0
                     continue
-                entry.index.append(index)
-                entry.position.append(position)
+                index_of(index)
+                position_of(position)
                 position += size
+                apart += 1
+                if apart == look:
+                    items, behind = _repeats(bytes_, found, position, index + 1, count)
+                    if items:
+                        index, position = index + items, behind
+                        previous, apart = -1, 0
+                    else:
+                        look *= 4
             else:
+                entry = of[key]
                 layout = entry.layout
-                if layout.encoding == _STRING:
+                apart = 0
+                streak += 1
+                if layout.encoding == _STRING and streak > 1:
                     first = index
                     index, position = _texts(data, position, head, index, count, entry)
                     if index > first:
@@ -451,25 +496,37 @@ def _walk(
 
 def _texts(data: bytes, position: int, head: int, index: int, count: int, entry: _Found) -> tuple[int, int]:
     """Takes texts in a row, up to the first that is missing, damaged, or something else: its index and position."""
-    mask, rest = entry.layout.mask, entry.layout.form.itemsize
-    value, position_of, tail_of = entry.value.append, entry.position.append, entry.tail.append
-    length_at = _I4.unpack_from
-    first, stop, ahead = index, len(data), head + 6
-    while index < count and position + ahead <= stop:
-        if data[position + head] != mask or data[position + head + 1] != _STRING:
+    wanted, rest = entry.layout.mask | _STRING << 8, entry.layout.form.itemsize
+    form = _TEXT if head else _TEXT_ALONE
+    read, ahead, last = form.unpack_from, form.size, len(data) - form.size
+    tails: list[int] = []
+    first, stop = position, len(data)
+    for _ in range(count - index):
+        if position > last:
             break
-        start = position + ahead
-        length = length_at(data, start - 4)[0]
-        tail = start + length
-        if length < 0 or tail + rest > stop:
+        what, length = read(data, position)
+        tail = position + ahead + length
+        if what != wanted or length < 0 or tail + rest > stop:
             break
-        value(data[start:tail].decode("utf-8", "replace"))
-        position_of(position)
-        tail_of(tail)
+        tails.append(tail)
         position = tail + rest
-        index += 1
-    entry.index += range(first, index)
-    return index, position
+    if not tails:
+        return index, first
+    # Most texts are ASCII: then each is a piece of one text, and none has to be decoded for itself.
+    text = data[first:position].decode("latin-1")
+    texts = []
+    start, step = ahead, rest + ahead - first
+    for tail in tails:
+        texts.append(text[start : tail - first])
+        start = tail + step
+    if not "".join(texts).isascii():
+        texts = [one if one.isascii() else one.encode("latin-1").decode("utf-8", "replace") for one in texts]
+    entry.value += texts
+    entry.tail += tails
+    entry.position.append(first)
+    entry.position += [tail + rest for tail in tails[:-1]]
+    entry.index += range(index, index + len(tails))
+    return index + len(tails), position
 
 
 def _run(bytes_: NDArray[np.uint8], position: int, head: int, layout: _Layout, most: int) -> int:
@@ -486,6 +543,48 @@ def _run(bytes_: NDArray[np.uint8], position: int, head: int, layout: _Layout, m
         length = stop
         stride *= 4
     return length
+
+
+def _repeats(bytes_: NDArray[np.uint8], found: _Walked, position: int, index: int, count: int) -> tuple[int, int]:
+    """Takes what follows the scattered items before `position` in the pattern of their layouts: how many, and where
+    they end. None, where the last of them make no pattern that goes on for a while."""
+    starts = np.array([*found.position[-2 * _PATTERN :], position], np.int64)
+    masks = bytes_[starts[:-1] + found.head]
+    behind = bytes_[np.minimum(starts[:-1] + found.head + 1, len(bytes_) - 1)]
+    keys = list(zip(masks.tolist(), np.where(masks & _VALUE, behind, 0).tolist(), strict=True))
+    for length in range(2, _PATTERN + 1):
+        if keys[-length:] != keys[-2 * length : -length]:
+            continue
+        offsets = starts[-length - 1 : -1] - starts[-length - 1]
+        size = int(starts[-1] - starts[-length - 1])
+        times = _times_repeated(bytes_, position + found.head, size, offsets.tolist(), keys[-length:],
+                                min((count - index) // length, (len(bytes_) - position) // size))  # fmt: skip
+        if times < 2:
+            continue
+        places = position + np.arange(times)[:, None] * size + offsets
+        found.patterns.append((np.arange(index, index + times * length), places.reshape(-1)))
+        return times * length, position + times * size
+    return 0, position
+
+
+def _times_repeated(
+    bytes_: NDArray[np.uint8], at: int, size: int, offsets: list[int], keys: list[tuple[int, int]], most: int
+) -> int:
+    """How often in a row the masks and variant bytes from `at` on are these, at these offsets."""
+    times, stride = 0, 64
+    while times < most:
+        stop = min(most, times + stride)
+        same = np.ones(stop - times, bool)
+        for offset, (mask, encoding) in zip(offsets, keys, strict=True):
+            first = at + times * size + offset
+            same &= bytes_[first : first + (stop - times - 1) * size + 1 : size] == mask
+            if mask & _VALUE:
+                same &= bytes_[first + 1 : first + (stop - times - 1) * size + 2 : size] == encoding
+        if not same.all():
+            return times + int(same.argmin())
+        times = stop
+        stride *= 4
+    return times
 
 
 def _resume(data: bytes, position: int, head: int, remaining: int, notes: _Notes) -> int:
@@ -540,17 +639,25 @@ def _behind(data: bytes, position: int, layout: _Layout, notes: _Notes) -> int:
     return position + read_variant_body(window, 0, layout.encoding, 0)[1]
 
 
+_NOWHERE: Final[tuple[NDArray[np.int64], NDArray[np.int64]]] = (np.empty(0, np.int64), np.empty(0, np.int64))
+
+
 def _gather(
-    data: bytes, bytes_: NDArray[np.uint8], entry: _Found, notes: _Notes, handles: NDArray[np.int64] | None
+    data: bytes,
+    entry: _Found,
+    scattered: tuple[NDArray[np.int64], NDArray[np.int64]],
+    notes: _Notes,
+    handles: NDArray[np.int64] | None,
 ) -> None:
     """Appends the block of one layout."""
     layout = entry.layout
-    if not entry.runs and not entry.index:
+    index, start = scattered
+    if not layout.size:
+        index, start = np.array(entry.index, np.int64), np.array(entry.position, np.int64)
+    if not entry.runs and not len(index):
         return
-    index = np.array(entry.index, np.int64)
-    start = np.array(entry.position, np.int64)
     values: NDArray[Any] | None = None
-    if len(entry.runs) == 1 and not entry.index:
+    if len(entry.runs) == 1 and not len(index):
         first, position, length = entry.runs[0]
         index = np.arange(first, first + length)
         rows = np.frombuffer(data, layout.form, length, position)

@@ -511,7 +511,7 @@ def _grown(column: NDArray[Any], size: int, filling: Any) -> NDArray[Any]:
 
 def _shortened(texts: NDArray[Any]) -> NDArray[Any]:
     """What is remembered of them: not more than a little."""
-    if max((len(text) for text in texts if text is not None), default=0) <= _LONGEST:
+    if max(map(len, filter(None, texts.tolist())), default=0) <= _LONGEST:
         return texts
     found = np.empty(len(texts), object)
     found[:] = [text if text is None or len(text) <= _LONGEST else text[:_LONGEST] + "…" for text in texts]

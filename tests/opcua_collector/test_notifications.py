@@ -74,10 +74,11 @@ data_values = st.builds(
 doubles = st.floats(allow_nan=False).map(
     lambda v: ua.DataValue(ua.Variant(v, T.Double), SourceTimestamp=EPOCH + timedelta(1))
 )
-# Mixed messages, messages of runs, and both in one.
-messages = st.lists(data_values, max_size=12) | st.lists(
-    st.tuples(data_values | doubles, st.integers(1, 40)), max_size=6
-).map(lambda runs: [value for value, length in runs for _ in range(length)])
+# Mixed messages, messages of runs, of patterns, and all in one.
+runs = st.tuples(st.lists(data_values | doubles, min_size=1, max_size=4), st.integers(1, 40))
+messages = st.lists(data_values, max_size=12) | st.lists(runs, max_size=5).map(
+    lambda some: [value for values, times in some for value in values * times]
+)
 
 
 def encode(values: list[Any], *, handles: list[int] | None = None, **message: Any) -> bytes:
