@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from opcua_collector import browse, data_types, metadata
@@ -400,6 +401,11 @@ class Nodes(Generic[N]):
         """The tag's client handle; None while nobody knows its node."""
         item = self._items.get(tag)
         return None if item is None or not item.node else item.handle
+
+    def troubles(self, most: int) -> dict[str, str]:
+        """What is wrong with some of the tags, and what mends it."""
+        some = islice(self._trouble.items(), max(0, most))
+        return {name: f"{one.problem.problem}: {one.problem.remedy}" for name, one in some}
 
     def _of_tag(self, tag: str) -> dict[str, Any] | None:
         """What is known of one tag, for who asks about it; None: it is not of this group."""
