@@ -79,6 +79,7 @@ class Heartbeat:
     ) -> None:
         """In one session, for ever. `publishing`: seconds, as revised. `stalled`: most that was looked at is late."""
         began = checked = time.monotonic_ns()
+        considered: set[int] = set()  # what was looked at lately
         self._suspects.clear()
         patience = 2 * publishing + _GRACE
         while True:
@@ -96,13 +97,15 @@ class Heartbeat:
                 continue
             if len(silent):
                 checked = now
+                considered = set(silent.tolist())
+            considered.update(again)
             asked = list(dict.fromkeys([*again, *silent.tolist()]))
             await self._look(facts, watched, asked, present, patience, send=heartbeat is not None)
             self._no_longer_late()
-            if again and 2 * len(self.late.intersection(asked)) >= len(asked):
+            if again and 2 * len(self.late & considered) >= len(considered):
                 logger.warning(
                     "Connection %s: %d of %d silent tags have values that are not sent",
-                    self._connection, len(self.late), len(asked),
+                    self._connection, len(self.late), len(considered),
                 )  # fmt: skip
                 stalled()
 
