@@ -232,12 +232,15 @@ class Connection:
         self._tags = {**self._discovered, **tags}
         self._regroup()
         self._say_what_is_read_back()
+        load = settings.load
         if (
             fingerprint(before) != fingerprint(settings)
             or before.request_timeout != settings.request_timeout
-            or before.load != settings.load
+            or (before.load.batch, before.load.parallel) != (load.batch, load.parallel)
         ):
             self._restart.set()
+        elif self.live is not None and self.live.session.pace is not None:
+            self.live.session.pace.apply(load)
 
     def _say_what_is_read_back(self) -> None:
         """How much of the past is read, and how fast, as the configuration says now."""
@@ -620,6 +623,39 @@ class Connection:
 
     # --- who asks ---
 
+    @property
+    def settings(self) -> Settings:
+        """The configuration that it goes by."""
+        return self._settings
+
+    def of_tag(self, tag: str) -> dict[str, Any] | None:
+        """What is known of one tag, and its last sample; None: it is not collected."""
+        group = next((one for one in self._groups.values() if tag in one.tags), None)
+        known = group.items.of_tag(tag) if group is not None else None
+        if known is None:
+            return None
+        handle = self._handle(tag)
+        last = None if handle is None else self._intake.assembler.last(handle)
+        if last is not None:
+            time_ns, value, status = last
+            known["last"] = {"time": when(time_ns / 1e9), "value": value, "status": status}
+        history = self.history(tag)
+        known["history"] = "not known yet" if history is None else history or "the server keeps it"
+        return known
+
+    def request_of(self, tag: str) -> bytes | None:
+        """What asks for the tag's value in a ReadRequest; None while nobody knows its node."""
+        group = next((one for one in self._groups.values() if tag in one.tags), None)
+        handle = group.handle(tag) if group is not None else None
+        return None if group is None or handle is None else group.items.request_of(handle)
+
+    def troubles(self, most: int) -> dict[str, str]:
+        """What is wrong with some of the tags."""
+        found: dict[str, str] = {}
+        for group in self._groups.values():
+            found.update(group.items.troubles(most - len(found)))
+        return found
+
     def describe(self) -> dict[str, Any]:
         """What there is on the server, and what it made of what it was asked for: for `explain`."""
         live, kept = self.live, self._kept
@@ -638,6 +674,8 @@ class Connection:
                 **live.session.certificates(),
             }
             told["publishing"] = live.publishing.status()
+            if live.session.pace is not None:
+                told["load"] = live.session.pace.status()
         if self._facts is not None:
             told["limits"] = {name: int(most) for name, most in asdict(self._facts.limits).items()}
         told["groups"] = {name: group.describe() for name, group in self._groups.items()}
@@ -654,6 +692,8 @@ class Connection:
             first = self._groups.get(OWN) or next(iter(self._groups.values()))
             told.update(first.granted())
             told.update(self.live.publishing.status())
+            if self.live.session.pace is not None:
+                told["load"] = self.live.session.pace.status()
         if set(self._groups) != {OWN}:
             told["groups"] = {
                 name or "(connection)": {**group.status(), **group.granted()}
