@@ -3,11 +3,11 @@
     ./scripts/bench items [--json FILE] [--items N]
 
 The component, installed from its artifact and run by the local core, with a table of 100,000 tags: against the replay
-server, and against open62541 (`scripts/peers` installs it; without it, it is left out and said so). Measured are the time
-from the start of the process until the server monitors all; the longest that it let a command wait meanwhile, which is
-how long its event loop was busy at a time, and then for as long again with a value of every tag each second; memory;
-and the time until all is taken up again after the component was killed. Nothing of the server's limits is known
-beforehand, and the load on it is the default's. The exit status is 0 when all items are monitored within 60 s.
+server, and against open62541 (`scripts/peers` installs it; without it, it is left out and said so). Measured are the
+time from the start of the process until the server monitors all; the longest that a command waits for its answer, which
+is how long the event loop is busy at a time, meanwhile and then with a value of every tag each second; memory; and the
+time until all is taken up again after the component was killed. Nothing of the server's limits is known beforehand, and
+the load on it is the default's. The exit status is 0 when all items are monitored within 60 s and no value is missing.
 """
 
 from __future__ import annotations
