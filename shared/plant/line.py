@@ -3,6 +3,7 @@
 async with Line(4840) as line:
     ...connect to 127.0.0.1:line.port...
     await line.cut()          # every connection is reset; new ones work
+    await line.half_open()    # every connection is reset to the client alone: the server waits for it for ever
     line.blackhole(True)      # nothing passes any more, in either direction, and nobody is told
     line.delay(0.15)          # each piece arrives that many seconds late: 300 ms there and back
     line.refuse(True)         # new connections are reset at once
@@ -40,6 +41,7 @@ class Line:
         self._open.set()
         self._server: asyncio.Server | None = None
         self._pairs: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
+        self._forlorn: list[asyncio.StreamWriter] = []  # ends at the server whose client has gone without a word
 
     async def __aenter__(self) -> Line:
         self._server = await asyncio.start_server(self._connected, _HOST, self.port)
@@ -52,6 +54,8 @@ class Line:
         assert self._server is not None
         self._server.close()
         await self.cut()
+        while self._forlorn:
+            _reset(self._forlorn.pop())
 
     @property
     def connections(self) -> int:
@@ -64,6 +68,20 @@ class Line:
         for task, writers in tasks.items():
             for writer in writers:
                 _reset(writer)
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def half_open(self) -> None:
+        """Reset every connection to the client alone, as when its device loses power: the server is told nothing.
+
+        The server's ends stay open until it closes them, or the line ends.
+        """
+        tasks = dict(self._pairs)
+        for task, (client, *servers) in tasks.items():
+            _reset(client)
+            self._forlorn += servers
+            self._pairs[task] = [client]
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)

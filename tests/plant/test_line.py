@@ -125,3 +125,35 @@ def test_a_server_that_does_not_listen_is_a_reset() -> None:
                 await answer_of(line.port)
 
     asyncio.run(run())
+
+
+def test_a_half_open_line_is_reset_to_the_client_alone_and_the_server_is_told_nothing() -> None:
+    async def run() -> None:
+        ended = asyncio.Event()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(await reader.readexactly(1))
+            with contextlib.suppress(ConnectionError):
+                await reader.read(1)
+            ended.set()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with Line(server.sockets[0].getsockname()[1]) as line:
+            reader, writer = await asyncio.open_connection("127.0.0.1", line.port)
+            writer.write(b"x")
+            await said(reader, 1)
+            await line.half_open()
+            with pytest.raises(ConnectionResetError):
+                await said(reader, 1)
+            assert await line_works(line.port)
+            assert not ended.is_set()
+        await asyncio.wait_for(ended.wait(), LIMIT)
+        server.close()
+
+    async def line_works(port: int) -> bool:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"y")
+        return await said(reader, 1) == b"y"
+
+    asyncio.run(run())
