@@ -62,6 +62,7 @@ _STATUS_CHANGE: Final = "i=820"
 _VALUE, _STATUS, _SOURCE, _SERVER, _SOURCE_PICO, _SERVER_PICO = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 
 _RUN: Final = 4  # as many neighbours of one layout make it worth looking for a run
+_GLANCE: Final = 64  # items that are looked at without numpy, which pays for longer runs only
 _PATTERN: Final = 8  # layouts that a pattern may have; as many again must have followed it
 _RESUME_WINDOW: Final = 4096  # bytes behind a damaged item in which the next one is looked for
 _RESUME_PROOF: Final = 24  # items that must follow without a break to believe in a place
@@ -443,7 +444,7 @@ def _walk(
                 streak += 1
                 if streak == _RUN:
                     layout = of[key].layout
-                    length = _run(bytes_, position, head, layout, min(count - index, (stop - position) // size))
+                    length = _run(data, bytes_, position, head, layout, min(count - index, (stop - position) // size))
                     before = _RUN - 1  # those that made it worth looking belong to it: a message of one run is one view
                     del found.index[-before:], found.position[-before:]
                     of[key].runs.append((index - before, position - before * size, length + before))
@@ -529,17 +530,24 @@ def _texts(data: bytes, position: int, head: int, index: int, count: int, entry:
     return index + len(tails), position
 
 
-def _run(bytes_: NDArray[np.uint8], position: int, head: int, layout: _Layout, most: int) -> int:
+def _run(data: bytes, bytes_: NDArray[np.uint8], position: int, head: int, layout: _Layout, most: int) -> int:
     """How many items of `layout` follow each other from `position`; looks ahead in growing strides."""
-    length, stride = 0, 64
+    length, stride = min(most, _GLANCE), 4 * _GLANCE
+    first, last = position + head, position + length * layout.size
+    masks = data[first : last : layout.size]
+    same = length - len(masks.lstrip(bytes((layout.mask,))))
+    if layout.encoding >= 0:
+        same = min(same, length - len(data[first + 1 : last : layout.size].lstrip(bytes((layout.encoding,)))))
+    if same < length:
+        return same
     while length < most:
         stop = min(most, length + stride)
         first, last = position + length * layout.size + head, position + stop * layout.size
-        same = bytes_[first : last : layout.size] == layout.mask
+        alike = bytes_[first : last : layout.size] == layout.mask
         if layout.encoding >= 0:
-            same &= bytes_[first + 1 : last : layout.size] == layout.encoding
-        if not same.all():
-            return length + int(same.argmin())
+            alike &= bytes_[first + 1 : last : layout.size] == layout.encoding
+        if not alike.all():
+            return length + int(alike.argmin())
         length = stop
         stride *= 4
     return length
