@@ -124,6 +124,8 @@ class Pace:
         """Sent since the session began."""
         self.waited = 0.0
         """Seconds that requests were held here, all together."""
+        self.bare: Callable[..., Awaitable[Any]] | None = None
+        """Sends a request at once, for who holds it here himself."""
         self._bucket = Bucket(load.requests_per_second)
         self._slots = Slots(load.parallel)
         self._past = Slots(_for_the_past(load.parallel))
@@ -140,7 +142,7 @@ class Pace:
     def over(cls, stack: StackSession, load: Load) -> Pace:
         """Hold what this session sends from now on."""
         pace = cls(load)
-        send: Callable[..., Awaitable[Any]] = stack._send_request
+        pace.bare = send = stack._send_request
 
         async def held(request: Any, *arguments: Any, **named: Any) -> Any:
             kind = type(request)

@@ -40,6 +40,7 @@ _STEP: Final = 0.5  # seconds between looks at the clock
 _LOOK: Final = 10.0  # seconds between looks at the server, which also measure the round trip
 _MOST_ASKED: Final = 100  # overdue messages that are asked for although the server does not say that it has them
 _TRUSTED: Final = 2  # times that the server's clock must have come, for a clock that stands still comes once
+_PATIENCE: Final = 2  # times its limit that a subscription which exists may be silent
 _MANY: Final = 100_000  # values after which older ones count half, in what decoding takes
 _REMEMBERED: Final = 64  # subscriptions that were ended here, of which messages may still be under way
 
@@ -89,8 +90,7 @@ class Publishing:
         self._served: dict[int, float] = {}  # since when
         self._unwanted: set[int] = set()
         self._ended: list[int] = []
-        self._doubted: dict[int, float] = {}  # since when a subscription is silent while others speak
-        self._looked = 0.0  # when the server answered such a question last
+        self._doubted: set[int] = set()  # subscriptions that are silent while the server speaks
         self._ask = asyncio.Event()
         self._trusted = False  # the server's clock goes, and comes
         self._decoding = [0.0, 0]  # seconds, values
@@ -128,7 +128,7 @@ class Publishing:
         number = feed.subscribed.id
         if self._feeds.pop(number, None) is not None:
             self._watch.leave(number)
-            self._doubted.pop(number, None)
+            self._doubted.discard(number)
             self._served.pop(number, None)
             self._ended = [*self._ended[-_REMEMBERED:], number]
 
@@ -335,25 +335,35 @@ class Publishing:
         """Ends it all when the server is silent for too long, and a subscription that is alone in its silence."""
         while True:
             await asyncio.sleep(_STEP)
-            now = _now()
-            look = self._watch.look(now, _STEP)
+            look = self._watch.look(_now(), _STEP)
             if self._outstanding or not self._feeds:
                 if look.dead:
                     raise asyncio.TimeoutError
-                self._doubt(look.silent, now)
+                self._doubt(look.silent)
                 for number in look.still:
                     self._lose(number, STALLED)
             while self._unwanted:
                 await self._link.unsubscribe(self._unwanted.pop())
 
-    def _doubt(self, silent: Sequence[int], now: float) -> None:
-        """Some are silent while the server has answered others: those are lost if it answers us now as well."""
-        self._doubted = {number: self._doubted.get(number, now) for number in silent}
-        for number, since in self._doubted.items():
-            if self._looked > since:
-                self._lose(number, SILENT)
-            else:
-                self._ask.set()
+    def _doubt(self, silent: Sequence[int]) -> None:
+        """Some are silent while the server has answered others: it is asked about those."""
+        self._doubted = set(silent)
+        if self._doubted:
+            self._ask.set()
+
+    async def _examine(self, feed: Feed) -> None:
+        """Whether a silent subscription exists. One that does is given as long again: servers can be very busy."""
+        fetched = await recovery.fetch(self._link, feed, feed.expected)
+        if fetched is Fetched.GONE:
+            feed.lose(fetched.value)
+        elif fetched is Fetched.HANDED_ON:
+            self._intake.traffic.republished += 1
+            self._watch.heard(feed.subscribed.id, _now())
+        else:
+            one = feed.subscribed
+            silent, _ = self._watch.ages(one.id, _now())
+            if silent > _PATIENCE * subscription.silence(one.interval, one.keep_alive_count):
+                feed.lose(SILENT)
 
     def _lose(self, number: int, why: str) -> None:
         if (feed := self._feeds.get(number)) is not None:
@@ -368,7 +378,7 @@ class Publishing:
             with suppress(asyncio.TimeoutError):
                 await within(_LOOK, self._ask.wait())
             self._ask.clear()
-            began, wall = _now(), time.time_ns()
+            began = _now()
             try:
                 look = await self._link.look()
             except asyncio.TimeoutError:
@@ -381,11 +391,15 @@ class Publishing:
                 look = Look("", 0, "")
             now = _now()
             self._watch.answered(now)
-            self._looked = now
-            self._pipeline.measured(now - began)
+            seconds = look.seconds or now - began
+            self._pipeline.measured(seconds)
             self.look = look
             if look.clock:
-                self._intake.ahead = look.clock - wall - int((now - began) / 2 * 1e9)
+                self._intake.ahead = look.clock - time.time_ns() + int(seconds / 2 * 1e9)
+            for number in tuple(self._doubted):
+                if (feed := self._feeds.get(number)) is not None:
+                    with suppress(asyncio.TimeoutError):
+                        await self._examine(feed)
 
     def unproven(self, feed: Feed) -> str:
         """Why the server's clock proves nothing in the subscription; empty while it does, or may yet."""

@@ -81,6 +81,7 @@ class Look:
     state: str  # Running, Shutdown …; empty where it says none
     clock: int  # ns since 1970 UTC; 0 where it has none
     returns: str  # when it is back, if it is shutting down and says so
+    seconds: float = 0.0  # that the answer took
 
 
 @dataclass(slots=True)
@@ -160,10 +161,25 @@ class Session:
             ua.ReadValueId(NodeId=ua.NodeId(number), AttributeId=ua.AttributeIds.Value) for number in asked
         ]
         request.Parameters.TimestampsToReturn = ua.TimestampsToReturn.Neither
-        found = read_attributes(bytes(await self.stack._send_request(request)), 0)
+        answer, seconds = await self._timed(request)
+        found = read_attributes(bytes(answer), 0)
         state, clock, returns = [answer.value for answer in found] if len(found) == len(asked) else (None, None, None)
         name = _STATES[state] if isinstance(state, int) and 0 <= state < len(_STATES) else ""
-        return Look(name, _nanoseconds(clock), str(returns or "")[:40] if name == "Shutdown" else "")
+        return Look(name, _nanoseconds(clock), str(returns or "")[:40] if name == "Shutdown" else "", seconds)
+
+    async def _timed(self, request: Any) -> tuple[Buffer, float]:
+        """The answer, and the seconds that it took once the request was sent: it may be held before (`load`)."""
+        clock = asyncio.get_running_loop().time
+
+        async def exchange() -> tuple[Buffer, float]:
+            began = clock()
+            return await send(request), clock() - began
+
+        send = self.stack._send_request
+        if self.pace is None or self.pace.bare is None:
+            return await exchange()
+        send = self.pace.bare
+        return await self.pace.hold(exchange)
 
     async def subscribe(self, interval: float, keep_alive_count: int, lifetime_count: int, most: int) -> Subscribed:
         """CreateSubscription; all counts are said, because the defaults of asyncua suit nobody."""

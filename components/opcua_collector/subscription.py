@@ -60,7 +60,7 @@ def queue_size(sampling: float, publishing: float, outage: float = OUTAGE) -> in
 
 
 def silence(interval: float, keep_alives: int) -> float:
-    """Seconds without any answer after which a subscription counts as gone: half as long again as promised, and grace."""
+    """Seconds without a sign after which a subscription counts as silent: half as long again as promised, and grace."""
     return interval * keep_alives * 1.5 + GRACE
 
 

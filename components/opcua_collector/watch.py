@@ -6,7 +6,7 @@ of the server, but not of a subscription that should have spoken. So of a subscr
 | the server, meanwhile                           | means                                                           |
 |-------------------------------------------------|-----------------------------------------------------------------|
 | has said nothing for as long                    | the server, or the line to it, is dead                          |
-| has answered something                          | it is asked: if it answers, this subscription is gone by itself |
+| has answered something                          | it is asked about this subscription: it may be gone by itself   |
 
 A server can send keep-alives and no data, for ever. So each subscription also has a deadline for what flows in it.
 

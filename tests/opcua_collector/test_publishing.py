@@ -17,7 +17,7 @@ from opcua_collector.intake import Intake
 from opcua_collector.kept import SEQUENCE, Reached, load_sequence, position
 from opcua_collector.pipeline import Pipeline
 from opcua_collector.publishing import SILENT, STALLED, OutboxFullError, Publishing
-from opcua_collector.recovery import RENEWED, RESUMED, TRANSFERRED, Situation, climb
+from opcua_collector.recovery import RENEWED, RESUMED, TRANSFERRED, Fetched, Situation, climb
 from opcua_collector.sequence import LAST, following
 from opcua_collector.session import CANARY, Look, Subscribed
 from opcua_collector.stack import UaStatusCodeError, ua
@@ -128,8 +128,8 @@ class Server:
         return Look("Running", time.time_ns(), "")
 
     async def republish(self, subscription: int, number: int) -> tuple[bytes, int]:
-        assert subscription == SUBSCRIPTION
-        self.asked.append(f"republish {number}")
+        assert subscription in (SUBSCRIPTION, OTHER)
+        self.asked.append(f"republish {number}" + (f" of {subscription}" if subscription != SUBSCRIPTION else ""))
         await asyncio.sleep(0)
         answer = self.republishes(number)
         if isinstance(answer, int):
@@ -618,21 +618,46 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publishing, "_STEP", 0.1)
 
 
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [(NOT_AVAILABLE, SILENT), (CODES.BadSubscriptionIdInvalid, Fetched.GONE.value)],
+    ids=["it exists", "it is gone"],
+)
 async def test_a_subscription_that_is_silent_while_others_speak_is_lost_alone(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, answer: int, why: str
+) -> None:
+    hurry(monkeypatch)
+    bench = begin(publish=False)
+    bench.feed.subscribed = Subscribed(SUBSCRIPTION, INTERVAL, 1, 180)
+    bench.publish()
+    other = bench.begin_other(keep_alives=1)
+    bench.server.republishes = lambda number: answer
+    end = time.monotonic() + 20
+    while not other.over.is_set():
+        assert time.monotonic() < end, bench.publishing.of(other)
+        bench.server.send(message(1))
+        await asyncio.sleep(0.1)
+    assert (other.why, bench.feed.over.is_set()) == (why, False)
+    assert bench.server.looks >= 1, "it is asked whether it lives before that is believed"
+    assert set(bench.server.asked) == {"republish 1 of 78"}
+
+
+async def test_a_message_of_a_silent_subscription_that_was_lost_is_fetched_and_it_lives_on(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hurry(monkeypatch)
     bench = begin(publish=False)
     bench.feed.subscribed = Subscribed(SUBSCRIPTION, INTERVAL, 1, 180)
     bench.publish()
-    other = Feed(bench.intake, Subscribed(OTHER, INTERVAL, 1, 180), 0, "sequence/fast")
-    bench.publishing.serve(other)
-    for _ in range(15):
+    other = bench.begin_other(keep_alives=1)
+    bench.server.kept[1] = kept(1, 5.0)
+    end = time.monotonic() + 20
+    while bench.outbox.values != [5.0]:
+        assert time.monotonic() < end, bench.publishing.of(other)
         bench.server.send(message(1))
         await asyncio.sleep(0.1)
-    await bench.until(other.over.is_set)
-    assert (other.why, bench.feed.over.is_set()) == (SILENT, False)
-    assert bench.server.looks >= 1, "it is asked whether it lives before that is believed"
+    assert not other.over.is_set()
+    assert other.expected == 2
 
 
 async def test_a_server_that_answers_nothing_at_all_is_dead_and_no_subscription_is_lost_for_it(
