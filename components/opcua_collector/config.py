@@ -256,7 +256,7 @@ class History(Settings):
     max_window: Annotated[Duration, Field(ge=60, le=30 * 86400)] = 86400.0
     """Longer gaps are read from this long ago on only, and the rest is told by an event."""
     values_per_second: Annotated[int, Field(ge=10, le=10_000_000)] | None = None
-    """The most that is read; without it as fast as the server answers and the outbox takes."""
+    """The most that is read; without it 50000, so that live data has its turn."""
 
 
 class Security(Settings):
