@@ -121,8 +121,8 @@ class Items(Nodes[_Item]):
             self._items[one.tag] = item
             assembler.add(self._series(one.tag, item), one.handle)
             assembler.fix(one.handle, typing)
-            local = one.width is not None
-            if local:
+            local = one.width is not None and not asking.deadband
+            if one.width is not None:
                 assembler.filter(one.handle, one.width)
             self._become(item, Kind(asking, one.revised or asking.sampling, one.queue, local))
             self.names[one.handle] = one.tag
@@ -265,18 +265,19 @@ class Items(Nodes[_Item]):
 
     def _settle(self, name: str, item: _Item, answer: Monitored, asking: Asking) -> None:
         """The server has made, or changed, the item."""
-        width = item.width
         local = self._is_local(item, asking)
-        if local:
-            item.width = self._narrow(name, item)
-        elif width is not None:
+        if local or asking.deadband:
+            # Some servers take a deadband and forget it. To leave out twice what is left out changes nothing.
+            item.width = self._narrow(name, item, alone=local)
+        elif item.width is not None:
             item.width = None
             self._assembler.filter(item.handle, None)
         self._become(item, Kind(asking, answer.sampling, answer.queue, local))
 
     def _described(self, name: str, item: _Item) -> None:
-        if item.monitored and item.kind is not None and item.kind.local and self._plan.deadband is not None:
-            width = self._narrow(name, item)
+        kind = item.kind
+        if item.monitored and kind is not None and (kind.local or kind.asking.deadband) and self._plan.deadband:
+            width = self._narrow(name, item, alone=kind.local)
             if width != item.width:
                 item.width, item.row = width, b""
 

@@ -360,8 +360,11 @@ class Nodes(Generic[N]):
         """Whether a deadband means anything for the tag."""
         return item.typing is not None and item.typing.type in _NUMBERS
 
-    def _narrow(self, name: str, item: N) -> float | None:
-        """Leaves out changes within the group's deadband from here on: its width, None where it is not known."""
+    def _narrow(self, name: str, item: N, *, alone: bool = True) -> float | None:
+        """Leaves out changes within the group's deadband from here on: its width, None where it is not known.
+
+        alone: nobody else does, so it is a problem when the width is not known.
+        """
         deadband = self._plan.deadband
         assert deadband is not None
         place = f"{self._place(name, item.tag)}.deadband"
@@ -372,7 +375,7 @@ class Nodes(Generic[N]):
             if low is not None and high is not None:
                 width = (high - low) * deadband.percent / 100
         self._assembler.filter(item.handle, width)
-        if width is not None or name in self._undescribed:
+        if width is not None or not alone or name in self._undescribed:
             self._problems.clear(place)
         else:
             self._problems.report(

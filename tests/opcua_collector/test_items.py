@@ -188,6 +188,14 @@ async def test_a_deadband_that_the_server_refuses_is_kept_here(status: int) -> N
     assert line.reports.found == {}
 
 
+async def test_what_a_server_leaves_out_itself_is_no_problem_without_a_range() -> None:
+    line = Group(Stack(variables("A", "B")), configured(deadband={"percent": 1}))
+    async with line.session():
+        await line.monitors(2)
+    assert line.reports.found == {}
+    assert line.items.status()["deadband"] == {"server": 2, "client": 0}
+
+
 async def test_a_server_without_filters_is_not_asked_for_one_again_and_again() -> None:
     names = [f"T{number}" for number in range(nodes.CHUNK + 500)]
     stack = Stack(
