@@ -203,7 +203,7 @@ def check_estimate(gateway: Gateway, found: Estimate, findings: Findings) -> Non
         if getattr(source.settings, "select", None):
             place = f"connections.{source.connection}.select"
             problem = "finds its tags on the server, so that their number is not in the figures"
-            remedy = "see how many there are with scripts/sluice browse"
+            remedy = "see how many there are with scripts/sluice browse --select"
             findings.add("note", source.producer.member.name, Problem(place, None, problem, remedy))
     exporter = gateway.exporter
     if exporter is None:
