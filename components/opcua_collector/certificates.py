@@ -28,6 +28,13 @@ _VALID: Final = timedelta(days=5 * 365)
 _PEM: Final = b"-----BEGIN"
 
 
+UNREADABLE: Final = (
+    *(ValueError, TypeError, UnsupportedAlgorithm),
+    *(x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType),
+)
+"""What the library raises for bytes that are no certificate, key or list, or one that it does not know."""
+
+
 class CertificateError(Exception):
     """What was given is no certificate, or no key, that can be used; the text says why."""
 
@@ -68,7 +75,7 @@ def read_certificate(der: bytes) -> x509.Certificate:
         # Read lazily by the library: what is malformed shall show itself here.
         _ = certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc
         _ = certificate.extensions, certificate.serial_number
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise CertificateError(f"it is no readable certificate ({_short(error)})") from None
     return certificate
 
@@ -76,13 +83,14 @@ def read_certificate(der: bytes) -> x509.Certificate:
 def certificates_of_file(path: Path) -> list[bytes]:
     """The certificates in a file, DER or PEM, the leaf first, each as DER. Raises CertificateError."""
     content = _content(path, LARGEST)
-    try:
-        if _PEM in content:
+    if _PEM in content:
+        try:
             loaded = x509.load_pem_x509_certificates(content)
-            return [certificate.public_bytes(serialization.Encoding.DER) for certificate in loaded]
-    except (ValueError, TypeError) as error:
-        raise CertificateError(f"it is no readable certificate ({_short(error)})") from None
-    found = split_chain(content)
+            found = [certificate.public_bytes(serialization.Encoding.DER) for certificate in loaded]
+        except UNREADABLE as error:
+            raise CertificateError(f"it is no readable certificate ({_short(error)})") from None
+    else:
+        found = split_chain(content)
     if not found:
         raise CertificateError("it is no certificate in DER or PEM form")
     for der in found:

@@ -15,6 +15,7 @@ is. What is wrong with it then refuses it, or is only told:
 | out of its time                            | refused or told, as allowExpired says | told |
 | another application URI than the server's  | refused         | refused     | told                       |
 | another host than the endpoint's           | refused or told, as checkHostName says | told | told |
+| a key that is not RSA                      | refused         | refused     | refused                    |
 | usages, key below 2048 bits, SHA-1, MD5    | refused         | told        | told                       |
 
 The columns are in this order of confidence: who has trusted one certificate has looked at it.
@@ -32,13 +33,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from opcua_collector.certificates import (
     SMALLEST_KEY,
+    UNREADABLE,
     CertificateError,
     Facts,
     alternative_names,
@@ -61,7 +63,7 @@ _LARGEST_LIST: Final = 16 * 2**20
 _LONGEST_CHAIN: Final = 8
 _MOST_SIGNATURES: Final = 64  # that are checked for one chain
 _WEAK: Final = (hashes.SHA1, hashes.MD5)
-_UNUSABLE: Final = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm)
+_UNUSABLE: Final = (*UNREADABLE, InvalidSignature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ def judge(
     chosen for this very connection.
     """
     leaf = read_certificate(chain[0])
+    if not _has_rsa(leaf):
+        raise RefusedError("trust", "has no RSA key", "give the server one with an RSA key: all policies here need it")
     if chain[0] in directly:
         others = _known(chain[1:], store)
         warnings = _check_directly(leaf, others, store, rules, now, pinned=pinned)
@@ -374,21 +378,26 @@ def _names(pattern: str, host: str) -> bool:
 
 def _strength(certificate: x509.Certificate, *, signature: bool = True) -> str:
     """What of its key or signature is too weak, or of a kind that no policy here knows."""
-    try:
-        key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm):
-        return "has a key of an unknown kind"
-    if not isinstance(key, rsa.RSAPublicKey):
+    if not _has_rsa(certificate):
         return "has no RSA key"
+    key = certificate.public_key()
+    assert isinstance(key, rsa.RSAPublicKey)
     if key.key_size < SMALLEST_KEY:
         return f"has a key of only {key.key_size} bits"
     return "is signed with SHA-1 or MD5, which can be forged" if signature and _forgeable(certificate) else ""
 
 
+def _has_rsa(certificate: x509.Certificate) -> bool:
+    try:
+        return isinstance(certificate.public_key(), rsa.RSAPublicKey)
+    except UNREADABLE:
+        return False
+
+
 def _forgeable(certificate: x509.Certificate) -> bool:
     try:
         return isinstance(certificate.signature_hash_algorithm, _WEAK)
-    except UnsupportedAlgorithm:  # nor can it be checked, then
+    except UNREADABLE:  # nor can it be checked, then
         return False
 
 
