@@ -154,6 +154,7 @@ class Subscription:
     id: int
     interval: float
     keep_alive: float
+    most: int = 0  # values of one notification; 0: any number
     items: dict[int, tuple[int, int]] = field(default_factory=dict)  # item id -> (client handle, node)
     canaries: dict[int, tuple[int, float]] = field(default_factory=dict)  # item id -> (client handle, seconds)
     sequence: int = 1
@@ -185,7 +186,8 @@ class Server:
         self.total = 0.0
         self.flood = False
         self.producing = False
-        self._templates: list[Template] = []
+        self._parts: list[list[tuple[int, int]]] = []  # what goes into one notification each
+        self._templates: list[Template] = []  # all parts of a variant, then those of the next
         self._next = 1
 
     def number(self) -> int:
@@ -207,7 +209,9 @@ class Server:
             raise RuntimeError("nobody monitors anything: there is nothing to replay")
         subscription = session.subscription
         items = list(subscription.items.values())
-        self._templates = [template(items, self.pattern, seed) for seed in range(VARIANTS)]
+        most = subscription.most or len(items)
+        self._parts = [items[start : start + most] for start in range(0, len(items), most)]
+        self._templates = [template(part, self.pattern, seed) for seed in range(VARIANTS) for part in self._parts]
         self.offered = self.sent = self.dropped = 0
         self.total = 0.0
         self.flood, self.producing = rate <= 0, True
@@ -231,7 +235,7 @@ class Server:
         patience = time.monotonic() + 5.0
         while subscription.due and time.monotonic() < patience:  # noqa: ASYNC110 - what is queued is still delivered
             await asyncio.sleep(0.05)
-        self.dropped += len(subscription.due) * len(items)
+        self.dropped += sum(len(self._templates[number].times) for number in subscription.due)
         subscription.due.clear()
         return {
             "offered": self.offered,
@@ -243,10 +247,10 @@ class Server:
 
     def _make(self, subscription: Subscription, values: int) -> None:
         self.offered += values
-        subscription.due.append(self.offered // values % VARIANTS)
-        if len(subscription.due) > BACKLOG:
-            subscription.due.popleft()
-            self.dropped += values
+        variant = self.offered // values % VARIANTS * len(self._parts)
+        subscription.due.extend(range(variant, variant + len(self._parts)))
+        while len(subscription.due) > BACKLOG * len(self._parts):
+            self.dropped += len(self._templates[subscription.due.popleft()].times)
 
     def answer(self, session: Session) -> None:
         """Answer publish requests with what there is."""
@@ -583,9 +587,9 @@ class Link(asyncio.Protocol):
 
     def _subscribe(self, session: Session | None, request: int, handle: int, body: bytes, at: int) -> None:
         assert session is not None
-        interval, lifetime, keep_alive, _, _, _ = struct.unpack_from("<dIII?B", body, at)
+        interval, lifetime, keep_alive, most, _, _ = struct.unpack_from("<dIII?B", body, at)
         interval = max(interval, 10.0)
-        made = Subscription(self._server.number(), interval / 1000, interval / 1000 * keep_alive)
+        made = Subscription(self._server.number(), interval / 1000, interval / 1000 * keep_alive, most)
         session.subscription = made
         self.send(request, 790, handle, struct.pack("<IdII", made.id, interval, lifetime, keep_alive))
 
