@@ -168,8 +168,8 @@ ROWS = [
     Row(
         COLLECTOR,
         {"cloudCommands": ["stauts"]},
-        'cloudCommands[0] = "stauts" is no command: use one of: status, backfill, forget; did you mean status?;'
-        " or [] to allow none (the default of cloudCommands applies)",
+        'cloudCommands[0] = "stauts" is no command: use one of: status, backfill, forget, explain, browse, read; did '
+        "you mean status?; or [] to allow none (the default of cloudCommands applies)",
     ),
     Row(
         COLLECTOR,

@@ -13,10 +13,14 @@ import orjson
 import pytest
 from hypothesis import given
 
+from opcua_collector import explain
 from opcua_collector.commands import Backfill, Commands, Forget, matching
+from opcua_collector.config import Configuration, Tag
+from opcua_collector.config import Connection as Settings
 from opcua_collector.requested import Request
 from sluice.command import Call, Channel, CommandError, Origin, Reply, State
 from sluice.config import load_entries
+from sluice.status import Connection as State_
 
 SECOND = 10**9
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -249,3 +253,89 @@ async def test_forgetting_says_how_much_was_kept_and_why_it_is_refused() -> None
         CommandError, match=r"'stream-exporter' is named under outbox.consumers: take it out there first"
     ):
         await forget.run(call(Forget(consumer="stream-exporter"), []))
+
+
+# --- explain, browse, read ------------------------------------------------------------------------------------------
+
+
+class Shown(Line):
+    """A connection that is not connected, with what it says of itself."""
+
+    def __init__(self, history: dict[str, str | None]) -> None:
+        super().__init__(history)
+        self.live = None
+        self.state = State_("waiting")
+        self.state.set("waiting", "refuses the connection", "see that the server runs")
+        self.settings = Settings.model_validate({"endpoint": "opc.tcp://x:1"})
+        self.tags = {tag: Tag.model_validate({"node": "i=1"}) for tag in history}  # type: ignore[assignment]
+
+    def describe(self) -> dict[str, Any]:
+        return {**explain.planned("line1", self.settings, self.tags), "state": self.state.as_dict()}  # type: ignore[arg-type]
+
+    def troubles(self, most: int) -> dict[str, str]:
+        return {"T1": "does not exist on the server: correct it"}
+
+    def of_tag(self, tag: str) -> dict[str, Any]:
+        return {"node": "i=1", "late": False}
+
+
+def answered(line: Shown, command: str, **arguments: Any) -> Any:
+    """What the command gives, or why it was refused or has failed."""
+    commands = {one.name: one for one in Commands(lambda: {"line1": line}, lambda: None).all()}  # type: ignore[dict-item]
+    loaded = load_entries(commands[command].arguments, {"a": {"connection": "line1", **arguments}}, ())
+    assert loaded.problems == [], loaded.problems
+    wanted = loaded.entries["a"]
+    try:
+        commands[command].check(wanted)
+        return asyncio.run(commands[command].run(Call("1", wanted, lambda fraction, result: None)))  # type: ignore[arg-type]
+    except CommandError as error:
+        return str(error)
+
+
+def test_explain_tells_of_a_connection_whether_it_is_connected_or_not() -> None:
+    report = answered(Shown({"T1": "", "T2": "the server keeps no history of it"}), "explain", outage="2h")
+    assert report["state"]["state"] == "waiting"
+    assert report["groups"]["(connection)"]["outage"]["seconds"] == 7200
+    assert report["groups"]["(connection)"]["outage"]["tags_with_history"] == 1
+    orjson.dumps(report)
+
+
+def test_explain_tells_of_one_tag_and_names_the_nearest_when_there_is_none() -> None:
+    line = Shown({"Reactor/Temp": "", "Reactor/Level": ""})
+    assert answered(line, "explain", tag="Reactor/Temp") == {
+        "connection": "line1", "tag": "Reactor/Temp", "node": "i=1", "late": False,
+    }  # fmt: skip
+    refused = answered(line, "explain", tag="Reactor/Tmep")
+    assert refused.startswith("arguments.tag: 'Reactor/Tmep' names no tag of line1: use one of: Reactor/Temp")
+
+
+@pytest.mark.parametrize(("command", "arguments"), [("browse", {"path": "/Plant"}), ("read", {"tags": ["T1"]})])
+def test_what_needs_a_session_is_refused_with_the_reason_while_there_is_none(
+    command: str, arguments: dict[str, Any]
+) -> None:
+    assert answered(Shown({"T1": ""}), command, **arguments) == (
+        "line1 is not connected: refuses the connection: see that the server runs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "place"),
+    [
+        ("browse", {"depth": 4}, "depth"),
+        ("browse", {"most": 501}, "most"),
+        ("read", {"tags": ["T"] * 101}, "tags"),
+        ("read", {"tags": []}, "tags"),
+        ("explain", {"outage": "32d"}, "outage"),
+    ],
+)
+def test_looks_are_bounded(command: str, arguments: dict[str, Any], place: str) -> None:
+    commands = {one.name: one for one in Commands(dict, lambda: None).all()}
+    loaded = load_entries(commands[command].arguments, {"a": {"connection": "line1", **arguments}}, ())
+    assert [problem.path for problem in loaded.problems] == [f"a.{place}"]
+
+
+def test_looks_change_nothing_and_are_not_allowed_from_the_cloud_by_default() -> None:
+    looks = ("explain", "browse", "read")
+    commands = {one.name: one for one in Commands(dict, lambda: None).all()}
+    assert all(commands[name].reads for name in looks)
+    assert not set(looks) & set(Configuration().cloud_commands)
