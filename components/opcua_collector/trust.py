@@ -8,15 +8,14 @@
 A certificate is believed directly, because it is itself trusted, or because a chain leads from it to an authority that
 is. What is wrong with it then refuses it, or is only told:
 
-| wrong                                      | by an authority | directly    | pinned, or given as a file |
-|--------------------------------------------|-----------------|-------------|----------------------------|
-| revoked                                    | refused         | refused     | refused                    |
-| no current revocation list of its issuer   | refused or told, as requireRevocationList says              |
-| out of its time                            | refused or told, as allowExpired says | told |
-| another application URI than the server's  | refused         | refused     | told                       |
-| another host than the endpoint's           | refused or told, as checkHostName says | told | told |
-| a key that is not RSA                      | refused         | refused     | refused                    |
-| usages, key below 2048 bits, SHA-1, MD5    | refused         | told        | told                       |
+| wrong                                     | by an authority          | directly        | pinned, or a file's |
+|-------------------------------------------|--------------------------|-----------------|---------------------|
+| revoked; a key that is not RSA            | refused                  | refused         | refused             |
+| no current revocation list                | as requireRevocationList | as requireRevo… | as requireRevo…     |
+| out of its time                           | as allowExpired          | as allowExpired | told                |
+| another application URI                   | refused                  | refused         | told                |
+| another host                              | as checkHostName         | told            | told                |
+| usages, a key below 2048 bits, SHA-1, MD5 | refused                  | told            | told                |
 
 The columns are in this order of confidence: who has trusted one certificate has looked at it.
 """
