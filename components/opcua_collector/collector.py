@@ -216,7 +216,7 @@ class OpcUaCollector(Component[Configuration]):
         return checks.check(config, directory)
 
     def commands(self) -> Sequence[Command[Any]]:
-        """`backfill` and `forget`."""
+        """See `commands`."""
         return Commands(
             lambda: {name: running.connection for name, running in self._running.items()}, lambda: self._outlets
         ).all()

@@ -267,7 +267,7 @@ class Shown(Line):
         self.state = State_("waiting")
         self.state.set("waiting", "refuses the connection", "see that the server runs")
         self.settings = Settings.model_validate({"endpoint": "opc.tcp://x:1"})
-        self.tags = {tag: Tag.model_validate({"node": "i=1"}) for tag in history}  # type: ignore[assignment]
+        self.tags = {tag: Tag.model_validate({"node": "i=1"}) for tag in history}
 
     def describe(self) -> dict[str, Any]:
         return {**explain.planned("line1", self.settings, self.tags), "state": self.state.as_dict()}  # type: ignore[arg-type]
