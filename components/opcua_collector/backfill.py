@@ -312,10 +312,12 @@ class Backfill:
                     waiting.extendleft(reversed(asked))
                     continue
                 for some in _slices(zip(asked, pages, strict=True)):
+                    before = self._assembler.counts.filtered
                     columns = self._take(some, size)
+                    filtered = self._assembler.counts.filtered - before
                     waiting.extend(reading for reading, _ in some if reading.point and not reading.over)
-                    if columns:
-                        await self._durable(columns)
+                    if columns or filtered:
+                        await self._durable(columns, filtered)
         except asyncio.CancelledError:
             pause = 0.0
             raise
@@ -445,10 +447,11 @@ class Backfill:
         self._failures[handle] = failures
         self._work.returned(reading.piece, _now() + (0.0 if means is Outcome.RESTART else _PAUSE * failures))
 
-    async def _durable(self, columns: Sequence[Columns]) -> None:
+    async def _durable(self, columns: Sequence[Columns], filtered: int) -> None:
         """Hand samples on, together with how far that is; no faster than the rate."""
         self._pace(sum(map(len, columns)))
-        await self._outlet.submit_backfill(columns, positions={self._position: self._work.dump(self._outlet.newest)})
+        positions = {self._position: self._work.dump(self._outlet.newest)}
+        await self._outlet.submit_backfill(columns, positions=positions, filtered=filtered)
         await self._let_pass()
 
     async def _release(self, stack: StackSession, questions: Sequence[Question]) -> None:
