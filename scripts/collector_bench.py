@@ -226,8 +226,9 @@ async def replaying(kind: str, items: int, core: int, port: int = 0) -> AsyncIte
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGKILL)
+        for pid in family(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     await process.wait()
 
 
