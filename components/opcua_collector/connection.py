@@ -676,6 +676,8 @@ class Connection:
             told["publishing"] = live.publishing.status()
             if live.session.pace is not None:
                 told["load"] = live.session.pace.status()
+            if live.session.pace is not None:
+                told["load"] = live.session.pace.status()
         if self._facts is not None:
             told["limits"] = {name: int(most) for name, most in asdict(self._facts.limits).items()}
         told["groups"] = {name: group.describe() for name, group in self._groups.items()}

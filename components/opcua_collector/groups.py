@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -190,7 +190,7 @@ class SubscribedGroup:
     def _renewed(self, feed: Feed, *, known: bool) -> None:
         """A new subscription is ours, without items yet. known: tags may have had samples of this server before."""
         self.feed = feed
-        if known:
+        if known and any(tag in self.tags for tag, _ in self._intake.gaps.all_marks()):
             self._intake.open_gap("new subscription", only=self.tags)
         self.items.renewed()
         self._keep(self.name, feed.subscribed, {position(ITEMS, self.name): None, position(SEQUENCE, self.name): None})
@@ -373,7 +373,7 @@ class SubscribedGroup:
             told["subscription"] = self.feed.subscribed.id
             told["requested"] = None if asked is None else asdict(asked)
             told["canary_s"] = self.feed.subscribed.canary
-        return {**told, **self.items.describe()}
+        return {**told, **self.items.status(), **self.items.describe()}
 
 
 class PolledGroup:
@@ -438,7 +438,7 @@ class PolledGroup:
 
     def describe(self) -> dict[str, Any]:
         """For who wants to understand it."""
-        return {"mode": "poll", "poll_interval_s": self.plan.poll, **self.items.describe()}
+        return {"mode": "poll", "poll_interval_s": self.plan.poll, **self.items.status(), **self.items.describe()}
 
 
 Group = SubscribedGroup | PolledGroup
@@ -453,19 +453,6 @@ def _unless_gone(task: asyncio.Task[Any], feed: Feed) -> None:
         if name not in recovery.GONE:
             raise
         feed.lose(name)
-
-
-async def first_end(*work: Coroutine[Any, Any, None]) -> None:
-    """Run all until one fails, which is raised; others may end when they like."""
-    tasks: set[asyncio.Task[None]] = {asyncio.create_task(one) for one in work}
-    try:
-        pending = tasks
-        while pending:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-    finally:
-        await end(*tasks)
 
 
 def _now() -> float:

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -18,14 +19,14 @@ import pytest
 import pytest_asyncio
 from asyncua.client.ua_session import UaSession
 
-from opcua_collector import browse, groups, monitoring
+from opcua_collector import browse, connection, groups, monitoring, publishing
 from opcua_collector.config import Connection as Settings
 from opcua_collector.config import Tag
 from opcua_collector.connecting import Identity
 from opcua_collector.connection import Connection
 from opcua_collector.groups import SubscribedGroup
 from opcua_collector.items import Items
-from opcua_collector.session import Session
+from opcua_collector.session import Look, Session
 from opcua_collector.stack import UaStatusCodeError
 from opcua_collector.wire import Monitored
 from plant.line import Line
@@ -1034,3 +1035,51 @@ async def test_what_runs_beside_publishing_has_each_session_and_what_is_known_of
     assert described["limits"]["read"] > 0
     assert described["session"]["resumed"] is True
     assert orjson.dumps(described)
+
+
+@here
+async def test_a_server_without_a_session_left_is_given_time(
+    rig: Rig, server: PlantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost sessions end by themselves; who knocks all the time may keep them from it."""
+    tries: list[float] = []
+
+    async def crowded(*_: Any) -> Any:
+        tries.append(time.monotonic())
+        raise UaStatusCodeError(0x80560000)  # BadTooManySessions
+
+    await rig.away()
+    with monkeypatch.context() as patch:
+        patch.setattr(connection, "_CROWDED", 1.5)
+        patch.setattr(connection, "connect", crowded)
+        rig.line.refuse(False)
+        await until(lambda: len(tries) == 3, rig.state)
+        assert "no session left" in rig.reports.found["connections.line1.endpoint"]
+    assert min(later - sooner for sooner, later in pairwise(tries)) >= 1.5
+    await rig.connects(2)
+    assert rig.rung == "resumed"
+    await has(rig, await show(server, 1))
+
+
+@here
+async def test_clocks_that_differ_are_told_and_no_more_when_they_do_not(
+    rig: Rig, server: PlantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_TEND", 0.05)
+    monkeypatch.setattr(publishing, "_LOOK", 0.1)
+    look, ahead = Session.look, 42
+
+    async def elsewhen(session: Session) -> Look:
+        found = await look(session)
+        return replace(found, clock=found.clock + ahead * 10**9)
+
+    monkeypatch.setattr(Session, "look", elsewhen)
+    await rig.away()
+    await rig.back()
+    place = "connections.line1.timestamps"
+    await until(lambda: "ahead of ours" in rig.reports.found.get(place, ""), rig.state)
+    ahead = -42
+    await until(lambda: "behind ours" in rig.reports.found.get(place, ""), rig.state)
+    ahead = 0
+    await until(lambda: place not in rig.reports.found, rig.state)
+    assert abs(rig.status()["clock_ahead_s"]) < 5
