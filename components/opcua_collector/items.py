@@ -108,24 +108,34 @@ class Items(Nodes[_Item]):
             return
         assembler = self._assembler
         self._subscription, self._reserved = kept.subscription, kept.reserved
+        typings: dict[Any, Typing] = {}  # what many have in common is made once
+        kinds: dict[Any, Kind] = {}
         for one in kept.items:
             tag = self._tags.get(one.tag)
             if tag is None or address_of(tag) != one.address:
                 self._ended.append(one.monitored)
                 continue
-            typing: Typing = self._once(Typing.load(one.rule))
-            item = _Item(one.handle, tag, one.node, typing, self._once(one.unit))
-            item.monitored, item.width, item.refused = one.monitored, one.width, one.refused
-            # What an earlier release asked for is not known: it is told once more.
-            asking = self._once(Asking(*one.asked) if one.asked else Asking(-1.0, one.queue))
-            self._items[one.tag] = item
+            typing = typings.get(one.rule) if isinstance(one.rule, int) else None
+            if typing is None:
+                typing = self._once(Typing.load(one.rule))
+                if isinstance(one.rule, int):
+                    typings[one.rule] = typing
+            key = (tuple(one.asked or ()), one.revised, one.queue, one.width is None)
+            kind = kinds.get(key)
+            if kind is None:
+                # What an earlier release asked for is not known: it is told once more.
+                asking = self._once(Asking(*one.asked) if one.asked else Asking(-1.0, one.queue))
+                local = one.width is not None and not asking.deadband
+                kind = kinds[key] = self._once(Kind(asking, one.revised or asking.sampling, one.queue, local))
+            item = self._items[one.tag] = _Item(one.handle, tag, one.node, typing, self._once(one.unit))
+            item.monitored, item.width, item.refused, item.kind = one.monitored, one.width, one.refused, kind
+            self._kinds[kind] += 1
             assembler.add(self._series(one.tag, item), one.handle)
             assembler.fix(one.handle, typing)
-            local = one.width is not None and not asking.deadband
             if one.width is not None:
                 assembler.filter(one.handle, one.width)
-            self._become(item, Kind(asking, one.revised or asking.sampling, one.queue, local))
             self.names[one.handle] = one.tag
+        self._handles = None
         if assembler.handles < kept.reserved:
             assembler.remove(assembler.add(Series(""), kept.reserved - 1))
 
