@@ -370,7 +370,8 @@ def test_keys_are_counted_with_those_of_the_recipe(tmp_path: Path) -> None:
 
 def test_on_lite_a_secret_of_secret_manager_and_large_messages_are_errors(tmp_path: Path) -> None:
     user = "{name: o, password: {secret: sluice-line1, key: password}}"
-    connection = f'line1: {{endpoint: "opc.tcp://10.0.0.5:4840", user: {user}}}'
+    tags = '{T: {node: "ns=2;s=T"}}'
+    connection = f'line1: {{endpoint: "opc.tcp://10.0.0.5:4840", user: {user}, tags: {tags}}}'
     found = said(site(tmp_path, f"maxMessageBytes: 64KB\nconnections: {{{connection}}}"), nucleus="lite")
     assert found == [
         "site.yaml:5:9: error: maxMessageBytes = 64000 is more than nucleus lite takes: use auto; 7000 applies",
