@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 _SHALLOW: Final = "a queue of one value"  # a gap's reason
 _PAUSES: Final = (0.2, 60.0)  # seconds until a subscription that ended is made anew
 _REFUSED_PAUSES: Final = (5.0, 300.0)  # and one that the server refused is asked for again
+_CLOCK: Final = 1.0  # seconds between looks at the server's clock, at least: each costs a message and a note
 _STABLE: Final = 5.0  # seconds after which one that ends is made anew at once
 _FULL: Final = ("BadTooMany", "BadOutOfMemory", "BadResourceUnavailable")
 _UNKNOWN_SERVICE: Final = frozenset({ua.StatusCodes.BadServiceUnsupported, ua.StatusCodes.BadNotImplemented})
@@ -294,7 +295,7 @@ class SubscribedGroup:
         one = feed.subscribed
         if one.canary or self._unproven:
             return
-        interval = one.interval * one.keep_alive_count
+        interval = max(_CLOCK, one.interval * one.keep_alive_count)
         try:
             status, revised = await live.session.canary(one.id, interval)
         except UaStatusCodeError as error:
@@ -373,7 +374,7 @@ class SubscribedGroup:
             told["subscription"] = self.feed.subscribed.id
             told["requested"] = None if asked is None else asdict(asked)
             told["canary_s"] = self.feed.subscribed.canary
-        return {**told, **self.items.status(), **self.items.describe()}
+        return {**told, **self.items.describe()}
 
 
 class PolledGroup:
@@ -438,7 +439,7 @@ class PolledGroup:
 
     def describe(self) -> dict[str, Any]:
         """For who wants to understand it."""
-        return {"mode": "poll", "poll_interval_s": self.plan.poll, **self.items.status(), **self.items.describe()}
+        return {"mode": "poll", "poll_interval_s": self.plan.poll, **self.items.describe()}
 
 
 Group = SubscribedGroup | PolledGroup
