@@ -102,6 +102,7 @@ class Items(Nodes[_Item]):
 
     # --- over the ends of sessions and processes ---
 
+    @kept.no_garbage_collection()
     def restore(self, kept: Kept | None) -> None:
         """Take over the items of an earlier run. What the configuration says otherwise by now is ended later."""
         if kept is None:
