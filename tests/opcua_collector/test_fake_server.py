@@ -519,3 +519,20 @@ async def test_a_channel_that_is_refused_with_a_service_fault_is_told_as_what_it
     await until(lambda: line.connection.state.state == "waiting", line.state)
     assert "does not trust our certificate" in line.connection.state.why, line.state()
     await line.flows("T0")
+
+
+async def test_a_server_that_publishes_before_any_item_is_made_is_waited_for(server: FakeServer, start: Start) -> None:
+    held: list[Call] = []
+
+    def create(call: Call) -> Response:
+        if all(wish.ItemToMonitor.NodeId.NamespaceIndex == 0 for wish in call.parameters.ItemsToCreate):
+            return server.usual(call)  # the server's own time, which proves that values flow
+        held.append(call)
+        return None
+
+    server.answers["CreateMonitoredItems"] = create
+    line = start(server.endpoint, tags(), keepAlive=0.1)
+    await until(lambda: held and server.asked["Publish"] > 10, line.state)
+    held[0].answer(server.usual(held[0]))
+    await line.flows("T0")
+    assert line.connection.status()["connects"] == 1
