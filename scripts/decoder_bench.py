@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from opcua_collector.notifications import decode
-from opcua_collector.samples import Assembler, Rule
 from opcua_collector.stack import ua
+from opcua_collector.values.notifications import decode
+from opcua_collector.values.samples import Assembler, Rule
 from sluice.batch import Series
 
 REQUIRED = 10.0

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from opcua_collector import checks
+from opcua_collector.address_space.discovery import Discovery, forget_spaces
 from opcua_collector.commands import Commands
 from opcua_collector.config import Configuration
 from opcua_collector.config import Connection as ConnectionSettings
-from opcua_collector.connecting import Identity
 from opcua_collector.connection import Connection
-from opcua_collector.discovery import Discovery, forget_spaces
 from opcua_collector.problems import TroubleError
-from opcua_collector.security import needs_trust
+from opcua_collector.security.policy import needs_trust
+from opcua_collector.services.connecting import Identity
 from opcua_collector.tags import Selection, Stamp, forget, forget_others, select, stamps
 from sluice.command import Command
 from sluice.component import Component, Context

@@ -24,15 +24,15 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from opcua_collector import explain
+from opcua_collector.address_space.looking import NotThereError, nodes_below, values_of
 from opcua_collector.connection import Connection
-from opcua_collector.encoding import MalformedError
 from opcua_collector.groups import Live
-from opcua_collector.looking import NotThereError, nodes_below, values_of
+from opcua_collector.history.requested import NOT_MONITORED
 from opcua_collector.nodes import Facts
 from opcua_collector.plan import by_group
 from opcua_collector.problems import status_name
-from opcua_collector.requested import NOT_MONITORED
 from opcua_collector.stack import UaError, UaStatusCodeError
+from opcua_collector.values.encoding import MalformedError
 from sluice.command import Call, Command, CommandError
 from sluice.config import Duration, Settings, refuse
 from sluice.outlets import Outlets

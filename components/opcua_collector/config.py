@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from opcua_collector.address import BrowsePathError, NodeIdError, parse_browse_path, parse_node_id
+from opcua_collector.address_space.address import BrowsePathError, NodeIdError, parse_browse_path, parse_node_id
 from sluice.config import ComponentSettings, Duration, Labelled, Named, OutboxSettings, SecretRef, Settings, refuse
 from sluice.tag_package import component_name
 from sluice.units import comma

@@ -22,13 +22,11 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, Final, Protocol
 
-from opcua_collector import recovery
-from opcua_collector.backfill import RATE, Backfill
-from opcua_collector.certificates import thumbprint
 from opcua_collector.config import Connection as Settings
 from opcua_collector.config import Tag
-from opcua_collector.connecting import Identity, TicketError, connect
 from opcua_collector.groups import FullError, Group, Live, PolledGroup, Returned, SubscribedGroup
+from opcua_collector.history.backfill import RATE, Backfill
+from opcua_collector.history.requested import MOST_REQUESTS, Request, Requested
 from opcua_collector.intake import GAPS, MARKS, Intake, Outlet, Traffic
 from opcua_collector.kept import (
     ITEMS,
@@ -42,14 +40,16 @@ from opcua_collector.kept import (
     position,
 )
 from opcua_collector.nodes import Facts, Reporter, learn
-from opcua_collector.pipeline import Pipeline
 from opcua_collector.plan import OWN, by_group, plan
 from opcua_collector.problems import explain, status_name
-from opcua_collector.publishing import OutboxFullError, Publishing
-from opcua_collector.requested import MOST_REQUESTS, Request, Requested
-from opcua_collector.session import Session, Subscribed, Ticket
+from opcua_collector.security.certificates import thumbprint
+from opcua_collector.services.connecting import Identity, TicketError, connect
+from opcua_collector.services.session import Session, Subscribed, Ticket
 from opcua_collector.stack import NodeId, UaStatusCodeError
-from opcua_collector.subscription import session_timeout
+from opcua_collector.subscriptions import recovery
+from opcua_collector.subscriptions.pipeline import Pipeline
+from opcua_collector.subscriptions.publishing import OutboxFullError, Publishing
+from opcua_collector.subscriptions.timing import session_timeout
 from sluice.log import Secret
 from sluice.retry import Backoff
 from sluice.status import Connection as State

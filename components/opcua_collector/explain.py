@@ -21,9 +21,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from opcua_collector import subscription
 from opcua_collector.config import Connection, Tag
 from opcua_collector.plan import Plan, by_group, plan
+from opcua_collector.subscriptions import timing
 
 SHOWN: Final = 20
 """Tags that are named, with what is wrong with them."""
@@ -41,7 +41,7 @@ def planned(name: str, settings: Connection, tags: Mapping[str, Tag]) -> dict[st
     return {
         "connection": name,
         "endpoint": settings.endpoint,
-        "session_timeout_s": subscription.session_timeout(settings),
+        "session_timeout_s": timing.session_timeout(settings),
         "groups": {
             group: as_planned(plan(settings, group), settings, some) for group, some in by_group(settings, tags).items()
         },
@@ -52,7 +52,7 @@ def as_planned(wanted: Plan, settings: Connection, tags: Mapping[str, Tag]) -> d
     """A group of it."""
     if wanted.mode == "poll":
         return {"mode": "poll", "poll_interval_s": wanted.poll, "tags": len(tags), "polled": len(tags)}
-    asked = subscription.asked(wanted, settings.keep_alive)
+    asked = timing.asked(wanted, settings.keep_alive)
     kinds = Counter((one.sampling, queue_of(one)) for one in map(wanted.of, tags.values()))
     return {
         "mode": "subscribe",
@@ -69,7 +69,7 @@ def as_planned(wanted: Plan, settings: Connection, tags: Mapping[str, Tag]) -> d
 
 def queue_of(wanted: Plan) -> int:
     """Values that the server is asked to keep for a tag."""
-    return wanted.queue or subscription.queue_size(wanted.sampling, wanted.publishing, wanted.outage)
+    return wanted.queue or timing.queue_size(wanted.sampling, wanted.publishing, wanted.outage)
 
 
 def kind_of(

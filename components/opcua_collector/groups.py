@@ -13,10 +13,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from opcua_collector import recovery, subscription
 from opcua_collector.config import Connection as Settings
 from opcua_collector.config import Tag
-from opcua_collector.feed import Feed
 from opcua_collector.intake import Intake
 from opcua_collector.items import Items
 from opcua_collector.kept import ITEMS, SEQUENCE, Reached, position
@@ -25,11 +23,13 @@ from opcua_collector.nodes import Facts, Reporter
 from opcua_collector.plan import OWN, Plan
 from opcua_collector.polling import Polled
 from opcua_collector.problems import status_name
-from opcua_collector.publishing import STALLED, Publishing
-from opcua_collector.recovery import RENEWED, Situation, climb
-from opcua_collector.sequence import Missing
-from opcua_collector.session import Session, Subscribed
+from opcua_collector.services.session import Session, Subscribed
 from opcua_collector.stack import NodeId, UaStatusCodeError, ua
+from opcua_collector.subscriptions import recovery, timing
+from opcua_collector.subscriptions.feed import Feed
+from opcua_collector.subscriptions.publishing import STALLED, Publishing
+from opcua_collector.subscriptions.recovery import RENEWED, Situation, climb
+from opcua_collector.subscriptions.sequence import Missing
 from sluice.retry import Backoff
 from sluice.tasks import end
 
@@ -174,10 +174,10 @@ class SubscribedGroup:
         return situation
 
     async def _subscribe(self, session: Session) -> Feed:
-        asked = subscription.asked(self.plan, self._settings.keep_alive)
+        asked = timing.asked(self.plan, self._settings.keep_alive)
         try:
             subscribed = await session.subscribe(
-                asked.interval, asked.keep_alive_count, asked.lifetime_count, subscription.MOST_NOTIFICATIONS
+                asked.interval, asked.keep_alive_count, asked.lifetime_count, timing.MOST_NOTIFICATIONS
             )
         except UaStatusCodeError as error:
             name = status_name(error.code)
@@ -313,7 +313,7 @@ class SubscribedGroup:
         """Tells the server of changed intervals: nothing else of the subscription changes."""
         while True:
             self._changed.clear()
-            asked = subscription.asked(self.plan, self._settings.keep_alive)
+            asked = timing.asked(self.plan, self._settings.keep_alive)
             if feed.subscribed.asked != asked:
                 try:
                     revised = await live.session.modify(
@@ -321,7 +321,7 @@ class SubscribedGroup:
                         asked.interval,
                         asked.keep_alive_count,
                         asked.lifetime_count,
-                        subscription.MOST_NOTIFICATIONS,
+                        timing.MOST_NOTIFICATIONS,
                     )
                 except UaStatusCodeError as error:
                     if error.code in _UNKNOWN_SERVICE:

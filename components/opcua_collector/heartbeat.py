@@ -22,13 +22,13 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from opcua_collector import wire
-from opcua_collector.batches import in_batches
 from opcua_collector.intake import Intake
 from opcua_collector.nodes import Facts
-from opcua_collector.notifications import Block, Publication, decode_values
 from opcua_collector.plan import Plan
+from opcua_collector.services import wire
+from opcua_collector.services.batches import in_batches
 from opcua_collector.stack import UaError, prepared
+from opcua_collector.values.notifications import Block, Publication, decode_values
 
 logger = logging.getLogger(__name__)
 

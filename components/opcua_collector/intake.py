@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
 
-from opcua_collector import marks
-from opcua_collector.gaps import Gaps
-from opcua_collector.notifications import Publication, decode, decode_republished
-from opcua_collector.samples import Assembler
-from opcua_collector.sequence import Missing
+from opcua_collector.history import marks
+from opcua_collector.history.gaps import Gaps
+from opcua_collector.subscriptions.sequence import Missing
+from opcua_collector.values.notifications import Publication, decode, decode_republished
+from opcua_collector.values.samples import Assembler
 from sluice.batch import Columns, SampleBatch
 
 logger = logging.getLogger(__name__)

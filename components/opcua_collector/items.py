@@ -18,20 +18,22 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from opcua_collector import kept, monitoring, subscription, wire
+from opcua_collector import kept
 from opcua_collector.config import Connection as Settings
 from opcua_collector.config import Deadband, Tag
 from opcua_collector.heartbeat import Heartbeat
 from opcua_collector.intake import Intake
 from opcua_collector.kept import ITEMS, KeptItem, address_of
 from opcua_collector.kept import Items as Kept
-from opcua_collector.monitoring import FILTER_REFUSED, UNKNOWN_SERVICE, Wish
 from opcua_collector.nodes import CHUNK, Facts, Node, Nodes, Reporter, slices, together
 from opcua_collector.plan import Plan
 from opcua_collector.problems import node_problem
-from opcua_collector.session import Session, Subscribed
-from opcua_collector.typed import Typing
-from opcua_collector.wire import Asking, Monitored
+from opcua_collector.services import monitoring, wire
+from opcua_collector.services.monitoring import FILTER_REFUSED, UNKNOWN_SERVICE, Wish
+from opcua_collector.services.session import Session, Subscribed
+from opcua_collector.services.wire import Asking, Monitored
+from opcua_collector.subscriptions import timing
+from opcua_collector.types.typed import Typing
 from sluice.batch import Series
 
 logger = logging.getLogger(__name__)
@@ -260,7 +262,7 @@ class Items(Nodes[_Item]):
         return found
 
     def _new_asking(self, plan: Plan, item: _Item, *, numbers: bool) -> Asking:
-        queue = plan.queue or subscription.queue_size(plan.sampling, plan.publishing, plan.outage)
+        queue = plan.queue or timing.queue_size(plan.sampling, plan.publishing, plan.outage)
         kind, width = 0, 0.0
         if plan.deadband is not None and item.refused < 1 and numbers:
             if plan.deadband.absolute is not None:

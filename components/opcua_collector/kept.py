@@ -26,8 +26,8 @@ import orjson
 
 from opcua_collector.config import Connection, Tag
 from opcua_collector.plan import OWN
-from opcua_collector.session import Asked, Subscribed, Ticket
-from opcua_collector.typed import Typing
+from opcua_collector.services.session import Asked, Subscribed, Ticket
+from opcua_collector.types.typed import Typing
 
 SESSION: Final = "session"
 ITEMS: Final = "items"

@@ -14,21 +14,22 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from opcua_collector import browse, data_types, metadata
-from opcua_collector.batches import Batch
-from opcua_collector.browse import OperationLimits
 from opcua_collector.config import Connection as Settings
 from opcua_collector.config import Load, Tag
-from opcua_collector.data_types import Types
 from opcua_collector.intake import Intake, present
 from opcua_collector.kept import address_of
-from opcua_collector.metadata import Metadata
 from opcua_collector.plan import OWN, Plan
 from opcua_collector.problems import node_problem
-from opcua_collector.session import Session
+from opcua_collector.services import browse
+from opcua_collector.services.batches import Batch
+from opcua_collector.services.browse import OperationLimits
+from opcua_collector.services.session import Session
+from opcua_collector.services.wire import read_value_id
 from opcua_collector.stack import NodeId, UaError, node_bytes, node_of
-from opcua_collector.typed import Typing
-from opcua_collector.wire import read_value_id
+from opcua_collector.types import data_types, metadata
+from opcua_collector.types.data_types import Types
+from opcua_collector.types.metadata import Metadata
+from opcua_collector.types.typed import Typing
 from sluice.batch import Series, ValueType
 from sluice.config import Problem
 from sluice.retry import Backoff

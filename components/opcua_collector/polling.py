@@ -21,17 +21,17 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from opcua_collector import wire
-from opcua_collector.batches import Batch, in_batches
 from opcua_collector.config import Connection as Settings
 from opcua_collector.config import Tag
 from opcua_collector.heartbeat import only, with_server_time
 from opcua_collector.intake import Intake
 from opcua_collector.nodes import CHUNK, Facts, Node, Nodes, Reporter, together
-from opcua_collector.notifications import Publication, decode_values
 from opcua_collector.plan import Plan
-from opcua_collector.session import Session
+from opcua_collector.services import wire
+from opcua_collector.services.batches import Batch, in_batches
+from opcua_collector.services.session import Session
 from opcua_collector.stack import UaStatusCodeError, node_bytes, node_of, prepared, ua
+from opcua_collector.values.notifications import Publication, decode_values
 from sluice.tasks import within
 
 logger = logging.getLogger(__name__)

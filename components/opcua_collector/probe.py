@@ -16,16 +16,18 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, Final
 
-from opcua_collector import browse, explain, subscription, wire
-from opcua_collector.batches import in_batches
+from opcua_collector import explain
 from opcua_collector.config import Connection, Tag
-from opcua_collector.monitoring import FILTER_REFUSED
 from opcua_collector.nodes import Facts, learn
 from opcua_collector.plan import Plan, by_group, plan
 from opcua_collector.problems import node_problem
-from opcua_collector.session import Session
+from opcua_collector.services import browse, wire
+from opcua_collector.services.batches import in_batches
+from opcua_collector.services.monitoring import FILTER_REFUSED
+from opcua_collector.services.session import Session
+from opcua_collector.services.wire import Asking, Monitored
 from opcua_collector.stack import NodeId, UaError, node_bytes, prepared, ua
-from opcua_collector.wire import Asking, Monitored
+from opcua_collector.subscriptions import timing
 from sluice.config import Problem
 from sluice.problem import render
 from sluice.tasks import within
@@ -63,7 +65,7 @@ async def probe(
         {
             "connection": name,
             "endpoint": settings.endpoint,
-            "session_timeout_s": subscription.session_timeout(settings),
+            "session_timeout_s": timing.session_timeout(settings),
             "server": {"uri": session.server, "started": started},
             "session": {"policy": session.policy, **session.certificates()},
             "publishing": {
@@ -148,12 +150,12 @@ async def _watch(
     places: Mapping[str, tuple[str, Tag]],
 ) -> dict[str, Any]:
     session = facts.session
-    asked = subscription.asked(wanted, settings.keep_alive)
+    asked = timing.asked(wanted, settings.keep_alive)
     parameters = ua.CreateSubscriptionParameters()
     parameters.RequestedPublishingInterval = asked.interval * 1000
     parameters.RequestedMaxKeepAliveCount = asked.keep_alive_count
     parameters.RequestedLifetimeCount = asked.lifetime_count
-    parameters.MaxNotificationsPerPublish = subscription.MOST_NOTIFICATIONS
+    parameters.MaxNotificationsPerPublish = timing.MOST_NOTIFICATIONS
     parameters.PublishingEnabled = False
     made = await session.stack.create_subscription(parameters, lambda _: None)
     try:

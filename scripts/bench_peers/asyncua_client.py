@@ -11,11 +11,14 @@ import asyncio
 import logging
 import sys
 import time
+from importlib import import_module
 from typing import Any
 
 import orjson
-import paho.mqtt.client as mqtt
-from asyncua import Client, ua
+
+mqtt: Any = import_module("paho.mqtt.client")
+ua: Any = import_module("asyncua").ua
+Client: Any = import_module("asyncua").Client
 
 BATCH = 500
 EVERY = 0.1

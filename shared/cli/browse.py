@@ -17,11 +17,11 @@ from cli.opcua import PKI, PasswordFile, Pki, Target, TrustFirstUse, run, sessio
 from cli.output import IN_THE_WAY, WRONG, Failure, answer, console, emit, say
 
 if TYPE_CHECKING:
+    from opcua_collector.address_space.selecting import Wishes
+    from opcua_collector.address_space.space import Space
+    from opcua_collector.address_space.walk import Progress, Walked
     from opcua_collector.config import Select
-    from opcua_collector.selecting import Wishes
-    from opcua_collector.session import Session
-    from opcua_collector.space import Space
-    from opcua_collector.walk import Progress, Walked
+    from opcua_collector.services.session import Session
     from sluice.config import Problem
 
 COLUMNS: Final = ("tag", "node", "unit", "asset", "group", "description", "kind of value", "object type", "history")
@@ -142,8 +142,8 @@ def _target(source: str, connection: str, policy: str, user: str, from_cache: Pa
 
 
 def _wishes(target: Target, paths: Sequence[str] | None, select: bool) -> Wishes:
+    from opcua_collector.address_space.selecting import Wishes
     from opcua_collector.config import Select
-    from opcua_collector.selecting import Wishes
 
     if select and paths:
         raise Failure("--select and --filter: one of the two is enough", 2)
@@ -170,8 +170,8 @@ async def _look(
     trust_first_use: bool,
     password_file: Path | None,
 ) -> _Found:
+    from opcua_collector.address_space.walk import MOST_LEVELS, Progress, Walk
     from opcua_collector.nodes import learn
-    from opcua_collector.walk import MOST_LEVELS, Progress, Walk
 
     progress = Progress()
     with _shown(target, progress):
@@ -195,7 +195,7 @@ async def _look(
 
 
 def _from_cache(target: Target, wishes: Wishes, work: Path) -> _Found:
-    from opcua_collector.space import file_of, load
+    from opcua_collector.address_space.space import file_of, load
 
     path = file_of(work / "space", target.name)
     space = load(path)
@@ -209,7 +209,7 @@ def _from_cache(target: Target, wishes: Wishes, work: Path) -> _Found:
 
 
 def _chosen(target: Target, wishes: Wishes, space: Space, walked: Walked | None) -> tuple[_Found, dict[str, int]]:
-    from opcua_collector.selecting import choose
+    from opcua_collector.address_space.selecting import choose
 
     nodes: dict[str, int] = {}
     type_names = walked.type_names if walked is not None else None
@@ -241,7 +241,7 @@ def _words(problem: Problem) -> str:
 
 def _said(space: Space, node: int) -> dict[str, str]:
     """What the address space says of a variable, for people."""
-    from opcua_collector.space import ROOT
+    from opcua_collector.address_space.space import ROOT
 
     data_type = space.types[space.data_type[node]]
     shown = space.type_names.get(data_type, data_type)
@@ -256,9 +256,9 @@ def _said(space: Space, node: int) -> dict[str, str]:
 
 async def _describe(opened: Session, limits: Any, space: Space, found: _Found, nodes: Mapping[str, int]) -> None:
     """Units and descriptions, where the server has any."""
-    from opcua_collector.browse import node_id
-    from opcua_collector.metadata import metadata
-    from opcua_collector.references import unpack
+    from opcua_collector.address_space.references import unpack
+    from opcua_collector.services.browse import node_id
+    from opcua_collector.types.metadata import metadata
 
     for start in range(0, len(found.rows), _READ_AT_ONCE):
         some = found.rows[start : start + _READ_AT_ONCE]

@@ -27,7 +27,7 @@ from cli.output import IN_THE_WAY, WRONG, Failure
 
 if TYPE_CHECKING:
     from opcua_collector.config import Connection, Tag
-    from opcua_collector.session import Session
+    from opcua_collector.services.session import Session
     from sluice.log import Secret
 
 T = TypeVar("T")
@@ -97,8 +97,8 @@ async def session(
 ) -> AsyncIterator[Session]:
     """A session with the server, closed at the end together with all it made. Raises Failure, in the words that the
     collector's status would have."""
-    from opcua_collector.connecting import Identity, connect
     from opcua_collector.problems import TroubleError
+    from opcua_collector.services.connecting import Identity, connect
     from opcua_collector.stack import UaError
 
     folder = _folder(pki)
@@ -176,8 +176,8 @@ async def _credentials(target: Target, settings: Connection, password_file: Path
 
 def _failure(target: Target, settings: Connection, folder: Path, error: BaseException) -> Failure:
     """What is wrong with the server or with us, told as the collector tells it."""
-    from opcua_collector.certificates import thumbprint
     from opcua_collector.problems import explain
+    from opcua_collector.security.certificates import thumbprint
 
     path = folder / "own" / "certificate.der"
     try:

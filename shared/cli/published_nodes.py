@@ -200,7 +200,7 @@ Address = tuple[tuple[str, str], ...]
 
 def _address(node: Bag) -> Address | None:
     """(("node", id),) or (("path", path),); None when there is no such thing."""
-    from opcua_collector.address import NodeIdError, parse_node_id
+    from opcua_collector.address_space.address import NodeIdError, parse_node_id
 
     plain, expanded = node.text("Id"), node.text("ExpandedNodeId")
     text = _node_id(expanded or plain)
@@ -229,7 +229,7 @@ def _address(node: Bag) -> Address | None:
 
 def _node_id(text: str) -> str:
     """Also of the form ``http://server/UA/#i=1240``."""
-    from opcua_collector.address import NodeIdError, format_node_id, parse_node_id
+    from opcua_collector.address_space.address import NodeIdError, format_node_id, parse_node_id
 
     uri, mark, identifier = text.rpartition("#")
     if not mark or not re.match(r"[isgb]=", identifier) or re.match(r"(nsu|ns|svr)=", text):

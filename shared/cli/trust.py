@@ -21,7 +21,7 @@ from cli.output import IN_THE_WAY, Failure, answer, say
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from opcua_collector.certificates import Facts
+    from opcua_collector.security.certificates import Facts
 
 COMPONENT: Final = "io.sluice.OpcUaCollector"
 _SHORTEST: Final = 6  # characters of a thumbprint that may stand for all of it
@@ -113,7 +113,7 @@ class _Entry:
 
 
 def _entries(folder: Path, unreadable: list[str]) -> list[_Entry]:
-    from opcua_collector.certificates import CertificateError, certificates_of_file, facts
+    from opcua_collector.security.certificates import CertificateError, certificates_of_file, facts
 
     found = []
     for path in _files(folder):
@@ -199,7 +199,7 @@ def _distrust(folder: Path, mark: str) -> dict[str, Any]:
 
 def _move(folder: Path, entry: _Entry, name: str) -> Path:
     """Into pki/<name>, for the owner of pki alone, whoever runs this."""
-    from opcua_collector.certificates import make_folder, write_file
+    from opcua_collector.security.certificates import make_folder, write_file
 
     place = folder / name
     if place.is_symlink():

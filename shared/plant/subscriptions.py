@@ -10,7 +10,7 @@
 | requests are answered                                             |                                                  |
 | 5.14.7: a subscription is not transferred to the session that has | does it again, and says that all is well         |
 | it already (BadNothingToDo)                                       |                                                  |
-| 5.14.3: ModifySubscription changes the intervals of a subscription | says so and changes nothing                      |
+| 5.14.3: ModifySubscription changes a subscription's intervals     | says so and changes nothing                      |
 | 5.7.2: an authentication token cannot be guessed                  | counts from 1000 on, the same after each start   |
 
 The rest is asyncua's. What was dropped is counted, so that a loss can be told from one that happened later.

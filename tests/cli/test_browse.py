@@ -18,9 +18,9 @@ from typer.testing import CliRunner, Result
 from cli.app import make_app
 from cli.browse import register
 from cli.output import Failure
-from opcua_collector.address import parse_node_id
-from opcua_collector.references import OBJECT, VARIABLE, Reference, pack
-from opcua_collector.space import ROOT, Space, file_of, save
+from opcua_collector.address_space.address import parse_node_id
+from opcua_collector.address_space.references import OBJECT, VARIABLE, Reference, pack
+from opcua_collector.address_space.space import ROOT, Space, file_of, save
 from opcua_collector.tags import parse
 from plant.process import PlantProcess
 from plant.tags import tags as plant_tags

@@ -1690,7 +1690,7 @@ SOURCES = (
     "sluice.config",
     "sluice.units",
     "opcua_collector.config",
-    "opcua_collector.address",
+    "opcua_collector.address_space.address",
     "stream_exporter.config",
     "stream_exporter.checks",
 )

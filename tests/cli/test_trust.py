@@ -21,10 +21,10 @@ from typer.testing import CliRunner, Result
 import cli.survey
 import cli.trust
 from cli.output import Failure
-from opcua_collector.certificates import make, thumbprint
 from opcua_collector.config import Security
 from opcua_collector.problems import TroubleError
-from opcua_collector.trust import believe
+from opcua_collector.security.certificates import make, thumbprint
+from opcua_collector.security.trust import believe
 
 NOW = datetime.now(timezone.utc)
 COLLECTOR = "io.sluice.OpcUaCollector"

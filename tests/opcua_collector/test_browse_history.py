@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from opcua_collector.browse import OperationLimits, history, operation_limits
+from opcua_collector.services.browse import OperationLimits, history, operation_limits
 from opcua_collector.stack import ua
 
 struct_to_binary: Any = import_module("asyncua.ua.ua_binary").struct_to_binary

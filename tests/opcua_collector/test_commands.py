@@ -17,7 +17,7 @@ from opcua_collector import explain
 from opcua_collector.commands import Backfill, Commands, Forget, matching
 from opcua_collector.config import Configuration, Tag
 from opcua_collector.config import Connection as Settings
-from opcua_collector.requested import Request
+from opcua_collector.history.requested import Request
 from sluice.command import Call, Channel, CommandError, Origin, Reply, State
 from sluice.config import load_entries
 from sluice.status import Connection as State_

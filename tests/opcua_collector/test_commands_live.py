@@ -13,8 +13,8 @@ import pytest
 
 from opcua_collector.commands import Commands
 from opcua_collector.config import Configuration
-from opcua_collector.connecting import Identity
 from opcua_collector.connection import Connection
+from opcua_collector.services.connecting import Identity
 from sluice.command import Call, CommandError
 from sluice.config import load, load_entries
 from sluice.log import Secret

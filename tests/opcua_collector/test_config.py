@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from opcua_collector.address import (
+from opcua_collector.address_space.address import (
     BrowsePathError,
     NamespaceUnknownError,
     NodeIdError,

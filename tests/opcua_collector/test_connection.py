@@ -18,15 +18,15 @@ import pytest_asyncio
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.user_managers import UserManager
 
-from opcua_collector import monitoring
-from opcua_collector.certificates import make
 from opcua_collector.config import Connection as Settings
-from opcua_collector.connecting import Identity
 from opcua_collector.connection import Connection
-from opcua_collector.monitoring import Wish
-from opcua_collector.notifications import Publication, Quarantined
-from opcua_collector.requested import Requested
+from opcua_collector.history.requested import Requested
+from opcua_collector.security.certificates import make
+from opcua_collector.services import monitoring
+from opcua_collector.services.connecting import Identity
+from opcua_collector.services.monitoring import Wish
 from opcua_collector.stack import ua
+from opcua_collector.values.notifications import Publication, Quarantined
 from plant.certificate import own_certificate as server_certificate
 from plant.line import Line
 from plant.opcua_server import no_garbage_collection

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from opcua_collector import heartbeat
-from opcua_collector.session import Subscribed
+from opcua_collector.services.session import Subscribed
 from opcua_collector.stack import UaStatusCodeError, ua
 from sluice.batch import Quality
 

@@ -21,10 +21,10 @@ from opcua_collector.intake import Intake
 from opcua_collector.items import Items
 from opcua_collector.kept import load_items
 from opcua_collector.nodes import Facts, learn
-from opcua_collector.notifications import Block, Publication
 from opcua_collector.plan import OWN, by_group, plan
-from opcua_collector.session import Subscribed
+from opcua_collector.services.session import Subscribed
 from opcua_collector.stack import UaStatusCodeError, ua
+from opcua_collector.values.notifications import Block, Publication
 from sluice.tasks import end
 
 from .scripted_stack import STRING, URI, Node, Reports, Sink, Stack

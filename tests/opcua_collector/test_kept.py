@@ -21,7 +21,7 @@ from opcua_collector.kept import (
     load_session,
     position,
 )
-from opcua_collector.session import Asked, Subscribed, Ticket
+from opcua_collector.services.session import Asked, Subscribed, Ticket
 from opcua_collector.stack import node_bytes, read_node, ua, write_node
 
 TICKET = Ticket("0500", "aabb", "", "anonymous", None)

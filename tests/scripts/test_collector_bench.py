@@ -18,8 +18,8 @@ import pytest
 import collector_bench
 import items_bench
 from collector_bench import Arrived, Broker, Figures, judged, replaying
-from opcua_collector.notifications import decode
 from opcua_collector.stack import Client, ua
+from opcua_collector.values.notifications import decode
 from replay_server import KINDS, Server, Session, Subscription, Template, _response, kind_of, template
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from opcua_collector.address_space.selecting import Wishes, choose
+from opcua_collector.address_space.walk import Walk
 from opcua_collector.config import Connection, Select
-from opcua_collector.connecting import Identity, connect
 from opcua_collector.nodes import learn
-from opcua_collector.selecting import Wishes, choose
-from opcua_collector.walk import Walk
+from opcua_collector.services.connecting import Identity, connect
 
 from .peers import Peer, node_opcua, open62541
 

@@ -1,0 +1,1 @@
+"""Nodes and their names: what filters are matched against."""

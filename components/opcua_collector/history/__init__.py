@@ -1,0 +1,1 @@
+"""What was missed: gaps, and reading them back."""

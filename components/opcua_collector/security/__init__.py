@@ -1,0 +1,1 @@
+"""Protection and identity: policies, whom we believe, who we are."""

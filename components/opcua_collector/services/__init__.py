@@ -1,0 +1,1 @@
+"""The services that a server is asked for, in requests that it takes."""

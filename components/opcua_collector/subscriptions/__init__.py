@@ -1,0 +1,1 @@
+"""What keeps a subscription whole: publishing, order, recovery, silence."""
