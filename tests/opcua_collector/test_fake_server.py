@@ -536,3 +536,24 @@ async def test_a_server_that_publishes_before_any_item_is_made_is_waited_for(ser
     held[0].answer(server.usual(held[0]))
     await line.flows("T0")
     assert line.connection.status()["connects"] == 1
+
+
+async def test_a_server_that_takes_the_highest_handle_for_none_shows_no_clock_as_a_tags_value(
+    server: FakeServer, start: Start
+) -> None:
+    """node-opcua: it says 0 in its place, which is the handle of the first tag."""
+
+    def create(call: Call) -> Response:
+        for wish in call.parameters.ItemsToCreate:
+            if wish.RequestedParameters.ClientHandle == 2**32 - 1:
+                wish.RequestedParameters.ClientHandle = 0
+        return server.usual(call)
+
+    server.answers["CreateMonitoredItems"] = create
+    line = start(server.endpoint, tags(), keepAlive=0.1)
+    await line.flows("T0")
+    asked = server.asked["Publish"]
+    await until(lambda: server.asked["Publish"] > asked + 10, line.state)
+    server.change("T0", 1.0)
+    await got(line, "T0", 0.0, 1.0)
+    assert line.sink.of("T0") == [0.0, 1.0]

@@ -25,8 +25,9 @@ from opcua_collector.stack import (
 from opcua_collector.values.encoding import read_attributes
 from sluice.tasks import within
 
-CANARY: Final = 2**32 - 1
-"""Client handle of the server's clock in each subscription: what flows there proves that values flow at all."""
+CANARY: Final = 2**32 - 2
+"""Client handle of the server's clock in each subscription: what flows there proves that values flow at all. One below
+the highest, which node-opcua takes for none: it then says 0, which is a tag's."""
 _CLOSING: Final = 1.5  # seconds that saying goodbye may take
 _STATES: Final = (
     "Running",
