@@ -428,7 +428,7 @@ class Gaps:
         """The tag's first hole, if it can be read now."""
         if not self.reads or tag in self._busy or self._why.get(tag) != "" or tag not in self._handles:
             return None
-        hole = next((hole for hole in self._holes[tag] if not hole.why), None)
+        hole = next((hole for hole in self._holes.get(tag, ()) if not hole.why), None)
         if hole is None or hole.settled or hole.stop is None:
             return None
         if hole.due is None:

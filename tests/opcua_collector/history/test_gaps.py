@@ -378,6 +378,16 @@ def test_a_quiet_tag_is_read_up_to_the_recovery_when_the_patience_is_over() -> N
     assert spans(gaps, 1000.0) == [], "the other is not monitored yet"
 
 
+def test_a_tag_that_waits_to_be_read_may_turn_out_to_lack_nothing() -> None:
+    gaps, made = collector("", "")
+    gaps.open(None, "recreated")
+    gaps.watched(None, at(60), now=100.0)
+    assert spans(gaps, 105.0, most=1) == [(0, 0, 65)]
+    made.subscribed(1)
+    assert made.columns(message((1, START, 0))) == []
+    assert spans(gaps, 105.0) == []
+
+
 def test_a_server_gets_time_to_write_its_history() -> None:
     gaps, made = collector("", settling=2.0)
     gaps.open(None, "messages")
