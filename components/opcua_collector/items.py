@@ -41,8 +41,7 @@ logger = logging.getLogger(__name__)
 _NOTED: Final = 5.0  # seconds between notes while many items are made
 _KINDS: Final = 16  # told at most
 _EVENT_BASED: Final = 0.1  # seconds between values of a node that the server samples as fast as it can, as we reckon
-_REMADE: Final = "an item that could not be changed"  # gaps' reasons
-_MOVED: Final = "a tag that went over to another group"
+_REMADE: Final = "an item that could not be changed"  # a gap's reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,15 +192,15 @@ class Items(Nodes[_Item]):
     def _new_item(self, handle: int, tag: Tag) -> _Item:
         return _Item(handle, tag)
 
-    def _left(self, name: str, item: _Item, *, moved: bool) -> None:
+    def _left(self, name: str, item: _Item, *, moved: bool) -> bool:
         super()._left(name, item, moved=moved)
         self._heartbeat.forget(item.handle)
-        if item.monitored:
+        watched = bool(item.monitored)
+        if watched:
             self._ended.append(item.monitored)
-            if moved:  # nobody watches it until the other group does
-                self._intake.open_gap(_MOVED, [item.handle])
         item.monitored = 0
         self._become(item, None)
+        return watched
 
     def want(self, settings: Settings, plan: Plan, tags: Mapping[str, Tag], elsewhere: Collection[str] = ()) -> None:
         """These tags from now on. `elsewhere`: those that are in another group of the connection now."""
@@ -337,6 +336,7 @@ class Items(Nodes[_Item]):
             run.facts.limits.monitor,
         )
         again = []
+        remade = []
         for (name, item, asking), answer in zip(asked, answers, strict=True):
             if self._items.get(name) is not item or not item.monitored:
                 continue
@@ -344,7 +344,7 @@ class Items(Nodes[_Item]):
             if answer.status in FILTER_REFUSED and self._without_filter(item, asking):
                 again.append((name, item))
             elif answer.status in UNKNOWN_SERVICE:
-                self._make_anew(name, item)
+                remade.append((name, item))
             elif answer.status >> 30 >= 2:
                 problem = node_problem(place, asking.sampling, answer.status)
                 self._problems.report(place, problem.problem, problem.remedy, problem.value)
@@ -353,15 +353,18 @@ class Items(Nodes[_Item]):
             else:
                 self._problems.clear(place)
                 self._settle(name, item, answer, asking)
+        if remade:
+            self._make_anew(remade)
         return again
 
-    def _make_anew(self, name: str, item: _Item) -> None:
-        """The item cannot be changed: it is ended, and one with another handle takes its place at once."""
-        self._ended.append(item.monitored)
-        self._intake.open_gap(_REMADE, [item.handle])
-        item.monitored = 0
-        self._become(item, None)
-        self._another_handle(name, item)
+    def _make_anew(self, some: Sequence[tuple[str, _Item]]) -> None:
+        """These items cannot be changed: they are ended, and others with other handles take their places at once."""
+        self._intake.open_gap(_REMADE, [item.handle for _, item in some])
+        for name, item in some:
+            self._ended.append(item.monitored)
+            item.monitored = 0
+            self._become(item, None)
+            self._another_handle(name, item)
 
     def _without_filter(self, item: _Item, asking: Asking) -> bool:
         """The server does not take the filter: whether less of one is worth another try."""

@@ -45,6 +45,8 @@ _NODE_PAUSES: Final = (5.0, 600.0)
 _BUNCH: Final = 1.0  # seconds between tries of refused nodes: those of which the pauses end in one go together
 _LOOK: Final = 2.0  # seconds between looks whether a server said that what it tells of a node has changed
 _SLICE: Final = 5000  # items that are looked at before others have their turn
+MOVED: Final = "a tag that went over to another group"
+"""A gap's reason."""
 _NUMBERS: Final = frozenset({ValueType.DOUBLE, ValueType.INTEGER})
 
 
@@ -145,22 +147,30 @@ class Nodes(Generic[N]):
         self._settings = settings
         self._plan = plan
         self._tags = dict(tags)
+        moved = set()
         for name in [name for name in self._items if name in elsewhere]:
             item = self._items.pop(name)
             self._well(name)
             del self.names[item.handle]
-            self._left(name, item, moved=True)
+            if self._left(name, item, moved=True):
+                moved.add(name)
             self._assembler.park(item.handle)
+        if moved:  # nobody watches them until the other group does
+            self._intake.open_gap(MOVED, only=moved)
         for trouble in self._trouble.values():  # who has read a table anew has forgotten what was wrong with its tags
             problem = trouble.problem
             self._problems.report(problem.path, problem.problem, problem.remedy, problem.value)
         self._changed.set()
 
-    def _left(self, name: str, item: N, *, moved: bool) -> None:
-        """The tag goes on in another group (moved), or not at all. Its handle is given up next."""
+    def _left(self, name: str, item: N, *, moved: bool) -> bool:
+        """The tag goes on in another group (moved), or not at all. Its handle is given up next.
+
+        Whether its values were collected until now.
+        """
         self._problems.clear(f"{self._place(name, item.tag)}.deadband")
         self._told.pop(name, None)
         self._undescribed.pop(name, None)
+        return False
 
     async def _gone(self) -> list[tuple[str, N]]:
         """Tags that are not wanted any more, or stand elsewhere now; the others have their present context."""

@@ -108,12 +108,14 @@ class Polled(Nodes[_Item]):
     def _new_item(self, handle: int, tag: Tag) -> _Item:
         return _Item(handle, tag)
 
-    def _left(self, name: str, item: _Item, *, moved: bool) -> None:
+    def _left(self, name: str, item: _Item, *, moved: bool) -> bool:
         super()._left(name, item, moved=moved)
+        watched = bool(item.request)
         if item.registered:
             self._released.append(item.registered)
         item.request = item.registered = b""
         self._polled = None
+        return watched
 
     async def _follow(self, facts: Facts) -> None:
         """Finds the nodes of new tags; tries refused ones again."""
@@ -284,7 +286,7 @@ class Polled(Nodes[_Item]):
             self._away = False
             now = time.monotonic()
             if not self._answered or now - self._answered > self._plan.poll:
-                self._intake.open_gap(MISSED, all_)
+                self._intake.open_gap(MISSED, only=self._tags)  # those of which the nodes are not found yet as well
             self._intake.watched(all_)
         self._answered = time.monotonic()
         self._assembler.again(rows)

@@ -320,6 +320,22 @@ async def test_a_tag_that_goes_over_to_another_group_goes_on_where_it_was() -> N
     assert stack.of("A").parameters.SamplingInterval == 9000
 
 
+async def test_very_many_tags_that_go_over_to_another_group_are_noted_once() -> None:
+    names = [f"T{number}" for number in range(200)]
+    slow = {"groups": {"slow": {"samplingInterval": "9s"}}}
+    before = configured({name: {"node": node(name)} for name in names}, **slow)
+    after = configured({name: {"node": node(name), "group": "slow"} for name in names}, **slow)
+    own = Group(Stack(variables(*names)), before)
+    async with own.session():
+        await own.monitors(200)
+        for name in names:
+            own.brings(name, 1.0)
+        gaps = own.intake.traffic.gaps
+        own.want(after, tuple(names))
+        assert own.intake.traffic.gaps == gaps + 1, "one note of all, and not one of all for each"
+        assert own.intake.gaps.status()["tags"] == 200
+
+
 async def test_items_come_back_with_a_resumed_session_and_only_differences_are_made_good() -> None:
     stack = Stack(variables("A", "B"))
     first = Group(stack, configured(deadband={"absolute": 1}, queueSize=5))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from opcua_collector import nodes
+from opcua_collector import nodes, polling
 from opcua_collector.config import Connection
 from opcua_collector.intake import Intake
 from opcua_collector.nodes import learn
@@ -222,24 +222,52 @@ async def test_polls_that_were_missed_are_a_gap_and_the_first_values_after_them_
     assert line.intake.gaps.dump(0)
     await asyncio.sleep(0.1)
     line.stack.nodes["A"].value, line.stack.nodes["A"].source = 2.0, later(60)
-    opened: list[tuple[str, list[int]]] = []
+    opened: list[tuple[str, set[str]]] = []
     open_gap = line.intake.open_gap
 
-    def spy(reason: str, handles: Iterable[int] | None = None) -> None:
-        opened.append((reason, list(handles or ())))
-        open_gap(reason, handles)
+    def spy(reason: str, handles: Iterable[int] | None = None, only: Iterable[str] = ()) -> None:
+        opened.append((reason, set(only)))
+        open_gap(reason, handles, set(only))
 
     monkeypatch.setattr(line.intake, "open_gap", spy)
     async with line.session():
         await until(lambda: line.sink.of("A") == [1.0, 2.0], line.status)
         await line.polls(1)
-    assert opened == [(MISSED, line.polled.handles())]
+    assert opened == [(MISSED, {"A", "B"})]
     handles = {name: handle for handle, name in line.names.items()}
     holes = {tag: line.intake.gaps._holes.get(tag, []) for tag in ("A", "B")}
     (hole,) = holes["A"]
     assert (hole.end or 0) - hole.at == 60 * 10**9
     assert holes["B"] == [], "the same value at the same time: nothing lies between"
     assert set(handles) == {"A", "B"}
+
+
+async def test_polls_that_were_missed_are_a_gap_of_the_tags_as_well_of_which_the_nodes_are_found_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(polling, "CHUNK", 1)
+    line = Group(Stack({"A": Node(), "B": Node()}), configured())
+    async with line.session():
+        await until(lambda: len(line.polled.handles()) == 2, line.status)
+        await line.polls(2)
+    await asyncio.sleep(0.1)
+    found = line.polled._found
+    polled = asyncio.Event()
+
+    async def slow(facts: Any, names: Any, total: int) -> Any:
+        if "B" in names:  # the first is polled already
+            await polled.wait()
+        return await found(facts, names, total)
+
+    monkeypatch.setattr(line.polled, "_found", slow)
+    line.stack.nodes["B"].value, line.stack.nodes["B"].source = 2.0, later(60)
+    async with line.session():
+        await line.polls(2)
+        assert len(line.polled.handles()) == 1
+        polled.set()
+        await until(lambda: line.sink.of("B") == [1.0, 2.0], line.status)
+    (hole,) = line.intake.gaps._holes["B"]
+    assert (hole.end or 0) - hole.at == 60 * 10**9
 
 
 async def test_another_interval_applies_at_once() -> None:
