@@ -84,6 +84,7 @@ def certificate(
     path_length: int | None = None,
     usages: Collection[str] | None = ("digital_signature", "key_encipherment", "data_encipherment"),
     extended: Sequence[x509.ObjectIdentifier] | None = (ExtendedKeyUsageOID.SERVER_AUTH,),
+    more: Sequence[x509.ExtensionType] = (),
 ) -> Pair:
     """A certificate; without an issuer self-signed. issued_as: the name of the issuer that it claims."""
     own = own if own is not None else key(sum(name.encode()) % 4)
@@ -112,6 +113,8 @@ def certificate(
         builder = builder.add_extension(usage(*usages), critical=True)
     if extended is not None:
         builder = builder.add_extension(x509.ExtendedKeyUsage(extended), critical=False)
+    for extension in more:
+        builder = builder.add_extension(extension, critical=True)
     signer = issuer.key if issuer else own
     return Pair(builder.sign(signer, hashes.SHA256()), own)
 
@@ -134,7 +137,12 @@ def elliptic() -> Any:
 
 
 def revocations(
-    issuer: Pair, *serials: int, ends: datetime = NOW + 30 * DAY, signer: Any = None, pem: bool = False
+    issuer: Pair,
+    *serials: int,
+    ends: datetime = NOW + 30 * DAY,
+    signer: Any = None,
+    pem: bool = False,
+    more: x509.ExtensionType | None = None,
 ) -> bytes:
     """The issuer's revocation list."""
     builder = x509.CertificateRevocationListBuilder().issuer_name(issuer.certificate.subject)
@@ -142,5 +150,7 @@ def revocations(
     for serial in serials:
         revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(NOW - 10 * DAY).build()
         builder = builder.add_revoked_certificate(revoked)
+    if more is not None:
+        builder = builder.add_extension(more, critical=True)
     crl = builder.sign(signer or issuer.key, hashes.SHA256())
     return crl.public_bytes(serialization.Encoding.PEM if pem else serialization.Encoding.DER)

@@ -75,9 +75,17 @@ def read_certificate(der: bytes) -> x509.Certificate:
         # Read lazily by the library: what is malformed shall show itself here.
         _ = certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc
         _ = certificate.extensions, certificate.serial_number
+        if not whole_octets(der, certificate.signature):
+            raise ValueError("its signature is no whole number of octets")
     except UNREADABLE as error:
         raise CertificateError(f"it is no readable certificate ({_short(error)})") from None
     return certificate
+
+
+def whole_octets(der: bytes, signature: bytes) -> bool:
+    """Whether nothing is left out of the signature's last octet: else a byte may differ, and with it the thumbprint,
+    where the signature still fits."""
+    return der.endswith(b"\0" + signature)
 
 
 def certificates_of_file(path: Path) -> list[bytes]:

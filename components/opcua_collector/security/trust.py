@@ -26,10 +26,11 @@ import contextlib
 import ipaddress
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -51,6 +52,7 @@ from opcua_collector.security.certificates import (
     read_certificate,
     split_chain,
     thumbprint,
+    whole_octets,
     write_file,
 )
 
@@ -69,8 +71,8 @@ _UNUSABLE: Final = (*UNREADABLE, InvalidSignature)
 class Store:
     """What the folders hold."""
 
-    trusted: Mapping[bytes, str] = field(default_factory=dict)  # certificate (DER) -> the file it is in
-    issuers: Mapping[bytes, str] = field(default_factory=dict)
+    trusted: Mapping[bytes, Collection[str]] = field(default_factory=dict)  # certificate (DER) -> the files it is in
+    issuers: Mapping[bytes, Collection[str]] = field(default_factory=dict)
     revocations: Sequence[tuple[str, x509.CertificateRevocationList]] = ()
     warnings: tuple[str, ...] = ()
 
@@ -197,7 +199,7 @@ def _paths(
                 failures.append("its chain is too long")
                 return
             budget -= 1
-            if wrong := _may_sign(issuer, len(path) - 1):
+            if wrong := _may_sign(issuer, len(path) - 1) or _outside(issuer, path):
                 failures.append(wrong)
                 continue
             if _forgeable(last):
@@ -230,7 +232,58 @@ def _may_sign(issuer: x509.Certificate, below: int) -> str:
     usage = _usage(issuer)
     if usage is not None and not usage.key_cert_sign:
         return f"its issuer {name} may not sign certificates"
+    unknown = [one.oid.dotted_string for one in issuer.extensions if one.critical and one.oid not in _UNDERSTOOD]
+    if unknown:
+        return f"the authority {name} sets a condition that is not known here ({unknown[0]})"
     return ""
+
+
+_UNDERSTOOD: Final = (
+    *(x509.BasicConstraints.oid, x509.KeyUsage.oid, x509.ExtendedKeyUsage.oid, x509.SubjectAlternativeName.oid),
+    *(x509.NameConstraints.oid, x509.CertificatePolicies.oid),
+)
+"""Extensions that may be critical in an authority's certificate: others make it useless (RFC 5280, 4.2)."""
+
+
+def _outside(issuer: x509.Certificate, path: Sequence[x509.Certificate]) -> str:
+    """Which name below an authority it may not give away (RFC 5280, 4.2.1.10); empty when it has given none such."""
+    try:
+        limits = issuer.extensions.get_extension_for_class(x509.NameConstraints).value
+    except x509.ExtensionNotFound:
+        return ""
+    for certificate in path:
+        for name in _all_names(certificate):
+            allowed = [one for one in limits.permitted_subtrees or () if type(one) is type(name)]
+            forbidden = [one for one in limits.excluded_subtrees or () if type(one) is type(name)]
+            fits = not allowed or any(_is_below(name, one, otherwise=False) for one in allowed)
+            if not fits or any(_is_below(name, one, otherwise=True) for one in forbidden):
+                return f"the authority {_name(issuer)} may not give away the name {str(name.value)[:120]}"
+    return ""
+
+
+def _all_names(certificate: x509.Certificate) -> list[x509.GeneralName]:
+    names: list[x509.GeneralName] = list(alternative_names(certificate) or ())
+    return names if not certificate.subject.rdns else [*names, x509.DirectoryName(certificate.subject)]
+
+
+def _is_below(name: x509.GeneralName, limit: x509.GeneralName, *, otherwise: bool) -> bool:
+    """Whether a name is within the limit; `otherwise` for kinds of names of which that cannot be said here."""
+    if isinstance(name, x509.DNSName) and isinstance(limit, x509.DNSName):
+        host, domain = name.value.lower().rstrip("."), limit.value.lower().strip(".")
+        return not domain or host == domain or host.endswith(f".{domain}")
+    if isinstance(name, x509.IPAddress) and isinstance(limit, x509.IPAddress):
+        network = limit.value
+        whole = isinstance(network, (ipaddress.IPv4Network, ipaddress.IPv6Network))
+        return network.version == name.value.version and whole and name.value in network  # type: ignore[operator]
+    if isinstance(name, x509.DirectoryName) and isinstance(limit, x509.DirectoryName):
+        above = limit.value.rdns
+        return name.value.rdns[: len(above)] == above
+    if isinstance(name, x509.UniformResourceIdentifier) and isinstance(limit, x509.UniformResourceIdentifier):
+        host = (urlsplit(name.value).hostname or "").lower()
+        domain = limit.value.lower()
+        if host:
+            return host.endswith(domain) if domain.startswith(".") else host == domain
+    return otherwise
 
 
 def _check_path(
@@ -299,12 +352,22 @@ def _check_revocation(
                 f"{entry.revocation_date_utc:%Y-%m-%d} ({name})",
                 "find out why; have the server given another certificate",
             )
+        if not _is_complete(crl):
+            warnings.append(f"{name} lists only some of what its issuer has revoked: put the whole list there as well")
+            continue
         until = crl.next_update_utc
         if until is not None and until < now:
             warnings.append(f"{name} has expired on {until:%Y-%m-%d}: fetch a new one from the authority")
         else:
             known = True
     return known, warnings
+
+
+def _is_complete(crl: x509.CertificateRevocationList) -> bool:
+    """Whether what it does not name was not revoked: so not when it only has news, or only some kinds of certificates
+    or reasons (RFC 5280, 5.2.4 and 5.2.5)."""
+    partial = (x509.DeltaCRLIndicator.oid, x509.IssuingDistributionPoint.oid)
+    return all(extension.oid not in partial or not extension.critical for extension in crl.extensions)
 
 
 def _signed(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
@@ -435,8 +498,8 @@ def _text(name: x509.Name) -> str:
 
 def read_store(folder: Path) -> Store:
     """What pki/trusted and pki/issuer hold. A file that cannot be read costs itself, and is told."""
-    trusted: dict[bytes, str] = {}
-    issuers: dict[bytes, str] = {}
+    trusted: dict[bytes, list[str]] = {}
+    issuers: dict[bytes, list[str]] = {}
     revocations: list[tuple[str, x509.CertificateRevocationList]] = []
     warnings: list[str] = []
     for name, certificates in (("trusted", trusted), ("issuer", issuers)):
@@ -447,7 +510,7 @@ def read_store(folder: Path) -> Store:
                     revocations += [(shown, one) for one in _lists(path)]
                 else:
                     for der in certificates_of_file(path):
-                        certificates.setdefault(der, path.name)
+                        certificates.setdefault(der, []).append(path.name)
             except CertificateError as error:
                 warnings.append(f"{shown} is passed over: {error}")
     return Store(trusted, issuers, tuple(revocations), tuple(dict.fromkeys(warnings))[:8])
@@ -487,7 +550,9 @@ def _lists(path: Path) -> list[x509.CertificateRevocationList]:
             raise CertificateError("it is larger than 16 MiB")
         load = x509.load_pem_x509_crl if content.lstrip().startswith(b"-----") else x509.load_der_x509_crl
         crl = load(content)
-        _ = crl.issuer, crl.next_update_utc, len(crl)
+        _ = crl.issuer, crl.next_update_utc, len(crl), crl.extensions
+        if not whole_octets(crl.public_bytes(serialization.Encoding.DER), crl.signature):
+            raise ValueError
     except OSError as error:
         raise CertificateError(f"it cannot be read ({error.strerror})") from None
     except _UNUSABLE:
@@ -516,6 +581,8 @@ def believe(
         ) from None
     store = read_store(folder)
     directly = _directly(connection, security, store)
+    if security.trust not in ("", FIRST_USE):  # a file is believed and nothing else, whoever has signed it
+        store = replace(store, trusted={}, issuers={**store.trusted, **store.issuers})
     chosen = bool(security.trust)  # for this connection, in the place of trusted for all
     pin = folder / "trusted" / f"{connection}.der"
     pinned = pin.exists()
@@ -547,7 +614,11 @@ def _directly(connection: str, security: Security, store: Store) -> Collection[b
     if security.trust != FIRST_USE:
         return {_from_file(Path(security.trust))}
     # What was pinned for another connection is another server's; `sluice trust` names files by the thumbprint.
-    return {der for der, name in store.trusted.items() if Path(name).stem in (thumbprint(der), connection)}
+    return {
+        der
+        for der, files in store.trusted.items()
+        if not {thumbprint(der), connection}.isdisjoint(Path(name).stem for name in files)
+    }
 
 
 def _from_file(path: Path) -> bytes:

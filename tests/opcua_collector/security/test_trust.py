@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import subprocess
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -52,8 +53,8 @@ class Situation:
     pinned: bool = False
 
     def judge(self) -> Believed:
-        trusted = {pair.der: f"{pair.thumbprint}.der" for pair in self.trusted}
-        issuers = {pair.der: f"{pair.thumbprint}.der" for pair in self.issuers}
+        trusted = {pair.der: [f"{pair.thumbprint}.der"] for pair in self.trusted}
+        issuers = {pair.der: [f"{pair.thumbprint}.der"] for pair in self.issuers}
         store = Store(trusted, issuers, [(f"list{n}.crl", x509.load_der_x509_crl(d)) for n, d in enumerate(self.lists)])
         chain = [self.leaf.der, *(pair.der for pair in self.sent)]
         return judge(chain, store, self.rules, NOW, trusted, pinned=self.pinned)
@@ -72,7 +73,20 @@ BELOW = authority("Below", SHORT)
 EXPIRED_ROOT = authority("Root", own=ROOT.key, ends=NOW - DAY)
 DIRECT: dict[str, Any] = {"sent": [], "trusted": [ALONE], "leaf": ALONE}
 
+HOSTS = authority("Elsewhere", ROOT, more=[x509.NameConstraints([x509.DNSName("elsewhere.example")], None)])
+NETWORK = authority(
+    "Network", ROOT, more=[x509.NameConstraints([x509.IPAddress(ipaddress.ip_network("10.0.0.0/24"))], None)]
+)
+FORBIDDEN = authority("Forbidden", ROOT, more=[x509.NameConstraints(None, [x509.DNSName("example")])])
+STRANGE = authority("Strange", ROOT, more=[x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"")])
+
 BELIEVED: dict[str, Situation] = {
+    "a host that its authority may give away": Situation(
+        leaf(a := authority("Here", ROOT, more=[x509.NameConstraints([x509.DNSName("example")], None)])), [a]
+    ),
+    "an address that its authority may give away": Situation(
+        leaf(NETWORK, hosts=["10.0.0.5"]), [NETWORK], rules=rules(host="10.0.0.5")
+    ),
     "a chain that the server sends": Situation(),
     "a chain that the issuer folder completes": Situation(sent=[], issuers=[LINE]),
     "an authority in the middle that is trusted itself": Situation(sent=[], trusted=[LINE]),
@@ -161,6 +175,23 @@ REFUSED: dict[str, tuple[Situation, str, str]] = {
         Situation(k := certificate("Curve", own=elliptic()), [], [k], pinned=True), "trust", "has no RSA key"),
     "a use that is none of a server": (
         Situation(leaf(extended=[ExtendedKeyUsageOID.CLIENT_AUTH])), "trust", "may not be used by a server"),
+    "a host that its authority may not give away": (
+        Situation(leaf(HOSTS), [HOSTS]), "trust", "CN=Elsewhere may not give away the name plc1.example"),
+    "an address that its authority may not give away": (
+        Situation(leaf(NETWORK, hosts=["10.0.1.5"]), [NETWORK], rules=rules(host="10.0.1.5")),
+        "trust", "CN=Network may not give away the name 10.0.1.5"),
+    "a host that its authority is forbidden": (
+        Situation(leaf(FORBIDDEN), [FORBIDDEN]), "trust", "CN=Forbidden may not give away the name plc1.example"),
+    "a name that the authority above its authority may not give away": (
+        Situation(leaf(b := authority("Below", HOSTS)), [b, HOSTS]), "trust", "Elsewhere may not give away the name p"),
+    "an authority with a condition that nobody here knows": (
+        Situation(leaf(STRANGE), [STRANGE]), "trust", "sets a condition that is not known here (1.2.3.4)"),
+    "a list that only has news": (
+        Situation(rules=rules(require_revocation_list=True), lists=[
+            revocations(LINE, more=x509.DeltaCRLIndicator(7)), revocations(ROOT)]),
+        "requireRevocationList", "no current revocation list of CN=Line"),
+    "revoked, in a list that only has news": (
+        Situation(lists=[revocations(LINE, 1000, more=x509.DeltaCRLIndicator(7))]), "trust", "was revoked"),
     "no use for encryption": (Situation(leaf(usages=["digital_signature"])), "trust", "to sign and to encrypt"),
 }  # fmt: skip
 
@@ -221,16 +252,31 @@ def test_no_chain_of_bytes_does_more_than_be_refused(noise: bytes, cut: int) -> 
         if not parts:
             continue
         try:
-            believed = judge(parts, Store({ROOT.der: "root.der"}), RULES, NOW, {ROOT.der}, pinned=False)
+            believed = judge(parts, Store({ROOT.der: ["root.der"]}), RULES, NOW, {ROOT.der}, pinned=False)
         except (CertificateError, RefusedError):
             continue
         assert believed.der == SERVER.der
 
 
+def test_a_signature_whose_last_bits_are_left_out_is_another_certificate_and_refused(tmp_path: Path) -> None:
+    """The bits left out are none of the signature, so that it fits, and the thumbprint is another one."""
+    even = next(one for n in range(2000, 2100) if not (one := certificate("Server", LINE, serial=n)).der[-1] & 1)
+    changed = bytearray(even.der)
+    changed[-257] = 1
+    with pytest.raises(CertificateError, match="no whole number of octets"):
+        judge([bytes(changed)], Store({LINE.der: ["line.der"]}), RULES, NOW, (), pinned=False)
+    made = next(some for n in range(2000, 2100) if not (some := revocations(LINE, n))[-1] & 1)
+    changed = bytearray(made)
+    changed[-257] = 1
+    put(tmp_path, "trusted/root.der", ROOT.der)
+    put(tmp_path, "issuer/line.crl", bytes(changed))
+    assert any("no readable revocation list" in one for one in ask(tmp_path).warnings)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the library's, for countries of three letters and the like
 @pytest.mark.parametrize("change", [1, 4, 128, 255])
 def test_no_changed_byte_makes_a_certificate_that_its_authority_has_signed(change: int) -> None:
-    store = Store({LINE.der: "line.der"})
+    store = Store({LINE.der: ["line.der"]})
     for place in range(len(SERVER.der)):
         changed = bytearray(SERVER.der)
         changed[place] ^= change
@@ -250,9 +296,10 @@ def test_no_changed_byte_in_a_revocation_list_is_taken_for_the_authoritys_word(t
             ask(tmp_path, requireRevocationList=True)
 
 
-# --- openssl as second judge: it is part of every Debian -------------------------------------------------------------
+# --- openssl as second judge -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize(
     ("case", "verdict"),
     [
@@ -262,6 +309,13 @@ def test_no_changed_byte_in_a_revocation_list_is_taken_for_the_authoritys_word(t
         ("an issuer that is no authority", False),
         ("an issuer that may not sign certificates", False),
         ("a longer chain than its authority allows", False),
+        ("a host that its authority may give away", True),
+        ("an address that its authority may give away", True),
+        ("a host that its authority may not give away", False),
+        ("an address that its authority may not give away", False),
+        ("a host that its authority is forbidden", False),
+        ("a name that the authority above its authority may not give away", False),
+        ("an authority with a condition that nobody here knows", False),
         ("expired", False),
         ("not valid yet: a clock is wrong", False),
         ("an expired authority", False),
@@ -288,6 +342,7 @@ def test_openssl_comes_to_the_same_verdict(tmp_path: Path, case: str, verdict: b
     assert (told.returncode == 0) == verdict, told.stdout + told.stderr
 
 
+@pytest.mark.peers
 def test_a_signature_with_sha1_is_refused_unless_the_certificate_is_trusted_itself(tmp_path: Path) -> None:
     (tmp_path / "line.pem").write_bytes(LINE.pem)
     (tmp_path / "line.key").write_bytes(LINE.key_pem)
@@ -300,7 +355,7 @@ def test_a_signature_with_sha1_is_refused_unless_the_certificate_is_trusted_itse
         subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
     der = (tmp_path / "server.der").read_bytes()
     now = x509.load_der_x509_certificate(der).not_valid_before_utc + DAY
-    root = {ROOT.der: "root.der"}
+    root = {ROOT.der: ["root.der"]}
     with pytest.raises(RefusedError, match="a signature with SHA-1 or MD5"):
         judge([der, LINE.der], Store(root), RULES, now, root, pinned=False)
     [warning] = judge([der], Store(), RULES, now, {der}, pinned=False).warnings
@@ -420,6 +475,13 @@ def test_first_use_takes_what_sluice_trust_has_put_there_and_authorities_but_no_
     assert not (tmp_path / "rejected" / f"{SERVER.thumbprint}.der").exists()
 
 
+def test_two_connections_to_one_server_each_pin_its_certificate(tmp_path: Path) -> None:
+    for _ in range(3):
+        for connection in ("line1", "line2", "a-third"):
+            ask(tmp_path, ALONE.der, trust="first-use", connection=connection)
+    assert len(list((tmp_path / "trusted").iterdir())) == 3
+
+
 def test_a_pinned_file_that_is_damaged_is_told_and_not_replaced(tmp_path: Path) -> None:
     pin = put(tmp_path, "trusted/line1.der", b"damaged")
     assert "pinned another certificate (it is no" in trouble(tmp_path, trust="first-use").problem
@@ -432,7 +494,8 @@ def test_a_file_is_believed_as_it_is_and_nothing_else_is(tmp_path: Path) -> None
     [warning] = ask(tmp_path, expired.der, trust=path).warnings
     assert "has expired" in warning
     put(tmp_path, "trusted/root.der", ROOT.der)
-    assert "is not the certificate that the server shows" in trouble(tmp_path, SERVER.der, trust=str(path)).problem
+    for chain in (SERVER.der, SERVER.der + LINE.der):
+        assert "is not the certificate that the server shows" in trouble(tmp_path, chain, trust=str(path)).problem
     assert "cannot be read" in trouble(tmp_path, trust=str(tmp_path / "none.der")).problem
 
 
