@@ -330,9 +330,11 @@ class Assembler:
     def _parts(self, block: Block) -> Iterator[tuple[ValueType, _Part]]:
         handle = block.handle
         known = handle < len(self._typing)
-        places = (
-            self._typing[handle] if known.all() else np.where(known, self._typing[np.where(known, handle, 0)], _UNKNOWN)
-        )
+        if known.all():
+            places = self._typing[handle]
+        else:
+            places = np.full(len(handle), _UNKNOWN, self._typing.dtype)
+            places[known] = self._typing[handle[known]]
         first = int(places[0])
         uniform = bool((places == first).all())
         for place in [first] if uniform else np.unique(places).tolist():

@@ -222,6 +222,12 @@ def test_notifications_of_items_that_are_gone_are_filtered() -> None:
     assert (made.counts.received, made.counts.filtered, made.counts.unknown) == (2, 1, 1)
 
 
+def test_what_comes_before_there_is_any_tag_is_counted_and_dropped() -> None:
+    made = Assembler()
+    assert columns(made, (0, 1.0, T.Double, 0, 1)) == []
+    assert (made.counts.received, made.counts.filtered, made.counts.unknown) == (1, 1, 1)
+
+
 def test_columns_name_only_the_series_that_occur() -> None:
     made = assembler(*[Rule.DOUBLE] * 500)
     [found] = columns(made, (321, 1.0, T.Double, 0, 1), (17, 2.0, T.Double, 0, 1))
