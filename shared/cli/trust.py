@@ -116,7 +116,7 @@ def _entries(folder: Path, unreadable: list[str]) -> list[_Entry]:
     from opcua_collector.security.certificates import CertificateError, certificates_of_file, facts
 
     found = []
-    for path in _files(folder):
+    for path in _files(folder, unreadable):
         try:
             ders = certificates_of_file(path)
             found += [_Entry(path, der, facts(der), len(ders) == 1) for der in ders]
@@ -125,14 +125,20 @@ def _entries(folder: Path, unreadable: list[str]) -> list[_Entry]:
     return found
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, passed_over: list[str]) -> Iterator[Path]:
     """Files that may hold certificates. Links are not followed: the folder belongs to the component, we may be root."""
-    for place in (folder, folder / "certs"):
+    for place in (folder, folder / "certs", folder / "crl"):
+        if place.is_symlink():
+            passed_over.append(f"{place}: is a link, which this command does not follow, and the collector does")
         if place.is_symlink() or not place.is_dir():
             continue
-        for path in sorted(place.iterdir())[:_MOST]:
-            plain = path.is_file() and not path.is_symlink()
-            if plain and path.suffix.lower() in (".der", ".pem", ".crt", ".cer"):
+        paths = [one for one in sorted(place.iterdir()) if one.suffix.lower() in (".der", ".pem", ".crt", ".cer")]
+        if len(paths) > _MOST:
+            passed_over.append(f"{place}: holds {len(paths)} files: only the first {_MOST} are looked at")
+        for path in paths[:_MOST]:
+            if path.is_symlink():
+                passed_over.append(f"{path}: is a link, which this command does not follow, and the collector does")
+            elif path.is_file():
                 yield path
 
 
@@ -148,29 +154,34 @@ def _listed(folder: Path) -> dict[str, Any]:
     }
 
 
-def _one(folder: Path, name: str, mark: str) -> _Entry | None:
-    """The certificate of pki/<name> whose thumbprint begins so. Raises Failure when there are several."""
-    found = {one.der: one for one in _entries(folder / name, []) if one.facts.thumbprint.startswith(mark)}
-    if len(found) > 1:
-        listed = ", ".join(sorted(one.facts.thumbprint for one in found.values()))
-        raise Failure(f"{mark} is the beginning of several: {listed}: give more digits")
-    return next(iter(found.values()), None)
+def _those(folder: Path, name: str, mark: str) -> list[_Entry]:
+    """The certificate of pki/<name> whose thumbprint begins so, in each file that holds it. Raises Failure when there
+    are several certificates."""
+    found = [one for one in _entries(folder / name, []) if one.facts.thumbprint.startswith(mark)]
+    marks = sorted({one.facts.thumbprint for one in found})
+    if len(marks) > 1:
+        raise Failure(f"{mark} is the beginning of several: {', '.join(marks)}: give more digits")
+    return found
 
 
 # --- what is changed -------------------------------------------------------------------------------------------------
 
 
 def _trust(folder: Path, mark: str) -> dict[str, Any]:
-    entry = _one(folder, "rejected", mark)
-    if entry is None:
-        known = _one(folder, "trusted", mark)
-        if known is None:
+    entries = _those(folder, "rejected", mark)
+    if not entries:
+        known = _those(folder, "trusted", mark)
+        if not known:
             raise Failure(
                 f"{mark}: no certificate that was refused has this thumbprint: `sluice trust` lists them; the "
                 "collector writes a server's certificate there when it refuses it"
             )
-        return _changed(known, known.path, "is trusted already", [])
-    path = _move(folder, entry, "trusted")
+        return _changed(known[0], known[0].path, "is trusted already", [])
+    entry = entries[0]
+    path = _put(folder, entry, "trusted")
+    for one in entries:
+        if one.alone:
+            one.path.unlink()
     notes = []
     now = datetime.now(timezone.utc)
     if not entry.facts.begins <= now <= entry.facts.expires:
@@ -181,29 +192,33 @@ def _trust(folder: Path, mark: str) -> dict[str, Any]:
 
 
 def _distrust(folder: Path, mark: str) -> dict[str, Any]:
-    entry = _one(folder, "trusted", mark)
-    if entry is None:
+    entries = _those(folder, "trusted", mark)
+    if not entries:
         raise Failure(f"{mark}: no trusted certificate has this thumbprint: `sluice trust` lists them")
-    if not entry.alone:
-        raise Failure(f"{entry.path} holds several certificates: take this one out of it by hand")
-    path = _move(folder, entry, "rejected")
-    notes = []
-    if entry.path.stem != entry.facts.thumbprint:
-        notes.append(
-            f"If {entry.path.stem} is a connection with security.trust: first-use, it pins the next certificate that "
-            "it is shown."
-        )
+    entry = entries[0]
+    for one in entries:
+        if not one.alone:
+            raise Failure(f"{one.path} holds several certificates: take this one out of it by hand")
+    path = _put(folder, entry, "rejected")
+    for one in entries:
+        one.path.unlink()
+    pins = sorted({one.path.stem for one in entries} - {entry.facts.thumbprint})
+    notes = [
+        f"If {pin} is a connection with security.trust: first-use, it pins the next certificate that it is shown."
+        for pin in pins
+    ]
     notes.append("A session that is open goes on until its line ends.")
     return _changed(entry, path, "is trusted no longer", notes)
 
 
-def _move(folder: Path, entry: _Entry, name: str) -> Path:
+def _put(folder: Path, entry: _Entry, name: str) -> Path:
     """Into pki/<name>, for the owner of pki alone, whoever runs this."""
     from opcua_collector.security.certificates import make_folder, write_file
 
     place = folder / name
-    if place.is_symlink():
-        raise Failure(f"{place} is a link: make it a folder that belongs to the owner of {folder}")
+    for one in (folder, place):
+        if one.is_symlink():
+            raise Failure(f"{one} is a link: make it a folder of the collector's user")
     make_folder(place)
     path = place / f"{entry.facts.thumbprint}.der"
     write_file(path, entry.der)
@@ -211,7 +226,6 @@ def _move(folder: Path, entry: _Entry, name: str) -> Path:
     for one in (place, path):
         if one.stat().st_uid != owner.st_uid:
             os.chown(one, owner.st_uid, owner.st_gid, follow_symlinks=False)
-    entry.path.unlink()
     return path
 
 

@@ -232,3 +232,33 @@ def test_a_device_that_has_no_protected_connection_yet_is_told(tmp_path: Path) -
     cli.trust.register(app)
     result = CliRunner().invoke(app, ["--root", str(tmp_path)])
     assert "first try of a protected connection" in str(result.exception)
+
+
+def test_what_stands_in_several_files_is_trusted_no_longer_in_any(device: Device) -> None:
+    der = server("PLC 1")
+    for name in ("line1.der", "line2.der", f"{thumbprint(der)}.der"):
+        device.trusted(name, der)
+    told = device.told("--remove", thumbprint(der))
+    assert device.files() == {f"rejected/{thumbprint(der)}.der"}
+    assert [note for note in told["notes"] if "line1" in note]
+    assert [note for note in told["notes"] if "line2" in note]
+
+
+def test_of_several_in_a_refused_file_one_is_trusted_and_the_others_stay(device: Device) -> None:
+    one, other = server("PLC 1"), server("PLC 2")
+    (device.pki / "rejected" / "both.der").write_bytes(one + other)
+    device.told(thumbprint(one))
+    assert device.files() == {f"trusted/{thumbprint(one)}.der", "rejected/both.der"}
+
+
+def test_what_the_collector_believes_and_this_does_not_look_at_is_told(device: Device, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.der"
+    elsewhere.write_bytes(server("PLC 1"))
+    device.trusted("here.der", server("PLC 2"))
+    (device.pki / "trusted" / "link.der").symlink_to(elsewhere)
+    (device.pki / "trusted" / "crl").mkdir()
+    (device.pki / "trusted" / "crl" / "odd.der").write_bytes(server("PLC 3"))
+    listed = device.told()
+    assert [one["subject"] for one in listed["trusted"]] == ["CN=PLC 2", "CN=PLC 3"]
+    [told] = listed["unreadable"]
+    assert "link.der: is a link" in told
