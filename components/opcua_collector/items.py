@@ -96,6 +96,7 @@ class Items(Nodes[_Item]):
         self._kinds: Counter[Kind] = Counter()
         self._askings: dict[tuple[Any, ...], Asking] = {}  # of the plan,
         self._askings_by: Plan | None = None  # this one
+        self._faster: dict[float, float] = {}  # sampling interval -> a shorter one that the server made of it
         self._refused = 0  # what the server refused of every filter so far
         self._narrowed_by: Deadband | None = None  # the deadband that is kept here, as it was last
         self._handles: NDArray[np.int64] | None = None
@@ -129,6 +130,7 @@ class Items(Nodes[_Item]):
                 asking = self._once(Asking(*one.asked) if one.asked else Asking(-1.0, one.queue))
                 local = one.width is not None and not asking.deadband
                 kind = kinds[key] = self._once(Kind(asking, one.revised or asking.sampling, one.queue, local))
+                self._reckon(asking.sampling, kind.sampling)  # else it would be told of shorter queues, and drop values
             item = self._items[one.tag] = _Item(one.handle, tag, one.node, typing, self._once(one.unit))
             item.monitored, item.width, item.refused, item.kind = one.monitored, one.width, one.refused, kind
             self._kinds[kind] += 1
@@ -261,7 +263,8 @@ class Items(Nodes[_Item]):
         return found
 
     def _new_asking(self, plan: Plan, item: _Item, *, numbers: bool) -> Asking:
-        queue = plan.queue or timing.queue_size(plan.sampling, plan.publishing, plan.outage)
+        sampling = self._faster.get(plan.sampling, plan.sampling)
+        queue = plan.queue or timing.queue_size(sampling, plan.publishing, plan.outage)
         kind, width = 0, 0.0
         if plan.deadband is not None and item.refused < 1 and numbers:
             if plan.deadband.absolute is not None:
@@ -285,6 +288,19 @@ class Items(Nodes[_Item]):
             item.width = None
             self._assembler.filter(item.handle, None)
         self._become(item, Kind(asking, answer.sampling, answer.queue, local))
+        if self._reckon(asking.sampling, answer.sampling):
+            self._changed.set()
+
+    def _reckon(self, asked: float, revised: float) -> bool:
+        """A server that looks more often than it was asked to needs longer queues: whether it is to be told so."""
+        plan = self._plan
+        known = self._faster.get(asked, asked)
+        longer = timing.queue_size(revised, plan.publishing, plan.outage) if revised else 0
+        if asked < 0 or plan.queue is not None or longer <= timing.queue_size(known, plan.publishing, plan.outage):
+            return False
+        self._faster[asked] = revised
+        self._askings.clear()
+        return True
 
     def _described(self, name: str, item: _Item) -> None:
         kind = item.kind

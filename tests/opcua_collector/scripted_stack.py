@@ -73,6 +73,7 @@ class Stack:
     refuses: Callable[[str, Any], None] = lambda service, parameters: None
     filter_status: Callable[[Any], int] = lambda filter_: 0
     most_queue: int = 10**6
+    fastest: float = 0.0  # milliseconds that it makes of a sampling interval of 0
     items: dict[int, Item] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     named: Counter[str] = field(default_factory=Counter)
@@ -221,7 +222,8 @@ class Stack:
         asked = one.RequestedParameters
         self.items[self._created] = Item(self._created, name, asked.ClientHandle, asked, part)
         queue = min(self.most_queue, asked.QueueSize)
-        return ua.MonitoredItemCreateResult(ua.StatusCode(0), self._created, asked.SamplingInterval, queue)
+        revised = asked.SamplingInterval or self.fastest
+        return ua.MonitoredItemCreateResult(ua.StatusCode(0), self._created, revised, queue)
 
     def _modify_items(self, parameters: Any) -> list[Any]:
         if not self.modifies:
@@ -234,7 +236,8 @@ class Stack:
             if not status:
                 self.items[one.MonitoredItemId].parameters = asked
             queue = min(self.most_queue, asked.QueueSize)
-            found.append(ua.MonitoredItemModifyResult(ua.StatusCode(status), asked.SamplingInterval, queue))
+            revised = asked.SamplingInterval or self.fastest
+            found.append(ua.MonitoredItemModifyResult(ua.StatusCode(status), revised, queue))
         return found
 
     def _delete_items(self, parameters: Any) -> list[Any]:

@@ -454,6 +454,16 @@ async def test_queues_that_do_not_cover_the_outage_are_told() -> None:
         await until(lambda: not line.reports.found, line.status)
 
 
+async def test_a_server_that_looks_more_often_than_it_was_asked_to_is_asked_for_longer_queues() -> None:
+    stack = Stack(variables("A", "B"), fastest=10.0)
+    line = Group(stack, configured(samplingInterval="0s"))
+    async with line.session():
+        await until(lambda: line.items.status().get("queue_covers_s", 0.0) >= 60.0, line.status)
+        assert {item.parameters.QueueSize for item in stack.items.values()} == {7500}
+    assert line.reports.found == {}
+    assert stack.asked["ModifyMonitoredItems"] == 1
+
+
 async def test_a_queue_that_was_asked_for_is_no_problem() -> None:
     line = Group(Stack(variables("A", "B")), configured(queueSize=2))
     async with line.session():
