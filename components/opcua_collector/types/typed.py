@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from math import isfinite
 from typing import Any, Final
 
 import numpy as np
@@ -252,16 +253,21 @@ class Converter:
     def _fitting(self, values: list[Any], found: Converted) -> NDArray[Any]:
         """The values as a column of the field's family; those that are no such values are refused."""
         family = self.typing.family
-        try:
-            return _column(family, values)
-        except _NO_VALUES:
-            rows = np.flatnonzero(~found.null)
+        kinds = _kinds(family, self.typing.rule)
+        if not kinds or kinds.issuperset(map(type, values)):
+            try:
+                return _column(family, values)
+            except _NO_VALUES:
+                pass
+        rows = np.flatnonzero(~found.null)
         fitting = []
         for row, value in zip(rows.tolist(), values, strict=True):
             try:
+                if kinds and type(value) not in kinds:  # numpy would make a number of a text, or cut a fraction off
+                    raise TypeError
                 _column(family, [value])
-            except _NO_VALUES:  # noqa: PERF203 - each value for itself is the point
-                found.refuse(row, MISMATCH_CODE)
+            except _NO_VALUES as error:  # noqa: PERF203 - each value for itself is the point
+                found.refuse(row, RANGE_CODE if isinstance(error, OverflowError) else MISMATCH_CODE)
             else:
                 fitting.append(value)
         return _column(family, fitting)
@@ -332,9 +338,14 @@ class Converter:
     def _json(self, raw: NDArray[Any]) -> Converted:
         texts: list[str | None] = []
         refused = []
+        nan = []
         for row, value in enumerate(raw):
             text = None
-            if value is not None:
+            if isinstance(value, str):  # one that a Variant held
+                text = value
+            elif isinstance(value, float) and not isfinite(value):
+                nan.append(row)
+            elif value is not None:
                 try:
                     text = orjson.dumps(value, self._definitions.shown, orjson.OPT_PASSTHROUGH_DATACLASS).decode()
                 except (TypeError, MalformedError):  # orjson says TypeError of what `default` raises
@@ -344,6 +355,8 @@ class Converter:
         converted = Converted(made, _nulls(made))
         if refused:
             converted.refuse(refused, UNDECODABLE_CODE)
+        if nan:
+            converted.refuse(nan, NAN_CODE)
         return converted
 
     _CONVERSIONS: Final[
@@ -371,6 +384,17 @@ def _objects(values: Sequence[Any]) -> NDArray[Any]:
 def _ticks(raw: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Times of the wire (100 ns since 1601), and which of them mean "no time"."""
     return raw, np.fromiter((iso_time(one) is None for one in raw.tolist()), bool, len(raw))
+
+
+def _kinds(family: int, rule: Rule) -> frozenset[type]:
+    """What values of this family are in Python, as the readers give them; empty: anything."""
+    if family in REALS:
+        return frozenset({int, float})
+    if family == BOOLEAN:
+        return frozenset({bool})
+    if family in INTEGERS or family == UINT64:
+        return frozenset({int, bool} if rule == Rule.SWITCH else {int})
+    return frozenset()
 
 
 def _column(family: int, values: list[Any]) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -235,6 +236,44 @@ def test_a_value_that_is_not_what_its_field_says_costs_itself() -> None:
     number = Opaque("ns=2;i=2", b"\x0b" + np.float64(2.5).tobytes())
     text = Opaque("ns=2;i=2", b"\x0c\x02\0\0\0on")
     assert converted(typing, 22, [number, text, number]) == [(2.5, ""), (None, "type-mismatch"), (2.5, "")]
+
+
+ANYTHING = Structure("ns=2;i=5", "ns=2;i=6", 0, (Field("V", 24),))
+
+
+def held(encoding: int, form: str, *values: Any) -> Opaque:
+    return Opaque("ns=2;i=6", bytes([encoding]) + struct.pack(form, *values))
+
+
+@pytest.mark.parametrize(
+    ("rule", "family", "value", "found"),
+    [
+        (Rule.SECONDS, 11, held(11, "<d", 1.75), (1.75, "")),
+        (Rule.SECONDS, 11, held(8, "<q", 3), (3.0, "")),
+        (Rule.SECONDS, 11, held(12, "<i3s", 3, b"1.5"), (None, "type-mismatch")),
+        (Rule.SECONDS, 11, held(1, "<B", 1), (None, "type-mismatch")),
+        (Rule.SECONDS, 11, held(0x8B, "<idd", 2, 1.0, 2.0), (None, "type-mismatch")),
+        (Rule.SWITCH, 8, held(8, "<q", 2**60 + 1), (2**60 + 1, "")),
+        (Rule.SWITCH, 8, held(1, "<B", 1), (1, "")),
+        (Rule.SWITCH, 8, held(11, "<d", 1.75), (None, "type-mismatch")),
+        (Rule.SWITCH, 8, held(12, "<i1s", 1, b"5"), (None, "type-mismatch")),
+        (Rule.SWITCH, 8, held(9, "<Q", 2**63), (None, "out-of-range")),
+        (Rule.SWITCH, 8, held(0x86, "<ii", 1, 7), (None, "type-mismatch")),
+        (Rule.BOOLEAN, 1, held(1, "<B", 1), (True, "")),
+        (Rule.BOOLEAN, 1, held(12, "<i1s", 1, b"0"), (None, "type-mismatch")),
+        (Rule.BOOLEAN, 1, held(11, "<d", 0.5), (None, "type-mismatch")),
+        (Rule.TEXT, 24, held(12, "<i3s", 3, b"1.5"), ("1.5", "")),
+        (Rule.TEXT, 24, held(9, "<Q", 2**63 + 1), ("9223372036854775809", "")),
+        (Rule.TEXT, 24, held(11, "<d", math.nan), (None, "nan")),
+        (Rule.TEXT, 24, held(0x8B, "<idd", 2, 1.0, 2.0), ("[1.0,2.0]", "")),
+    ],
+)
+def test_a_field_that_may_hold_anything_makes_no_other_value_of_it(
+    rule: Rule, family: int, value: Opaque, found: tuple[Any, str]
+) -> None:
+    typing = Typing(rule, structures=(ANYTHING,), field=("V",), family=family)
+    assert converted(typing, 22, [value]) == [found]
+    assert converted(typing, 22, [value, None, value]) == [found, (None, ""), found]
 
 
 def test_a_structure_without_a_definition_is_its_type_and_its_bytes() -> None:
