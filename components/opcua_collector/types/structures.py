@@ -30,6 +30,8 @@ NESTED: Final = -1
 _U4: Final = struct.Struct("<I")
 _I4: Final = struct.Struct("<i")
 _MOST_EMPTY: Final = 100
+_FOR_NOTHING: Final = 1000  # parts that a structure may have beyond its bytes: a small one of many optional fields
+_PER_BYTE: Final = 4  # parts that end at the same byte: structures in structures
 _MOST_FIELDS: Final = 32  # bits of the mask of optional fields
 _DAMAGE: Final = (IndexError, struct.error, OverflowError, ValueError)
 
@@ -144,6 +146,7 @@ class Definitions:
         own = tuple(structures)
         self._by_encoding = {one.encoding: one for one in (*WELL_KNOWN, *own) if one.encoding}
         self._by_type = {one.type: one for one in (*WELL_KNOWN, *own)}
+        self._left = 0  # parts that the structure which is being read may still have
 
     def knows(self, encoding: str) -> bool:
         """Whether structures of this encoding can be read."""
@@ -154,6 +157,7 @@ class Definitions:
         definition = self._by_encoding.get(value.type)
         if definition is None or value.body is None:
             return None
+        self._left = _PER_BYTE * len(value.body) + _FOR_NOTHING
         try:
             content, position = self._structure(value.body, 0, definition, 0)
         except _DAMAGE as error:
@@ -192,6 +196,7 @@ class Definitions:
     def _structure(self, data: bytes, position: int, definition: Structure, depth: int) -> tuple[dict[str, Any], int]:
         if depth > MAX_DEPTH:
             raise MalformedError(f"nested more than {MAX_DEPTH} deep")
+        self._spend(1 + len(definition.fields) // _MOST_FIELDS)  # those that are not there take time too
         fields: Sequence[Field] = definition.fields
         if definition.kind == UNION:
             chosen = _U4.unpack_from(data, position)[0]
@@ -236,7 +241,14 @@ class Definitions:
             values = [values[start : start + size] for start in range(0, len(values), size)] if size > 0 else []
         return values, position
 
+    def _spend(self, parts: int) -> None:
+        """Definitions may multiply what takes no bytes: without an end, a few bytes would take for ever."""
+        self._left -= parts
+        if self._left < 0:
+            raise MalformedError("more parts than its bytes can be")
+
     def _one(self, data: bytes, position: int, field: Field, depth: int) -> tuple[Any, int]:
+        self._spend(1)
         if field.kind != NESTED:
             return READERS[field.kind](data, position, depth + 1)
         definition = self._by_type.get(field.type)

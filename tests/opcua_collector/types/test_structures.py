@@ -118,6 +118,16 @@ def test_lists_of_nothing_do_not_take_for_ever() -> None:
         Definitions([nothing, list_]).read(Opaque("ns=2;i=4", struct.pack("<i", 5000) + bytes(5000)))
 
 
+def test_definitions_that_multiply_nothing_do_not_take_for_ever() -> None:
+    def level(number: int) -> Structure:
+        inside = tuple(Field(f"F{place}", NESTED, f"i={9001 + number}") for place in range(40))
+        return Structure(f"i={9000 + number}", f"i={9100 + number}", PLAIN, inside)
+
+    made = [*map(level, range(9)), Structure("i=9009", "i=9109", PLAIN, ())]
+    with pytest.raises(MalformedError, match="more parts than its bytes"):
+        Definitions(made).read(Opaque("i=9100", b""))
+
+
 def test_a_field_inside_of_a_structure_that_came_as_an_object_is_found() -> None:
     outer = Structure("ns=2;i=1", "ns=2;i=2", PLAIN, (Field("Range", 22),))
     low_high = struct.pack("<dd", 1.0, 2.0)
