@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -33,6 +34,7 @@ _CERTIFICATES: Final = "pki"
 _OUTBOX: Final = "outbox"
 _SPACE: Final = "space"
 _LAST_COMMIT: Final = 2.0  # seconds at the end for what is in hand
+_PREPARE: Final = 3600.0  # seconds between looks whether our certificate comes near its end
 _LOOK: Final = 2.0  # seconds between looks whether a tag table has changed; twice the same, and it is complete
 
 
@@ -172,10 +174,22 @@ class OpcUaCollector(Component[Configuration]):
     async def _watch_tables(self) -> None:
         """Applies tag tables that change, come or go."""
         before: dict[str, tuple[Stamp, ...]] = {}
+        clock = asyncio.get_running_loop().time
+        prepared = clock()
         while True:
             await asyncio.sleep(_LOOK)
+            if clock() - prepared >= _PREPARE:
+                prepared = clock()
+                await self._prepare()
             for name in list(self._running):
                 await self._look(name, before)
+
+    async def _prepare(self) -> None:
+        """The certificate that follows ours, in time for the servers to be told of it, though no session begins."""
+        try:
+            await asyncio.to_thread(self._identity.own.prepare, datetime.now(timezone.utc))
+        except (TroubleError, OSError) as error:
+            logger.warning("Our next certificate cannot be made: %s; it is tried again", error)
 
     async def _look(self, name: str, before: dict[str, tuple[Stamp, ...]]) -> None:
         """Apply the connection's tables if they have changed, and are as they were at the last look (`before`)."""

@@ -178,7 +178,11 @@ def node_problem(path: str, value: Any, status: int) -> Problem:
 
 
 class ChannelRefusedError(ConnectionError):
-    """The server broke the line off in the place of an answer, when it was shown our certificate."""
+    """The server broke the line off in the place of an answer, or is silent, when it was shown our certificate."""
+
+    def __init__(self, text: str, *, silent: bool = False) -> None:
+        super().__init__(text)
+        self.silent = silent
 
 
 def refuses_us(error: BaseException) -> bool:
@@ -196,9 +200,9 @@ def refused(error: BaseException, certificate: str, thumbprint: str) -> TroubleE
         problem = f"{entry.problem} ({status})"
     else:
         entry = _OWN_CERTIFICATE
-        problem = (
-            "failed: the server closed the line when it was shown our certificate, so it probably does not trust it"
-        )
+        silent = isinstance(error, ChannelRefusedError) and error.silent
+        did = "does not answer any more since" if silent else "closed the line when"
+        problem = f"failed: the server {did} it was shown our certificate, so it probably does not trust it"
     return TroubleError(entry.place, None, problem, entry.remedy.format(certificate=certificate, thumbprint=thumbprint))
 
 

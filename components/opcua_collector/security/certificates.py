@@ -25,6 +25,8 @@ LARGEST: Final = 65_536
 """Bytes of a file, or of a chain that a server shows, beyond which it is no certificate."""
 SMALLEST_KEY: Final = 2048
 _VALID: Final = timedelta(days=5 * 365)
+RENEWED_BEFORE: Final = timedelta(days=60)
+"""How long before the end of our certificate the next one is made, and its end is told."""
 _PEM: Final = b"-----BEGIN"
 
 
@@ -204,9 +206,11 @@ def is_authority(certificate: x509.Certificate) -> bool:
         return False
 
 
-def make(uri: str, *, valid: timedelta = _VALID, now: datetime | None = None) -> tuple[bytes, bytes]:
-    """An application certificate of our own (Part 6, 6.2.2), DER, and its new private key, PEM."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=SMALLEST_KEY)
+def make(
+    uri: str, *, valid: timedelta = _VALID, now: datetime | None = None, key: rsa.RSAPrivateKey | None = None
+) -> tuple[bytes, bytes]:
+    """An application certificate of our own (Part 6, 6.2.2), DER, and its private key, PEM: a new one, unless given."""
+    key = key or rsa.generate_private_key(public_exponent=65537, key_size=SMALLEST_KEY)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, COMMON_NAME)])
     now = now or datetime.now(timezone.utc)
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri), _host_name(socket.gethostname())]
@@ -272,6 +276,7 @@ class Certificates:
     own: datetime | None = None  # when ours expires
     server: datetime | None = None
     warnings: tuple[str, ...] = ()
+    later: str = ""  # what is told besides when ours comes near its end
 
     def status(self, now: datetime) -> dict[str, Any]:
         """For a connection's status."""
@@ -280,8 +285,11 @@ class Certificates:
             told["certificate_days_left"] = days_left(self.own, now)
         if self.server is not None:
             told["server_certificate_days_left"] = days_left(self.server, now)
-        if self.warnings:
-            told["certificate_warnings"] = list(self.warnings)
+        warnings = list(self.warnings)
+        if self.later and self.own is not None and self.own - now <= RENEWED_BEFORE:
+            warnings.insert(0, self.later)
+        if warnings:
+            told["certificate_warnings"] = warnings
         return told
 
 

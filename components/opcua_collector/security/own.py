@@ -3,10 +3,12 @@
     pki/own/certificate.der, private-key.pem         the one in use, the key for its owner alone
     pki/own/next/certificate.der, private-key.pem    the one that follows it, and accepted.json: which servers know it
 
-    one --60 days before its end--> one and next --all servers have taken next, or one has expired--> next is the one
+    one --60 days before its end--> one and next --all servers have taken next--> next is the one
 
-Each new session is tried with the next one first and, while the server refuses that, made with the old one. A
-certificate that somebody else has made is never replaced, only told of.
+Each new session is tried with the next one first and, while the server refuses that, made with the old one; also when
+that has ended, which a clock that is wrong may say, and which some servers do not mind. Only when next itself nears its
+end it takes the place of an old one that has ended. A certificate that somebody else has made is never replaced, only
+told of; nor is a key.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -27,6 +28,7 @@ from cryptography.x509.oid import NameOID
 from opcua_collector.problems import TroubleError
 from opcua_collector.security.certificates import (
     COMMON_NAME,
+    RENEWED_BEFORE,
     SMALLEST_KEY,
     CertificateError,
     alternative_names,
@@ -44,7 +46,6 @@ from sluice.kept_file import KeptFile
 
 logger = logging.getLogger(__name__)
 
-RENEWED_BEFORE: Final = timedelta(days=60)
 _CERTIFICATE, _KEY, _ACCEPTED = "certificate.der", "private-key.pem", "accepted.json"
 
 
@@ -58,6 +59,7 @@ class OwnCertificate:
     key: bytes = field(repr=False)  # PEM
     uri: str  # application URI: the session must show the same
     thumbprint: str
+    begins: datetime
     expires: datetime
     ours: bool  # made by this component
 
@@ -83,8 +85,18 @@ class Candidates:
         return (
             *self.warnings,
             f"the server does not take our next certificate yet: add {following.path} (thumbprint "
-            f"{following.thumbprint}) to its trusted ones before {used.expires:%Y-%m-%d}, when the present one ends",
+            f"{following.thumbprint}) to its trusted ones: the present one ends on {used.expires:%Y-%m-%d}",
         )
+
+    def later(self, used: OwnCertificate) -> str:
+        """What will have to be told when the end of `used` comes near while its session lasts; empty: it is told."""
+        if len(self.certificates) > 1 or self.warnings:
+            return ""
+        ends = f"our certificate {used.path} ends on {used.expires:%Y-%m-%d}"
+        if not used.ours:
+            return f"{ends} and was not made by this component: put a new one, and its key, there"
+        following = used.path.parent / "next" / used.path.name
+        return f"{ends}: add the next one, {following}, to the server's trusted ones: the next session is tried with it"
 
 
 class OwnCertificates:
@@ -112,9 +124,16 @@ class OwnCertificates:
             following = self._following(present, now)
             if following is None:
                 return Candidates((present,))
-            if now >= present.expires or self._connections <= self._accepted().keys():
+            over = now >= present.expires and following.expires - now <= RENEWED_BEFORE
+            if over or self._connections <= self._accepted().keys():
                 return Candidates((self._promote(),))
             return Candidates((following, present))
+
+    def prepare(self, now: datetime) -> None:
+        """Make the next one when it is time to, though no session begins. Raises TroubleError or OSError."""
+        with self._lock:
+            if (self._own / _CERTIFICATE).exists() and (present := self._present(now)).ours:
+                self._following(present, now)
 
     def took(self, connection: str, used: OwnCertificate, candidates: Candidates) -> None:
         """The server of `connection` has made a session with `used`."""
@@ -142,7 +161,7 @@ class OwnCertificates:
                     "has no private key beside it",
                     f"put its key (PEM, mode 0600) into {key_path}, or delete the certificate to have both made",
                 )
-            self._make(self._own, self._uri, now)
+            self._make(self._own, self._uri, now, self._lone_key(path, key_path))
         try:
             return self._load(self._own)
         except TroubleError:
@@ -157,7 +176,10 @@ class OwnCertificates:
             return None
         if (self._next / _CERTIFICATE).exists():
             with contextlib.suppress(TroubleError):  # a half-made pair: it is made anew
-                return self._load(self._next)
+                following = self._load(self._next)
+                # One made while a clock was far ahead is made anew as well: no server takes it before its time.
+                if following.begins <= max(now + timedelta(days=1), present.expires):
+                    return following
         self._make(self._next, present.uri, now)
         following = self._load(self._next)
         logger.warning(
@@ -180,10 +202,22 @@ class OwnCertificates:
         logger.info("Our OPC UA certificate is now the renewed one, thumbprint %s", present.thumbprint)
         return present
 
-    def _make(self, folder: Path, uri: str, now: datetime) -> None:
+    @staticmethod
+    def _lone_key(path: Path, key_path: Path) -> rsa.RSAPrivateKey | None:
+        """The key that is there without a certificate: from a try that ended early, or an engineer's, whose certificate
+        is still on its way. It is used, and never written over."""
+        if path.exists() or not key_path.exists():
+            return None
+        try:
+            return read_key(key_path.read_bytes())
+        except CertificateError as error:
+            raise _unusable(key_path, str(error)) from None
+
+    def _make(self, folder: Path, uri: str, now: datetime, own: rsa.RSAPrivateKey | None = None) -> None:
         make_folder(folder)
-        der, key = make(uri, now=now)
-        write_file(folder / _KEY, key)  # the key first: a certificate without its key would be taken for the pair
+        der, key = make(uri, now=now, key=own)
+        if own is None:
+            write_file(folder / _KEY, key)  # the key first: a certificate without its key would be taken for the pair
         write_file(folder / _CERTIFICATE, der)
         (folder / _ACCEPTED).unlink(missing_ok=True)
 
@@ -221,6 +255,7 @@ class OwnCertificates:
             pem,
             uris[0],
             thumbprint(der),
+            certificate.not_valid_before_utc,
             certificate.not_valid_after_utc,
             _made_here(certificate),
         )

@@ -119,17 +119,17 @@ async def connect(
     candidates = await _on_disk(folder, identity.own.candidates, name, now)
     if ticket is not None and ticket.certificate != believed.der.hex():
         ticket = None
-    error: BaseException | None = None
+    errors: dict[str, BaseException] = {}  # by the thumbprint that the server was shown
     for way in _ways(best, offered(settings.security, endpoints), believed, candidates, ticket, before):
         assert way.own is not None
         try:
             session = await _take(name, settings, identity, user, way, began)
-        except (UaStatusCodeError, ChannelRefusedError) as refusal:
-            if not refuses_us(refusal):
+        except (UaError, OSError, asyncio.TimeoutError) as refusal:
+            another = way.own.thumbprint != candidates.certificates[-1].thumbprint
+            if not (refuses_us(refusal) or (another and _ends_the_line(refusal))):
                 raise
-            error = refusal
+            errors[way.own.thumbprint] = refusal
             logger.info("Connection %s: the server refuses our certificate %s", name, way.own.thumbprint)
-            last = way.own
             continue
         if session is None:
             continue
@@ -141,11 +141,22 @@ async def connect(
             await session.close(politely=False)
             raise
         session._certificates = Certificates(
-            way.own.expires, believed.expires, (*candidates.warnings_with(way.own), *believed.warnings)
+            way.own.expires,
+            believed.expires,
+            (*candidates.warnings_with(way.own), *believed.warnings),
+            candidates.later(way.own),
         )
         return session
-    assert error is not None
-    raise refused(error, str(last.path), last.thumbprint) from error
+    # Of two that it does not take it is the next one that the server has to trust: the other one ends soon.
+    wanted = next(one for one in candidates.certificates if refuses_us(errors[one.thumbprint]))
+    error = errors[wanted.thumbprint]
+    raise refused(error, str(wanted.path), wanted.thumbprint) from error
+
+
+def _ends_the_line(error: BaseException) -> bool:
+    """Whether a server that was shown our next certificate has ended the line, or is silent: the old one may do."""
+    silent = isinstance(error, (ConnectionError, asyncio.TimeoutError))
+    return silent and not isinstance(error, TicketError)
 
 
 async def _on_disk(folder: Path, work: Callable[..., T], *arguments: Any) -> T:
@@ -360,10 +371,11 @@ async def _open_channel(client: Any) -> None:
     _set_buffer_sizes(client, acknowledge)
     try:
         await _open_secure_channel(client)
-    except ConnectionError as error:
+    except (ConnectionError, asyncio.TimeoutError) as error:
         if client.security_policy.URI == NO_POLICY:
             raise
-        raise ChannelRefusedError(str(error) or type(error).__name__) from error
+        silent = isinstance(error, asyncio.TimeoutError)
+        raise ChannelRefusedError(str(error) or type(error).__name__, silent=silent) from error
 
 
 def _watch_line(client: Any) -> None:

@@ -10,8 +10,8 @@ import pytest
 from cryptography import x509
 
 from opcua_collector.problems import TroubleError
-from opcua_collector.security.certificates import make, thumbprint
-from opcua_collector.security.own import RENEWED_BEFORE, OwnCertificates
+from opcua_collector.security.certificates import RENEWED_BEFORE, Certificates, make, thumbprint
+from opcua_collector.security.own import OwnCertificates
 
 from ..authority import Pair, authority, certificate, elliptic, key
 
@@ -125,11 +125,67 @@ def test_a_server_that_takes_it_no_more_keeps_the_old_one(folder: Folder) -> Non
     assert len(folder.tries()) == 2
 
 
-def test_it_takes_the_place_of_the_old_one_when_that_has_ended(folder: Folder) -> None:
-    folder.age(30)
+def test_the_old_one_is_tried_after_its_end_too_because_a_clock_may_be_wrong_and_some_servers_do_not_mind(
+    folder: Folder,
+) -> None:
+    old = folder.age(30)
     folder.certificates.serve(["line1", "line2"])
     new = folder.tries()[0]
-    assert folder.tries(now=NOW + 31 * DAY) == [new]
+    assert folder.tries(now=NOW + 31 * DAY) == [new, old]
+    assert folder.tries() == [new, old]
+    folder.certificates.took("line1", *only(folder, 31))
+    folder.certificates.took("line2", *only(folder, 31))
+    assert folder.tries(now=NOW + 32 * DAY) == [new]
+
+
+def only(folder: Folder, days: int) -> Any:
+    candidates = folder.certificates.candidates("line1", NOW + days * DAY)
+    return candidates.certificates[0], candidates
+
+
+def test_it_takes_the_place_of_one_that_has_ended_when_it_comes_near_its_own_end(folder: Folder) -> None:
+    folder.age(30)
+    folder.certificates.serve(["line1", "line2"])
+    following = folder.certificates.candidates("line1", NOW).certificates[0]
+    late = following.expires - 10 * DAY
+    assert folder.tries(now=late) == [following.der]
+    [third, same] = folder.tries(now=late)
+    assert same == following.der
+    assert third != following.der
+
+
+def test_a_clock_that_was_years_ahead_for_a_while_costs_neither_certificate(folder: Folder) -> None:
+    old = folder.age(300)
+    folder.certificates.serve(["line1", "line2"])
+    assert len(folder.tries(now=NOW + 4000 * DAY)) == 2
+    assert folder.tries() == [old], "the clock is right again"
+    [new, same] = folder.tries(now=NOW + 290 * DAY)
+    assert same == old
+    begins = x509.load_der_x509_certificate(new).not_valid_before_utc
+    assert begins < NOW + 291 * DAY, "what was made for the far future is of no use to anybody"
+
+
+def test_the_next_one_is_there_in_time_though_no_session_begins(folder: Folder) -> None:
+    folder.certificates.prepare(NOW)
+    assert not folder.own.exists(), "nobody has needed one yet"
+    folder.age(61)
+    used = folder.certificates.candidates("line1", NOW)
+    lasting = Certificates(used.certificates[0].expires, None, (), used.later(used.certificates[0]))
+    assert "certificate_warnings" not in lasting.status(NOW)
+    folder.certificates.prepare(NOW + 2 * DAY)
+    assert (folder.next / "certificate.der").exists()
+    [warning] = lasting.status(NOW + 2 * DAY)["certificate_warnings"]
+    assert str(folder.next / "certificate.der") in warning
+    assert "2026-05-01" in warning
+
+
+def test_a_key_whose_certificate_is_still_on_its_way_is_not_written_over(folder: Folder) -> None:
+    folder.put(b"", SITES.key_pem)
+    (folder.own / "certificate.der").unlink()
+    folder.tries()
+    assert (folder.own / "private-key.pem").read_bytes() == SITES.key_pem
+    (folder.own / "certificate.der").write_bytes(SITES.der)
+    assert folder.tries() == [SITES.der]
 
 
 def test_an_acceptance_of_another_certificate_counts_for_nothing(folder: Folder) -> None:

@@ -93,13 +93,13 @@ class Device:
     def following(self) -> Path:
         return self.folder / "pki/own/next/certificate.der"
 
-    async def connect(self, ticket: Ticket | None = None, **security: Any) -> Session:
+    async def connect(self, ticket: Ticket | None = None, timeout: float = 5, **security: Any) -> Session:
         settings = Connection.model_validate(
             {
                 "endpoint": self.endpoint,
                 "security": {"trust": "first-use", **self.security, **security},
                 "user": self.user,
-                "requestTimeout": 5,
+                "requestTimeout": timeout,
             }
         )
         secret = None if self.secret is None else Secret(self.secret)
@@ -414,15 +414,42 @@ async def test_the_old_certificate_stays_while_another_server_has_not_taken_the_
 async def test_one_that_has_ended_is_replaced_at_once(plant: PlantServer, begin: Begin) -> None:
     device = begin(plant)
     old = ends_in(device, -2)
-    assert (await device.connect()).certificates()["certificate_days_left"] > 1000
+    for _ in range(2):
+        assert (await device.connect()).certificates()["certificate_days_left"] > 1000
     assert device.own.read_bytes() != old
 
 
-async def test_a_server_that_trusts_neither_is_told_with_the_path_of_the_one_in_use(
+async def test_a_server_that_does_not_mind_that_ours_has_ended_is_collected_from_until_it_takes_the_next(
     plant: PlantServer, begin: Begin
 ) -> None:
     device = begin(plant)
-    old = ends_in(device, 30)
+    plant.trusted = [ends_in(device, -2)]
+    try:
+        told = (await device.connect()).certificates()
+    finally:
+        plant.trusted = None
+    assert told["certificate_days_left"] < 0
+    [warning] = told["certificate_warnings"]
+    assert str(device.following) in warning
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_server_that_says_nothing_to_the_next_certificate_is_shown_the_old_one(
+    plant: PlantServer, begin: Begin, silent: bool
+) -> None:
+    device = begin(plant)
+    ends_in(device, 30)
+    async with closing_at_protected_channels(plant.endpoint, silent=silent, first=1) as endpoint:
+        device.endpoint = endpoint
+        session = await device.connect(timeout=1)
+        assert session.certificates()["certificate_days_left"] == 30
+
+
+async def test_a_server_that_trusts_neither_is_told_with_the_path_of_the_one_that_it_has_to_trust(
+    plant: PlantServer, begin: Begin
+) -> None:
+    device = begin(plant)
+    ends_in(device, 30)
     plant.trusted = []
     try:
         place, problem, remedy = await device.refused()
@@ -430,21 +457,28 @@ async def test_a_server_that_trusts_neither_is_told_with_the_path_of_the_one_in_
         plant.trusted = None
     assert place == "security"
     assert "does not trust our certificate (BadCertificateUntrusted)" in problem
-    assert str(device.own) in remedy
-    assert thumbprint(old) in remedy
+    assert str(device.following) in remedy
+    assert thumbprint(device.following.read_bytes()) in remedy
 
 
 @contextlib.asynccontextmanager
-async def closing_at_protected_channels(endpoint: str) -> AsyncIterator[str]:
-    """The server behind a line that ends when somebody opens a protected channel: what many servers do in the place
-    of an answer."""
+async def closing_at_protected_channels(
+    endpoint: str, *, silent: bool = False, first: int = 1000
+) -> AsyncIterator[str]:
+    """The server behind a line that ends, or is silent, when somebody opens a protected channel: what many servers do
+    in the place of an answer. Only so the `first` times."""
+    refused: list[bytes] = []
     host, _, port = endpoint.removeprefix("opc.tcp://").partition("/")[0].partition(":")
     lines: list[asyncio.StreamWriter] = []
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, watch: bool) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                if watch and data.startswith(b"OPN") and b"SecurityPolicy#None" not in data:
+                protected = data.startswith(b"OPN") and b"SecurityPolicy#None" not in data
+                if watch and protected and len(refused) < first:
+                    refused.append(data)
+                    if silent:
+                        continue
                     break
                 writer.write(data)
                 await writer.drain()
@@ -473,6 +507,18 @@ async def test_a_line_that_ends_when_our_certificate_is_shown_is_told_with_its_l
         place, problem, remedy = await device.refused()
     assert place == "security"
     assert "closed the line when it was shown our certificate" in problem
+    assert str(device.own) in remedy
+
+
+async def test_a_server_that_is_silent_when_our_certificate_is_shown_is_told_with_its_likely_cause(
+    plant: PlantServer, begin: Begin
+) -> None:
+    device = begin(plant)
+    async with closing_at_protected_channels(plant.endpoint, silent=True) as endpoint:
+        device.endpoint = endpoint
+        place, problem, remedy = await device.refused(timeout=1)
+    assert place == "security"
+    assert "does not answer any more since it was shown our certificate" in problem
     assert str(device.own) in remedy
 
 
