@@ -536,10 +536,7 @@ class Connection:
         self._recovering = None
         self._intake.note({SESSION: self._kept.dump(), **positions})
         saved = [group for group, one in found.items() if one.rung != recovery.RENEWED]
-        if len(saved) == len(self._groups):
-            self._intake.watched(None)
-        else:
-            self._intake.watched([handle for group in saved for handle in group.items.handles()])
+        self._intake.watched([handle for group in saved for handle in group.items.handles()])
         self._count(list(found.values()), session, _now() - began)
 
     def _count(self, found: list[recovery.Situation], session: Session, seconds: float) -> None:
@@ -674,8 +671,6 @@ class Connection:
                 **live.session.certificates(),
             }
             told["publishing"] = live.publishing.status()
-            if live.session.pace is not None:
-                told["load"] = live.session.pace.status()
             if live.session.pace is not None:
                 told["load"] = live.session.pace.status()
         if self._facts is not None:

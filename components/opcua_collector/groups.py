@@ -35,7 +35,8 @@ from sluice.tasks import end
 
 logger = logging.getLogger(__name__)
 
-_SHALLOW: Final = "a queue of one value"  # a gap's reason
+_SHALLOW: Final = "a queue of one value"  # gaps' reasons
+_NOT_NOTED: Final = "a tag of which no monitored item was noted"
 _PAUSES: Final = (0.2, 60.0)  # seconds until a subscription that ended is made anew
 _REFUSED_PAUSES: Final = (5.0, 300.0)  # and one that the server refused is asked for again
 _CLOCK: Final = 1.0  # seconds between looks at the server's clock, at least: each costs a message and a note
@@ -99,6 +100,8 @@ class SubscribedGroup:
         self._refusals = Backoff(*_REFUSED_PAUSES)
         self._unproven = ""  # why the server's clock proves nothing here
         self._publishing: Publishing | None = None
+        self._restored = False  # and not taken up yet
+        self._refused = False  # other intervals, by the server
 
     @property
     def name(self) -> str:
@@ -132,6 +135,7 @@ class SubscribedGroup:
             return False
         self.items.restore(items)
         self.feed = self._feed(subscribed, reached.number if reached is not None else 0)
+        self._restored = True
         return True
 
     def _feed(self, subscribed: Subscribed, reached: int = 0) -> Feed:
@@ -140,6 +144,7 @@ class SubscribedGroup:
     def interrupted(self) -> None:
         """The session has ended."""
         self.items.interrupted()
+        self._unproven = ""
         if self.feed is not None and self.feed.over.is_set():
             self.feed = None
 
@@ -162,7 +167,12 @@ class SubscribedGroup:
             stale=found.kept.id if found.kept is not None and found.session.resumed else 0,
             renew=lambda: self._subscribe(found.session),
         )
-        situation.rung = await climb(situation)
+        try:
+            situation.rung = await climb(situation)
+        except FullError:
+            self.feed = None  # what was refused before cannot be gone on with
+            raise
+        restored, self._restored = self._restored, False
         feed = situation.feed
         assert feed is not None
         if situation.rung == RENEWED:
@@ -171,6 +181,12 @@ class SubscribedGroup:
         self._keep(self.name, feed.subscribed, {})
         if shallow:
             self._intake.open_gap(_SHALLOW, shallow)
+        if restored:
+            # They came from an item that we did not live to note, or were in another group then: nobody has taken
+            # what was sent of them since.
+            unwatched = self._intake.assembler.parked.keys() & self.tags.keys()
+            if unwatched:
+                self._intake.open_gap(_NOT_NOTED, only=unwatched)
         return situation
 
     async def _subscribe(self, session: Session) -> Feed:
@@ -302,6 +318,8 @@ class SubscribedGroup:
             if status_name(error.code) in recovery.GONE | recovery.SESSION_LOST:
                 raise
             status, revised = int(error.code), 0.0
+        except asyncio.TimeoutError:  # whether the server lives is for others to judge: it does without this
+            status, revised = int(ua.StatusCodes.BadTimeout), 0.0
         if status >> 30 >= 2:
             self._unproven = f"the server refuses to send its clock ({status_name(status)})"
             return
@@ -314,7 +332,9 @@ class SubscribedGroup:
         while True:
             self._changed.clear()
             asked = timing.asked(self.plan, self._settings.keep_alive)
-            if feed.subscribed.asked != asked:
+            if feed.subscribed.asked == asked:
+                self._intervals_are_well()
+            else:
                 try:
                     revised = await live.session.modify(
                         feed.subscribed,
@@ -325,10 +345,15 @@ class SubscribedGroup:
                     )
                 except UaStatusCodeError as error:
                     if error.code in _UNKNOWN_SERVICE:
+                        if feed.subscribed.asked is None and feed.subscribed.interval == asked.interval:
+                            # Made by an earlier release, which did not note what it had asked for.
+                            feed.subscribed = replace(feed.subscribed, asked=asked)
+                            continue
                         feed.lose("other intervals are wanted, and the server cannot change those of a subscription")
                         return
                     if status_name(error.code) in recovery.GONE | recovery.SESSION_LOST:
                         raise
+                    self._refused = True
                     self._problems.report(
                         self._place,
                         f"has other intervals than before, which the server refuses ({status_name(error.code)}): "
@@ -339,9 +364,14 @@ class SubscribedGroup:
                 else:
                     feed.subscribed = replace(revised, canary=feed.subscribed.canary)
                     live.publishing.revised(feed)
-                    self._problems.clear(self._place)
+                    self._intervals_are_well()
                     self._keep(self.name, feed.subscribed, {})
             await self._changed.wait()
+
+    def _intervals_are_well(self) -> None:
+        if self._refused:
+            self._refused = False
+            self._problems.clear(self._place)
 
     # --- who asks ---
 

@@ -343,7 +343,11 @@ class Publishing:
                 for number in look.still:
                     self._lose(number, STALLED)
             while self._unwanted:
-                await self._link.unsubscribe(self._unwanted.pop())
+                try:
+                    await self._link.unsubscribe(self._unwanted.pop())
+                except UaStatusCodeError as error:  # it is gone already: its last message was late
+                    if status_name(error.code) in recovery.SESSION_LOST:
+                        raise
 
     def _doubt(self, silent: Sequence[int]) -> None:
         """Some are silent while the server has answered others: it is asked about those."""

@@ -469,6 +469,21 @@ async def test_rubbish_disturbs_nothing_and_a_strangers_subscription_is_ended(be
     await bench.until(lambda: "unsubscribe 5" in bench.server.asked)
 
 
+async def test_a_stranger_that_cannot_be_ended_disturbs_nobody(begin: Begin) -> None:
+    bench = begin(publish=False)
+
+    async def gone(_: int) -> None:
+        bench.server.asked.append("unsubscribe")
+        raise UaStatusCodeError(CODES.BadSubscriptionIdInvalid)
+
+    bench.server.unsubscribe = gone  # type: ignore[method-assign]
+    bench.publish()
+    bench.server.send(message(1, 9.0, subscription=99))
+    await bench.until(lambda: "unsubscribe" in bench.server.asked)
+    bench.server.send(message(1, 1.0))
+    await bench.until(lambda: bench.outbox.values == [1.0])
+
+
 async def test_a_full_outbox_ends_publishing_and_takes_nothing_more(begin: Begin) -> None:
     bench = begin(message(1, 1.0), publish=False)
     bench.outbox.full = True

@@ -25,6 +25,7 @@ from opcua_collector.config import Tag
 from opcua_collector.connection import Connection
 from opcua_collector.groups import SubscribedGroup
 from opcua_collector.items import Items
+from opcua_collector.kept import load_session
 from opcua_collector.services import browse, monitoring
 from opcua_collector.services.connecting import Identity
 from opcua_collector.services.session import Look, Session
@@ -571,6 +572,111 @@ async def test_an_item_that_it_did_not_live_to_note_gives_its_values_to_nobody(r
     assert (await rig.of(other.tag))[-1] == float(values[0])
     assert not await rig.of(unnoted.tag)
     assert set(await rig.of(other.tag)) <= {None, float(values[0])}
+
+
+@here
+async def test_what_an_item_brought_that_it_did_not_live_to_note_is_read_back(rig: Rig, server: PlantServer) -> None:
+    """Its values came and were kept; those of the time until it is made again are nobody's, so they are a gap."""
+    added = plant_tags(1)[2]
+    outlet = rig.outlets.outlet("line1")
+    note = outlet.note
+    written: list[bytes | None] = []
+
+    def forgetful(positions: Mapping[str, bytes | None]) -> Any:
+        if "items" in positions:
+            written.append(positions["items"])
+            if len(written) > 1:  # the first reserves the handle
+                positions = {}
+        return note(positions)
+
+    outlet.note = forgetful  # type: ignore[method-assign]
+    rig.change(tags={**SOME, added.tag: TAGS[added.tag]})
+    await rig.monitors(2)
+    values = await show(server, 2, column=2)
+    await rig.count(added.tag, 2)
+    await rig.end(warning=False)
+    values += await show(server, 3, column=2)
+    await rig.begin()
+    await rig.monitors(2)
+    assert rig.rung == "resumed"
+    values += await show(server, 2, column=2)
+    await complete(rig, added.tag, values)
+
+
+@here
+async def test_a_tag_that_is_in_another_group_after_a_restart_lacks_nothing(rig: Rig, server: PlantServer) -> None:
+    await two_groups(rig, server)
+    moved = plant_tags(1)[5]
+    values = await show(server, 2, column=5)
+    await fast(rig, values)
+    await rig.end()
+    values += await show(server, 3, column=5)
+    await rig.begin(tags={**SOME, moved.tag: TAGS[moved.tag]}, groups={})
+    await rig.monitors(2)
+    assert rig.rung == "resumed"
+    values += await show(server, 2, column=5)
+    await complete(rig, moved.tag, values)
+
+
+async def complete(rig: Rig, tag: str, values: list[int]) -> None:
+    """All of these have come, each once, live or read back."""
+    wanted = sorted(map(float, values))
+    end = time.monotonic() + 30
+    while (found := sorted(value for value in await rig.of(tag) if value in wanted)) != wanted:
+        assert time.monotonic() < end, (found, wanted, rig.state())
+        await asyncio.sleep(0.05)
+
+
+@here
+async def test_a_server_that_refuses_its_clock_or_does_not_answer_is_collected_without(
+    rig: Rig, server: PlantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Any] = [UaStatusCodeError(0x80DB0000), asyncio.TimeoutError(), (0x80DB0000, 0.0)]
+    asked: list[int] = []
+
+    async def refuses(self: Session, subscription: int, interval: float) -> tuple[int, float]:
+        asked.append(subscription)
+        answer = answers[(len(asked) - 1) % len(answers)]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(Session, "canary", refuses)
+    rig.change(tags=TWO, groups={"a": {}, "fast": {"publishingInterval": "20ms"}})
+    await rig.monitors(2)
+    await until(lambda: len(asked) == 1, rig.state)
+    await until(lambda: "unproven" in str(rig.status()), rig.state)
+    for session in (2, 3):
+        await rig.away()
+        await rig.back()
+        await until(lambda count=session: len(asked) >= count, rig.state)
+        await has(rig, await show(server, 2))
+    assert rig.status()["connects"] == 3, "it costs no session"
+
+
+@here
+async def test_a_subscription_of_an_earlier_release_lives_on_at_a_server_that_changes_none(
+    rig: Rig, server: PlantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await has(rig, await show(server, 1))
+    await rig.end()
+    kept = load_session(rig.outlets.outlet("line1").position("session"), Settings.model_validate(rig.settings))
+    assert kept is not None
+    modified: list[int] = []
+
+    async def unknown(*_: Any) -> Any:
+        modified.append(1)
+        raise UaStatusCodeError(0x800B0000)  # BadServiceUnsupported
+
+    monkeypatch.setattr(Session, "modify", unknown)
+    old = {name: replace(one, asked=None, canary=0.0) for name, one in kept.subscriptions.items()}
+    monkeypatch.setattr(connection, "load_session", lambda *_: replace(kept, subscriptions=old))
+    shown = await show(server, 3)
+    await rig.begin()
+    await rig.connects(1)
+    await until(lambda: modified, rig.state)
+    await has(rig, shown)
+    assert (rig.rung, rig.status().get("ended", 0), rig.status().get("gaps", 0)) == ("resumed", 0, 0)
 
 
 @here
