@@ -5,8 +5,8 @@ Two things follow from it. With a heartbeat configured, what the server says of 
 touched, and a server that gives no time of its own gives no heartbeat. A heartbeat is no news: it moves no mark and
 ends no gap.
 
-And a tag that reads newer than anything that its subscription has brought, at two looks with time enough between them,
-is *late*: that subscription does not do what it says. This is looked at of all that a heartbeat reads, else of a few
+And a tag that reads newer than anything that its subscription has brought, at two looks with time enough between them
+(twice the longest sampling or publishing interval, and a grace), is *late*: that subscription does not do what it says. This is looked at of all that a heartbeat reads, else of a few
 silent tags every minute, picked at random.
 """
 
@@ -37,6 +37,7 @@ _EVERY: Final = 60.0  # seconds between looks, where there is no heartbeat
 _SHORTEST, _LONGEST = 0.2, 5.0  # seconds between looks for tags whose heartbeat is due
 _GRACE: Final = 2.0  # seconds that a value may take beyond two publishing intervals
 _MOST_SUSPECTS: Final = 1000
+_COMPARED: Final = 200  # characters of a text: of longer ones not more is remembered
 _SECOND: Final = 10**9
 
 
@@ -45,6 +46,10 @@ class Watched(Protocol):
 
     def column(self) -> NDArray[np.int64]:
         """Client handles of the tags that are watched."""
+
+    @property
+    def slowest(self) -> float:
+        """The longest sampling interval of them, in seconds, as revised."""
 
     def request_of(self, handle: int) -> bytes | None:
         """What asks for the tag's value in a ReadRequest."""
@@ -81,9 +86,9 @@ class Heartbeat:
         began = checked = time.monotonic_ns()
         considered: set[int] = set()  # what was looked at lately
         self._suspects.clear()
-        patience = 2 * publishing + _GRACE
         while True:
             present = plan()
+            patience = 2 * max(publishing, watched.slowest) + _GRACE
             heartbeat = present.heartbeat
             await asyncio.sleep(min(_LONGEST, max(_SHORTEST, heartbeat / 10)) if heartbeat else min(patience, _EVERY))
             now = time.monotonic_ns()
@@ -192,7 +197,7 @@ class Heartbeat:
             return plan.trigger == "timestamp"
         before = last[1]
         if before is None or value is None or not isinstance(before, (int, float)):
-            return isinstance(before, str) and isinstance(value, str) and before != value
+            return isinstance(before, str) and isinstance(value, str) and before[:_COMPARED] != value[:_COMPARED]
         if not isinstance(value, (int, float, np.number, np.bool_)):
             return False
         if plan.deadband is None:

@@ -498,6 +498,11 @@ class Items(Nodes[_Item]):
             self._handles = np.array([item.handle for item in self._items.values() if item.monitored], np.int64)
         return self._handles
 
+    @property
+    def slowest(self) -> float:
+        """The longest sampling interval of them, in seconds, as revised."""
+        return max((kind.sampling for kind in self._kinds), default=0.0)
+
     def shallow(self) -> list[int]:
         """Handles of the tags of which the server keeps one value only: it replaces it, and sets no overflow bit."""
         if not any(kind.queue <= 1 for kind in self._kinds):

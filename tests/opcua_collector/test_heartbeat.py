@@ -6,14 +6,16 @@ import asyncio
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import numpy as np
 import pytest
 
 from opcua_collector import heartbeat
 from opcua_collector.services.session import Subscribed
 from opcua_collector.stack import UaStatusCodeError, ua
+from opcua_collector.values.notifications import Block, Publication
 from sluice.batch import Quality
 
-from .scripted_stack import T0, Node, Stack
+from .scripted_stack import STRING, T0, Node, Stack
 from .test_items import Group, configured, until
 
 SERVER = datetime(2026, 3, 2, tzinfo=timezone.utc)
@@ -94,7 +96,7 @@ async def test_a_silent_tag_that_cannot_be_read_costs_itself() -> None:
     assert {sample.tag for sample in beats(line)} == {"A"}
 
 
-def changed(line: Group, tag: str, value: float) -> None:
+def changed(line: Group, tag: str, value: Any) -> None:
     line.stack.nodes[tag].value = value
     line.stack.nodes[tag].source = T0 + timedelta(seconds=100)
 
@@ -124,6 +126,34 @@ async def test_values_that_the_subscription_does_not_bring_are_late_and_the_subs
         assert sorted(line.items.describe()["late_tags"]) == ["A", "B"]
         line.brings("A", 2.0, at=int(T0.timestamp()) + 100)
         await until(lambda: line.items.status().get("late") == 1, line.status)
+
+
+@pytest.mark.parametrize("settings", [{"samplingInterval": "1h"}, {"trigger": "value"}])
+async def test_a_tag_that_is_sampled_seldom_or_a_long_text_with_another_time_is_not_late(
+    settings: dict[str, Any],
+) -> None:
+    text = "x" * 500
+    line = Group(Stack({name: Node(text, data_type=STRING) for name in "AB"}), configured(**settings))
+    stalled: list[int] = []
+    line.items.on_stalled = lambda: stalled.append(1)
+    async with line.session(FAST):
+        await line.monitors(2)
+        for tag in "AB":
+            handle = line.items.handle(tag)
+            block = Block(
+                12,
+                np.arange(1),
+                np.full(1, handle),
+                np.array([text], object),
+                np.zeros(1, np.uint32),
+                np.full(1, ns(T0)),
+            )
+            line.intake.hand_on(Publication(blocks=(block,)), {})
+            changed(line, tag, "y" + text if "samplingInterval" in settings else text)
+        reads = line.stack.named["Read"]
+        await until(lambda: line.stack.named["Read"] >= reads + 5, line.status)
+        await asyncio.sleep(0.3)
+    assert (stalled, line.items.status().get("late", 0)) == ([], 0)
 
 
 async def test_one_late_tag_of_many_is_no_stall() -> None:

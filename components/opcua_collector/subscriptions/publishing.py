@@ -343,11 +343,14 @@ class Publishing:
                 for number in look.still:
                     self._lose(number, STALLED)
             while self._unwanted:
-                try:
-                    await self._link.unsubscribe(self._unwanted.pop())
-                except UaStatusCodeError as error:  # it is gone already: its last message was late
-                    if status_name(error.code) in recovery.SESSION_LOST:
-                        raise
+                await self._dismiss(self._unwanted.pop())
+
+    async def _dismiss(self, stranger: int) -> None:
+        try:
+            await self._link.unsubscribe(stranger)
+        except UaStatusCodeError as error:  # it is gone already: its last message was late
+            if status_name(error.code) in recovery.SESSION_LOST:
+                raise
 
     def _doubt(self, silent: Sequence[int]) -> None:
         """Some are silent while the server has answered others: it is asked about those."""

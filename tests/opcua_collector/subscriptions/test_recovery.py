@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -641,6 +642,9 @@ async def test_a_server_that_refuses_its_clock_or_does_not_answer_is_collected_w
             raise answer
         return answer  # type: ignore[no-any-return]
 
+    def reached(count: int) -> bool:
+        return len(asked) >= count
+
     monkeypatch.setattr(Session, "canary", refuses)
     rig.change(tags=TWO, groups={"a": {}, "fast": {"publishingInterval": "20ms"}})
     await rig.monitors(2)
@@ -649,7 +653,7 @@ async def test_a_server_that_refuses_its_clock_or_does_not_answer_is_collected_w
     for session in (2, 3):
         await rig.away()
         await rig.back()
-        await until(lambda count=session: len(asked) >= count, rig.state)
+        await until(partial(reached, session), rig.state)
         await has(rig, await show(server, 2))
     assert rig.status()["connects"] == 3, "it costs no session"
 
