@@ -52,7 +52,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from opcua_collector.history.marks import Marks, NoteError, number, pack, texts, unpack
+from opcua_collector.history.marks import Marks, NoteError, news, number, pack, texts, unpack
 from opcua_collector.values.quality import OVERFLOW
 from sluice.batch import SampleBatch
 
@@ -651,7 +651,7 @@ class Gaps:
         concerned[columns.s[flagged]] = True
         for place, series in enumerate(columns.series):
             concerned[place] |= self._tail(series.tag) is not None
-        rows = np.flatnonzero(concerned[columns.s])
+        rows = np.flatnonzero(concerned[columns.s] & news(columns))
         before: dict[str, int | None] = {}
         for row, place in zip(rows.tolist(), columns.s[rows].tolist(), strict=True):
             tag, time = columns.series[place].tag, int(columns.t[row])

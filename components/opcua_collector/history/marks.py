@@ -32,7 +32,8 @@ import orjson
 import zstandard
 from numpy.typing import NDArray
 
-from sluice.batch import SampleBatch
+from opcua_collector.types.typed import HEARTBEAT
+from sluice.batch import Columns, SampleBatch
 
 if TYPE_CHECKING:
     from opcua_collector.values.samples import Assembler
@@ -73,13 +74,22 @@ class Marks:
         self.newest = batch.header.seq
         columns = batch.columns
         last = np.full(len(columns.series), -1, np.int64)
-        last[columns.s] = np.arange(len(columns))
+        rows = np.flatnonzero(news(columns))
+        last[columns.s[rows]] = rows
         for series, row in zip(columns.series, last.tolist(), strict=True):
             if row < 0:
                 continue
             status = 0 if columns.status is None else int(columns.status[row])
             # A word in the place of the status: the source's own is not known any more.
             self.of[series.tag] = Mark(int(columns.t[row]), ANY_STATUS if status < 0 else status)
+
+
+def news(columns: Columns) -> NDArray[np.bool_]:
+    """Which samples of a live batch came live. Heartbeats, which are sent among them, are none: theirs is the server's
+    time, and what the tag brings after them may be older."""
+    if columns.status is None or HEARTBEAT not in columns.words:
+        return np.ones(len(columns), bool)
+    return np.asarray(columns.status != -1 - columns.words.index(HEARTBEAT))
 
 
 def dump(assembler: Assembler, names: Mapping[int, str], newest: int) -> bytes:

@@ -26,6 +26,7 @@ from opcua_collector.history.marks import ANY_STATUS, Mark, Marks
 from opcua_collector.types.typed import (
     HEARTBEAT_CODE,
     MISMATCH_CODE,
+    NAN_CODE,
     NATIVE,
     RANGE_CODE,
     UNDECODABLE_CODE,
@@ -282,11 +283,18 @@ class Assembler:
         return found
 
     def beats(self, blocks: Iterable[Block]) -> list[Columns]:
-        """Heartbeats: what a server says of silent tags. They are no news: neither the last of their tags nor live."""
+        """Heartbeats: what a server says of silent tags. They are no news: neither the last of their tags nor live.
+
+        Each has the status `heartbeat`, whatever its value is: by that a replay of the outbox knows them.
+        """
         found = []
         for type_, part in self._typed(blocks):
+            if type_ is ValueType.DOUBLE:
+                nowhere = ~np.isfinite(part.value) & ~part.null
+                part.null |= nowhere
+                part.status[nowhere] = NAN_CODE
             columns = self._columns(type_, part)
-            status = np.where(part.status < 0, part.status, HEARTBEAT_CODE)
+            status = np.full(len(part.index), HEARTBEAT_CODE, np.int64)
             found.append(sanitize(replace(columns, status=status, words=WORDS)))
         return found
 

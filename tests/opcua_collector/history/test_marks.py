@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opcua_collector.history.gaps import Gaps
 from opcua_collector.history.marks import ANY_STATUS, Mark, Marks, NoteError, dump, pack, restore, unpack
 from opcua_collector.values.notifications import Block, Publication
 from opcua_collector.values.samples import Assembler, Rule
-from sluice.batch import Columns, Header, Sample, SampleBatch, Series, from_samples
+from sluice.batch import Columns, Header, Sample, SampleBatch, Series, decode, encode, from_samples
 
 SECOND = 10**9
 T0 = 1_772_323_200 * SECOND
+DOUBLE, STRING = 11, 12
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
 
@@ -100,6 +103,30 @@ def test_batches_that_were_handed_on_later_roll_the_marks_forward_once() -> None
     assert marks.of["A"].time == T0 + 2
     marks.advance(SampleBatch(Header("a/b", "0123456789ab", 6), columns))
     assert marks.of["A"] == Mark(T0 + 9, ANY_STATUS)
+
+
+@pytest.mark.parametrize("value", [1.0, float("nan"), float("inf"), "another type"])
+def test_a_heartbeat_in_the_outbox_rolls_no_mark_forward_and_ends_no_gap(value: Any) -> None:
+    """Its time is the server's: what the tag lacks, and what it brings next, may be older."""
+    made = monitored()
+    live(made, (0, 1.0, 0, T0))
+    family = STRING if isinstance(value, str) else DOUBLE
+    column = np.array([value], object if family == STRING else np.float64)
+    zeros = np.zeros(1, np.int64)
+    [columns] = made.beats([Block(family, zeros, zeros, column, zeros.astype(np.uint32), zeros + T0 + 60 * SECOND)])
+    batch = decode(encode(Header("a/b", "0123456789ab", 6), columns))
+    assert isinstance(batch, SampleBatch)
+    assert [sample.status for sample in batch.columns.samples()] == ["heartbeat"]
+    marks = Marks(5, {"T0": Mark(T0, 0)})
+    gaps = Gaps()
+    gaps.mark_of = lambda handle: T0
+    gaps.add(0, "T0")
+    gaps.open([0], "recreated")
+    before = gaps.dump(0)
+    gaps.replay(batch, marks)
+    marks.advance(batch)
+    assert (marks.newest, marks.of) == (6, {"T0": Mark(T0, 0)})
+    assert gaps.dump(0) == before
 
 
 def test_a_status_that_became_a_word_matches_whatever_the_source_says_of_that_time() -> None:
