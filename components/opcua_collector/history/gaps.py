@@ -201,11 +201,6 @@ class Gaps:
         self._bringing -= int(self._had[handle] != _NEVER)
         self._open[handle], self._had[handle] = False, _NEVER
 
-    @property
-    def waiting(self) -> bool:
-        """Whether any tag waits for a live sample, to end a hole."""
-        return self._opened > 0
-
     def eligible(self, handle: int, why: str) -> None:
         """Whether the server keeps a history of the tag: "", or why not."""
         tag = self._tags.get(handle)
@@ -320,22 +315,26 @@ class Gaps:
                 hole.until = max(server_ns, hole.at) + int(self.patience * _SECOND)
                 hole.due = now + self.patience
 
-    def passed(self, handles: NDArray[np.int64], times: NDArray[np.int64]) -> None:
-        """Live samples, in order."""
+    def passed(self, handles: NDArray[np.int64], times: NDArray[np.int64]) -> list[int]:
+        """Live samples, in order. Which of them end a hole: these have to be handed on, for a replay to end it too."""
         if not self._opened:
-            return
-        rows = np.flatnonzero(self._open[handles])
-        for handle, time in zip(handles[rows].tolist(), times[rows].tolist(), strict=True):
-            if self._open[handle]:
-                self._passed(self._tags[handle], time)
+            return []
+        rows = np.flatnonzero(self._open[handles]).tolist()
+        return [
+            row
+            for row, handle, time in zip(rows, handles[rows].tolist(), times[rows].tolist(), strict=True)
+            if self._open[handle] and self._passed(self._tags[handle], time)
+        ]
 
-    def _passed(self, tag: str, time: int) -> None:
+    def _passed(self, tag: str, time: int) -> bool:
         hole = self._tail(tag)
-        if hole is not None and time > hole.at:
-            if hole.settled:
-                self._drop(tag, hole)
-            else:
-                self._end(tag, hole, time)
+        if hole is None or time <= hole.at:
+            return False
+        if hole.settled:
+            self._drop(tag, hole)
+        else:
+            self._end(tag, hole, time)
+        return True
 
     def _end(self, tag: str, hole: _Hole, time: int) -> None:
         hole.end, hole.brought, hole.until, hole.due = time, False, None, None

@@ -8,7 +8,8 @@ too, if it had been held back: what the value was when the quality changed is ne
 A sample that is held back has been *seen*: it ends holes, moves the mark from which history is read, and is not asked
 for again; only, what is not in the outbox does not survive a kill. Then the mark falls back to the last sample that was
 handed on, and history, if it has to be read from there, brings what was held back since: it goes through the same
-sieve. So a tag may get a sample again that lies within the width; none is handed on twice, and none is missed.
+sieve. So a tag may get a sample again that lies within the width; none is handed on twice, and none is missed. For
+that, a sample that ends a hole is handed on whatever its value is: else a kill would forget where the hole ended.
 History has its own order and does not know what was handed on live: each part of it that is read begins with a sample.
 
 Samples of many tags are judged at once, the k-th of each tag in one step. A tag that brings far more than others in one
@@ -109,12 +110,15 @@ class Deadband:
         sent = np.zeros(len(handles), rows.value.dtype)
         return _judged(place, rows, self._width[handles], key, sent)[0]
 
-    def live(self, rows: Rows) -> Verdict:
-        """Which of these samples are handed on, and what was held back before them; all rows have a width."""
+    def live(self, rows: Rows, certain: NDArray[np.bool_] | None = None) -> Verdict:
+        """Which of these samples are handed on, and what was held back before them; all rows have a width.
+
+        certain: those that are handed on whatever they are, as if their quality had changed.
+        """
         form = rows.value.dtype
         sent = self._sent.view(form)
         handles = rows.handle
-        keep, turned = _judged(handles, rows, self._width, self._key, sent)
+        keep, turned = _judged(handles, rows, self._width, self._key, sent, certain)
         first = np.zeros(len(rows), bool)
         first[np.unique(handles, return_index=True)[1]] = True
         at = np.flatnonzero(first & turned & self._held[handles])
@@ -133,7 +137,12 @@ class Deadband:
 
 
 def _judged(
-    place: NDArray[np.int64], rows: Rows, width: NDArray[np.float64], key: NDArray[np.int64], sent: NDArray[Any]
+    place: NDArray[np.int64],
+    rows: Rows,
+    width: NDArray[np.float64],
+    key: NDArray[np.int64],
+    sent: NDArray[Any],
+    certain: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which rows are kept, and which have another key than the one before; width, key and sent are by place.
 
@@ -148,6 +157,8 @@ def _judged(
     before[1:] = keys[:-1]
     before[first] = key[tag[first]]
     turned = keys != before
+    if certain is not None:
+        turned |= certain[order]
     kept = turned.copy()
     begin = np.flatnonzero(first | turned)
     end = np.append(begin[1:], len(tag))

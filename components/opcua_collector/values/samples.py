@@ -14,7 +14,7 @@ The assembler tells `gaps` what comes: where samples are missing before one, and
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -312,7 +312,7 @@ class Assembler:
         """The same for samples from history, which are neither live nor the last of their tags."""
         found = []
         for type_, some in self._typed(blocks):
-            part = self._apart(type_, some, live=False)
+            part = self._apart(type_, some, None)
             if len(part.index):
                 found.append(sanitize(self._columns(type_, part)))
         return found
@@ -374,11 +374,7 @@ class Assembler:
         marks = _marks(part.value)
         if self._any_fresh:
             part, marks = self._first_checked(part, marks)
-        waiting = self.gaps.waiting
-        if overflowed:
-            self._tell_lost(part)
-        else:
-            self.gaps.passed(part.handle, part.time)
+        ends = self._tell_lost(part) if overflowed else self.gaps.passed(part.handle, part.time)
         self._latest[part.handle] = part.time
         self._latest_status[part.handle] = part.status
         self._latest_mark[part.handle] = marks
@@ -389,13 +385,14 @@ class Assembler:
             self._latest_null[part.handle] = part.null
         if not self._deadband.any:
             return part
-        kept = self._apart(type_, part, live=True)
-        # A sample that is held back is in no batch from which its end of a hole could be known again.
-        self.gaps.changed |= waiting and len(kept.index) < len(part.index)
-        return kept
+        return self._apart(type_, part, ends)
 
-    def _apart(self, type_: ValueType, part: _Part, *, live: bool) -> _Part:
-        """Without changes that are too small; with what had been held back before a change of quality."""
+    def _apart(self, type_: ValueType, part: _Part, ends: Sequence[int] | None) -> _Part:
+        """Without changes that are too small; with what had been held back before a change of quality.
+
+        ends: rows that end a hole, which are never held back: in the outbox they say where what is read back ends, so
+        that a restart does not have it read again. None: the rows are of history.
+        """
         if not self._deadband.any or type_ not in (ValueType.DOUBLE, ValueType.INTEGER):
             return part
         concerned = np.flatnonzero(self._deadband.concerned(part.handle))
@@ -404,11 +401,11 @@ class Assembler:
         some = part.rows(concerned)
         rows = Rows(some.handle, some.value, some.null, some.status, some.time)
         keep = np.ones(len(part.index), bool)
-        if not live:
+        if ends is None:
             keep[concerned] = self._deadband.past(rows)
             self._held_back(len(keep) - int(np.count_nonzero(keep)))
             return part.rows(keep)
-        verdict = self._deadband.live(rows)
+        verdict = self._deadband.live(rows, np.isin(concerned, ends) if ends else None)
         keep[concerned] = verdict.keep
         self._held_back(len(keep) - int(np.count_nonzero(keep)) - len(verdict.at))
         left = part.rows(keep)
@@ -437,19 +434,23 @@ class Assembler:
         self.counts.filtered += int(np.count_nonzero(repeats))
         return part.rows(~repeats)
 
-    def _tell_lost(self, part: _Part) -> None:
-        """Tells where the server dropped samples before one; a tag's rows in their order."""
+    def _tell_lost(self, part: _Part) -> list[int]:
+        """Tells where the server dropped samples before one; a tag's rows in their order. Which of them end a hole."""
         flagged = (part.status >= 0) & ((part.status & OVERFLOW) == OVERFLOW)
         concerned = np.isin(part.handle, part.handle[flagged])
         before: dict[int, int | None] = {}
+        ends = []
         for row in np.flatnonzero(concerned).tolist():
             handle, time = int(part.handle[row]), int(part.time[row])
             if flagged[row]:
+                ends.append(row)
                 self.gaps.lost(handle, before[handle] if handle in before else self._mark_of(handle), time)
-            else:
-                self.gaps.passed(part.handle[row : row + 1], part.time[row : row + 1])
+            elif self.gaps.passed(part.handle[row : row + 1], part.time[row : row + 1]):
+                ends.append(row)
             before[handle] = time
-        self.gaps.passed(part.handle[~concerned], part.time[~concerned])
+        others = np.flatnonzero(~concerned)
+        passed = self.gaps.passed(part.handle[others], part.time[others])
+        return [*ends, *(int(others[row]) for row in passed)]
 
     def _first_checked(self, part: _Part, marks: NDArray[np.int64]) -> tuple[_Part, NDArray[np.int64]]:
         fresh = np.flatnonzero(self._fresh[part.handle])
