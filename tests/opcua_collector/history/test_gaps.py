@@ -24,7 +24,7 @@ SECOND = 10**9
 START = 1_700_000_000 * SECOND
 OVERFLOW = 0x480
 DOUBLE = 11
-TAGS = ("fast", "slow", "no history")
+TAGS = ("fast", "slow", "no history", "held back")
 EPOCH = "0123456789ab"
 
 
@@ -74,14 +74,15 @@ class Outlet:
 
     def samples(self) -> list[tuple[str, int]]:
         columns = [some for one in self.transactions for some in (*(one.live[1] if one.live else ()), *one.history)]
-        return [(sample.tag, sample.time) for some in columns for sample in some.samples()]
+        samples = [sample for some in columns for sample in some.samples()]
+        return [(sample.tag, sample.time) for sample in samples if sample.status != "heartbeat"]
 
     def events(self) -> list[dict[str, Any]]:
         return [event for one in self.transactions for event in one.events]
 
 
 class Plant(RuleBasedStateMachine):
-    """A server with three tags, one of them without history, and the collector's pure parts."""
+    """A server with some tags, one without history, one whose changes are too small, and the collector's pure parts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +98,7 @@ class Plant(RuleBasedStateMachine):
     def begin(self) -> None:
         self.start()
         self.subscribe()
-        self.produce({0, 1, 2})
+        self.produce(set(range(len(TAGS))))
         self.deliver()
         self.commit(1.0)
 
@@ -124,6 +125,7 @@ class Plant(RuleBasedStateMachine):
             for tag in TAGS:
                 handle = self.assembler.add(Series(tag))
                 self.assembler.fix(handle, Rule.DOUBLE)
+                self.assembler.filter(handle, 1e30 if tag == "held back" else None)
                 self.gaps.eligible(handle, "no history" if tag == "no history" else "")
             self.handled = True
 
@@ -153,7 +155,7 @@ class Plant(RuleBasedStateMachine):
 
     # --- what happens ---
 
-    @rule(tags=st.sets(st.integers(0, 2), min_size=1), pause=st.integers(1, 2 * SECOND))
+    @rule(tags=st.sets(st.integers(0, 3), min_size=1), pause=st.integers(1, 2 * SECOND))
     def produces(self, tags: set[int], pause: int) -> None:
         self.clock += pause
         self.produce(tags)
@@ -182,13 +184,19 @@ class Plant(RuleBasedStateMachine):
             self.note()
             self.gaps.watched(None, self.clock, self.now)
 
-    @rule(tag=st.integers(0, 2), count=st.integers(1, 3))
+    @rule(tag=st.integers(0, 3), count=st.integers(1, 3))
     def queue_overflows(self, tag: int, count: int) -> None:
         waiting = [item for item in self.queue if item[0] == tag]
         dropped = waiting[:count]
         if len(waiting) > len(dropped):
             self.queue = [item for item in self.queue if not any(item is one for one in dropped)]
             waiting[len(dropped)][2] = OVERFLOW
+
+    @precondition(lambda self: self.handled)
+    @rule(tag=st.integers(0, 3), ahead=st.integers(0, 5))
+    def beats(self, tag: int, ahead: int) -> None:
+        columns = self.assembler.beats([block((tag, self.clock + ahead * SECOND, 0))])
+        self.outlet.put(live=(self.outlet.sequence(), columns))
 
     @rule()
     def subscription_is_made_anew(self) -> None:
@@ -301,6 +309,8 @@ class Plant(RuleBasedStateMachine):
         lacking = {(tag, time) for tag in TAGS for time in self.produced[tag]} - set(found)
         spans = [(event["from_ns"], event["to_ns"]) for event in self.outlet.events()]
         for tag, time in lacking:
+            if tag == "held back":
+                continue
             assert tag == "no history", f"{tag} lacks the sample of {time - START} ns"
             assert any(first < time < last for first, last in spans), f"nobody tells of the sample of {time - START} ns"
         for event in self.outlet.events():
