@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ import typer
 
 from cli.opcua import PKI, PasswordFile, Pki, Target, TrustFirstUse, run, session
 from cli.output import IN_THE_WAY, WRONG, Failure, answer, console, emit, say
+from cli.tag_file import table_text
 
 if TYPE_CHECKING:
     from opcua_collector.address_space.selecting import Wishes
@@ -108,11 +107,7 @@ class _Found:
     def table(self) -> str:
         """As CSV, with the columns in which anything stands."""
         used = [column for column in COLUMNS if column in ("tag", "node") or any(row.get(column) for row in self.rows)]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, used, extrasaction="ignore", lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return text.getvalue()
+        return table_text([used, *([row.get(column, "") for column in used] for row in self.rows)])
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -217,10 +212,18 @@ def _chosen(target: Target, wishes: Wishes, space: Space, walked: Walked | None)
         wishes, space, looked=walked is not None, type_names=type_names, groups=target.settings.groups, nodes=nodes
     )
     found = _Found(target.name, target.settings.endpoint, len(space))
+    unwritable = [name for name, tag in chosen.tags.items() if "\0" in (tag.node or "")]
     for name, tag in chosen.tags.items():
+        if "\0" in (tag.node or ""):
+            continue
         row = {"tag": name, "node": tag.node or "", "asset": tag.asset, "group": tag.group}
         found.rows.append(row | _said(space, nodes[name]))
     found.problems = [_words(problem) for problem in chosen.problems]
+    if unwritable:
+        found.problems.append(
+            f"{len(unwritable)} nodes whose ids hold a NUL, which no table can hold, such as that of {unwritable[0]}: "
+            "collect them by a filter (select)"
+        )
     if walked is not None:
         found.seconds, found.requests = walked.seconds, walked.requests
         if walked.truncated:

@@ -68,7 +68,7 @@ class Notes:
         if len(self._notes) >= MOST_NOTES:
             self.left_out += 1
             return
-        hidden = _SECRET.search(place) and isinstance(value, str)
+        hidden = _SECRET.search(place) and not (value is None or isinstance(value, bool))
         self._notes[key] = Note(level, place, "***" if hidden else _text(masked(value)), why)
 
     def bag(self, value: Any, place: str) -> Bag:
@@ -92,7 +92,7 @@ def masked(value: Any, depth: int = 0) -> Any:
         return "…"
     if isinstance(value, Mapping):
         return {
-            str(key): "***" if _SECRET.search(str(key)) and isinstance(one, str) else masked(one, depth + 1)
+            str(key): "***" if _SECRET.search(str(key)) and one is not None else masked(one, depth + 1)
             for key, one in list(value.items())[:20]
         }
     return [masked(one, depth + 1) for one in value[:20]] if isinstance(value, list) else value

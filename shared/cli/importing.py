@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from cli.output import IN_THE_WAY, WRONG, Failure, answer
+from cli.tag_file import table_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,16 +99,49 @@ def _read(path: Path) -> Any:
     if len(data) > _LARGEST:
         raise Failure(f"{path}: is larger than {_LARGEST:,} bytes: split it")
     try:
-        content = json.loads(data.decode("utf-8-sig"))
+        content = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_once)
     except UnicodeDecodeError:
         raise Failure(f"{path}: is not UTF-8 text: save it as UTF-8") from None
     except json.JSONDecodeError as error:
         raise Failure(f"{path}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}: correct it there") from None
+    except _TwiceError as error:
+        raise Failure(f"{path}: has the key {error} twice in one object: rename or delete one of the two") from None
     except (RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
         raise Failure(f"{path}: not valid JSON ({' '.join(str(error).split())[:100]}): correct it") from None
+    if (strange := _strange(content)) is not None:
+        raise Failure(f"{path}: {strange!r:.100} holds a NUL or half a character, which no table can hold: correct it")
     if _too_deep(content):
         raise Failure(f"{path}: is nested more than {_DEEPEST} levels deep: it is no such configuration")
     return content
+
+
+def _strange(content: Any) -> str | None:
+    """A text that cannot be written."""
+    level = [content]
+    for _ in range(_DEEPEST):
+        following: list[Any] = []
+        for one in level:
+            if isinstance(one, str) and ("\0" in one or any("\ud800" <= letter <= "\udfff" for letter in one)):
+                return one
+            if isinstance(one, dict):
+                following += one
+                following += one.values()
+            elif isinstance(one, list):
+                following += one
+        level = following
+    return None
+
+
+class _TwiceError(Exception):
+    """A key of an object: all but the last would be dropped without a word."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _TwiceError(repr(next(key for key in found if keys.count(key) > 1))[:100])
+    return found
 
 
 def _too_deep(content: Any) -> bool:
@@ -176,12 +208,8 @@ def _table(tags: Mapping[str, Mapping[str, Any]]) -> str:
     from opcua_collector.tags import COLUMNS
 
     used = [column for column in COLUMNS if column == "tag" or any(column in tag for tag in tags.values())]
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(used)
-    for name, tag in tags.items():
-        writer.writerow([name if column == "tag" else tag.get(column, "") for column in used])
-    return out.getvalue()
+    rows = ([name if column == "tag" else tag.get(column, "") for column in used] for name, tag in tags.items())
+    return table_text([used, *rows])
 
 
 def _write(folder: Path, files: Mapping[str, str], force: bool) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cli.finding import Findings
 from sluice.config import Problem
@@ -32,3 +36,16 @@ def check_tag_file(path: Path) -> Findings:
     for warning in parsed.warnings:
         findings.at("warning", (max(1, warning.line), 1), "", warning)
     return findings
+
+
+def table_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV that reads back as it was: whatever breaks a line is in quotes, a carriage return too."""
+    out = io.StringIO(newline="")
+    line = io.StringIO(newline="")
+    writer = csv.writer(line, lineterminator="\r\n")  # what is in it is quoted; it is taken off again
+    for row in rows:
+        line.seek(0)
+        line.truncate()
+        writer.writerow(row)
+        out.write(line.getvalue()[:-2] + "\n")
+    return out.getvalue()

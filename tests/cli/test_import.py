@@ -20,6 +20,8 @@ from cli.imported import Made, Notes, TagNames, _seconds, connection_name
 from cli.importing import documents, usable
 from cli.output import Failure
 from cli.site_check import check_document
+from cli.tag_file import table_text
+from opcua_collector.tags import parse
 
 COLLECTOR = "io.sluice.OpcUaCollector"
 
@@ -318,6 +320,9 @@ def test_more_ways_of_collecting_than_a_server_has_subscriptions_are_told(tmp_pa
         ("{", "source.json:1:2: not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         ("[" * 300 + "]" * 300, "is nested more than 200 levels deep"),
+        ('{"sources": [], "Sources": [], "sources": [1]}', "has the key 'sources' twice in one object"),
+        ('[{"EndpointUrl": "opc.tcp://a:1", "OpcNodes": [{"Id": "ns=2;s=a\\u0000b"}]}]', "holds a NUL"),
+        ('[{"EndpointUrl": "opc.tcp://a:1", "OpcNodes": [{"Id": "ns=2;s=a\\ud800b"}]}]', "half a character"),
     ],
 )
 def test_what_is_no_json_is_told_with_its_place(kind: str, content: str, text: str, tmp_path: Path) -> None:
@@ -421,3 +426,28 @@ def test_names_of_connections_are_usable_and_there_once(wanted: list[str]) -> No
         found.append(connection_name(one, found))
     assert len({one.casefold() for one in found}) == len(found)
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", one) for one in found)
+
+
+@pytest.mark.parametrize("hidden", [4711, ["4711"], {"value": "4711"}, {"Password": [{"text": "4711"}]}])
+@pytest.mark.parametrize("kind", ["sitewise", "publishednodes"])
+def test_what_stands_under_the_name_of_a_secret_is_not_shown_in_whatever_form(
+    kind: str, hidden: Any, tmp_path: Path
+) -> None:
+    entry = {
+        "EndpointUrl": "opc.tcp://a:1",
+        "OpcNodes": [{"Id": "i=85"}],
+        "Password": hidden,
+        "More": {"token": hidden},
+    }
+    content = [entry] if kind == "publishednodes" else {"sources": [{**SIMPLE, **entry}]}
+    done = run(kind, tmp_path, content, "--json")
+    written = "".join(path.read_text() for path in tmp_path.iterdir() if path.name != "source.json")
+    assert "***" in done.stdout
+    assert "4711" not in done.stdout + written
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20))
+def test_a_table_gives_back_the_node_that_was_written_into_it(name: str) -> None:
+    node = f"nsu=urn:x;s=.{name}."
+    parsed = parse(table_text([("tag", "node"), ("T", node), ("Other", "i=85")]).encode(), (), "tags.csv")
+    assert {tag: one.node for tag, one in parsed.tags.items()} == {"T": node, "Other": "i=85"}

@@ -212,9 +212,11 @@ def tag_name(prefix: str, path: str) -> str:
     name = prefix + path[1:]
     if not name.isprintable():
         name = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in name)
+    if name != name.strip():  # tables and forms take blanks around a name away, and would name another tag
+        name = name.strip() or "\N{REPLACEMENT CHARACTER}"
     if len(name) > LONGEST_NAME:
         digest = hashlib.sha256((prefix + path).encode("utf-8", "replace")).hexdigest()[:_MARK]
-        name = f"{name[: LONGEST_NAME - _MARK - 1]}~{digest}"
+        name = f"{name[: LONGEST_NAME - _MARK - 1].rstrip()}~{digest}"
     return name
 
 
