@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from opcua_collector.address_space import paths
 from opcua_collector.address_space.address import BrowsePathError, NodeIdError, parse_browse_path, parse_node_id
 from sluice.config import ComponentSettings, Duration, Labelled, Named, OutboxSettings, SecretRef, Settings, refuse
 from sluice.tag_package import component_name
@@ -79,8 +80,12 @@ def _pattern(value: Any) -> str:
             "is no filter, because it does not begin with /",
             "write the browse names from Objects down, such as /Plant/*/Temperature, or /Plant/** for all below Plant",
         )
-    if "//" in text:
-        refuse("has an empty step", "take one of the two slashes away")
+    try:
+        paths.Pattern(text)
+    except paths.PatternError as error:
+        if "//" in text:
+            refuse("has an empty step", "take one of the two slashes away")
+        refuse(str(error), "write fewer steps: ** stands for any number of them")
     return text
 
 

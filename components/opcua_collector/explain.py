@@ -28,6 +28,7 @@ from opcua_collector.subscriptions import timing
 SHOWN: Final = 20
 """Tags that are named, with what is wrong with them."""
 _EVENT_BASED: Final = 0.1  # seconds between values of a node that is sampled as fast as the server can, as we reckon
+_FASTEST: Final = 1e-6  # seconds: whoever grants less says nothing
 _LOOKED_AT: Final = 60.0  # seconds between looks at some silent tags, where there is no heartbeat
 _DAYS_LEFT: Final = 30
 _SKEW: Final = 5.0
@@ -175,11 +176,17 @@ def _group(
     return told
 
 
+def _sampled(kind: Mapping[str, Any]) -> float:
+    """Seconds between two looks at a node, as granted; 0: as fast as the server can, or what it says is none."""
+    seconds = float(kind["sampling_s"])
+    return seconds if math.isfinite(seconds) and seconds >= _FASTEST else 0.0
+
+
 def _values(kinds: Sequence[Mapping[str, Any]]) -> float | None:
     """A second, when every node changes between any two looks; None: some are sampled as fast as the server can."""
-    if any(not kind["sampling_s"] for kind in kinds):
+    if not all(map(_sampled, kinds)):
         return None
-    return float(round(sum(kind["items"] / kind["sampling_s"] for kind in kinds), 3))
+    return float(round(sum(kind["items"] / _sampled(kind) for kind in kinds), 3))
 
 
 def _revised(group: Mapping[str, Any], kinds: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -214,7 +221,7 @@ def _in_an_outage(
     ended = bool(lifetime) and seconds > float(lifetime or 0)
     worst = total = 0
     for kind in kinds:
-        interval = kind["sampling_s"] or kind["requested_sampling_s"] or _EVENT_BASED
+        interval = _sampled(kind) or kind["requested_sampling_s"] or _EVENT_BASED
         lost = max(0, math.ceil(seconds / interval) - (0 if ended else kind["queue"]))
         worst, total = max(worst, lost), total + lost * kind["items"]
     if ended:

@@ -247,6 +247,7 @@ def parse(
     found: dict[str, Tag] = {}
     rows: dict[str, dict[str, str]] = {}
     first: dict[tuple[str, str], tuple[int, str]] = {}
+    strangers: dict[str, list[tuple[int, str]]] = {}
     previous = cache(last)
     for flaw in table.flaws:
         told.at(flaw.line, (f"line {flaw.line}",), flaw.value, flaw.problem, flaw.remedy)
@@ -288,7 +289,7 @@ def parse(
             continue
         settings = {column: cells[column] for column in _SETTINGS if column in cells}
         if groups is not None and (group := settings.get("group")) and group not in groups:
-            told.problem(row.line, no_group((*place, tag, "group"), group, groups))
+            strangers.setdefault(group, []).append((row.line, tag))
         if "type" in settings:
             settings["type"] = fold_case(_TYPE, settings["type"])
         try:
@@ -302,6 +303,12 @@ def parse(
                 told.problem(row.line, problem)
             found.update((key, entry) for entry in loaded.entries.values())
             rows.update((key, entry) for entry in loaded.applied.values())
+    for group, rows_of in strangers.items():  # a column for people, or a mistake: once for each name
+        line, tag = rows_of[0]
+        problem = no_group((*place, tag, "group"), group, groups or ())
+        if more := len(rows_of) - 1:
+            problem = replace(problem, problem=f"{problem.problem}, and {more} more rows name it")
+        told.problem(line, problem)
     told.end()
     warnings = tuple(
         Problem(

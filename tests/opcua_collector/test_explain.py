@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any
 
@@ -133,3 +134,14 @@ def test_a_connection_that_was_never_connected_can_be_explained() -> None:
 )
 def test_times_are_written_for_people(seconds: float, text: str) -> None:
     assert explain.seconds_text(seconds) == text
+
+
+@pytest.mark.parametrize("granted", [math.nan, math.inf, 0.0, -1.0, 5e-324])
+def test_whatever_a_server_says_that_it_grants_can_be_explained(granted: float) -> None:
+    settings = connection()
+    description = explain.planned("line1", settings, settings.tags)
+    description["groups"][""]["kinds"][0]["sampling_s"] = granted
+    told = explain.report(description, settings, outage=60)
+    assert told["values_per_s_at_most"] is None
+    assert told["outage"]["lost_values_at_most"] == 0, "as it was asked for"
+    assert explain.text(told)

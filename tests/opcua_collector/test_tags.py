@@ -350,3 +350,14 @@ def test_ten_thousand_wrong_rows_are_told_as_a_thousand() -> None:
 def test_a_table_that_is_none_is_an_error_for_who_reads_it_alone() -> None:
     with pytest.raises(TableError):
         parse(b"", (), "tags.csv")
+
+
+def test_a_group_that_nobody_knows_is_told_once_with_its_rows(work: Path) -> None:
+    """Many tables have a column of that name for people."""
+    rows = [f"T{number},i={number},{'Boiler' if number % 2 else 'Pump'}" for number in range(1, 5001)]
+    (work / "tags.csv").write_text("\n".join(["tag,node,group", *rows]))
+    selection = select("line1", connection(tagsFile="tags.csv"), work)
+    assert len(selection.tags) == 5000
+    boiler, pump = told(selection)
+    assert '= "Boiler" is no group of this connection, and 2499 more rows name it (line 2 of tags.csv)' in boiler
+    assert '= "Pump" is no group of this connection, and 2499 more rows name it (line 3 of tags.csv)' in pump

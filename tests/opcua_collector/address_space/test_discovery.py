@@ -303,7 +303,6 @@ async def test_looking_waits_while_publishing_is_behind_and_says_so(tmp_path: Pa
         ({"path": "/Objects/Plant/**"}, "path", "paths begin below Objects: write /Plant/**"),
         ({"path": "/Plant/*/Pressure"}, "path", "correct the path below /Plant, where there is U1, U2"),
         ({"path": "/Plant/**", "historizing": True}, "path", "fits 3 variables, and none of them is as historizing"),
-        ({"path": "/" + "/".join("x" * 65)}, "path", "has more than 64 steps"),
         ({"path": "/Plant/**", "group": "fats"}, "group", "is no group of this connection: use one of: fast"),
     ],
 )
