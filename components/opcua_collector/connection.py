@@ -39,6 +39,7 @@ from opcua_collector.kept import (
     load_session,
     position,
 )
+from opcua_collector.load import Pace
 from opcua_collector.nodes import Facts, Reporter, learn
 from opcua_collector.plan import OWN, by_group, plan
 from opcua_collector.problems import explain, status_name
@@ -161,6 +162,7 @@ class Connection:
         self._tickets = 0  # times in a row that the line ended over the old session
         self._parted = 0.0  # when the last session ended; 0: there was none
         self._facts: Facts | None = None  # of the session before
+        self._pace: Pace | None = None  # of the present session, or the one before
         self._shutting_down = False
         self._recovery: _Recovery | None = None
 
@@ -342,9 +344,9 @@ class Connection:
             group = self._groups.get(name)
             if not isinstance(group, SubscribedGroup):
                 continue
-            items = load_items(self._outlet.position(position(ITEMS, name)))
+            items = await asyncio.to_thread(load_items, self._outlet.position(position(ITEMS, name)))
             reached = load_sequence(self._outlet.position(position(SEQUENCE, name)))
-            if group.restore(subscribed, items, reached):
+            if await group.restore(subscribed, items, reached):
                 self._parted = _now()
 
     async def _pause(self, seconds: float, least: float) -> None:
@@ -411,7 +413,7 @@ class Connection:
         password = await self._password(settings)
         kept, ticket = self._kept, self._ticket(settings)
         try:
-            session = await connect(self.name, settings, self._identity, password, ticket)
+            session = await self._connect(settings, password, ticket)
         except TicketError:
             self._tickets += 1
             raise
@@ -424,7 +426,15 @@ class Connection:
             return opened
         # The server was restarted and has given our token to somebody else, whose session this is.
         await session.close(politely=False)
-        return await _first_look(await connect(self.name, settings, self._identity, password))
+        return await _first_look(await self._connect(settings, password, None))
+
+    async def _connect(self, settings: Settings, password: Secret | None, ticket: Ticket | None) -> Session:
+        session = await connect(self.name, settings, self._identity, password, ticket)
+        if session.pace is not None:
+            if self._pace is not None:
+                session.pace.follow(self._pace)
+            self._pace = session.pace
+        return session
 
     def _ticket(self, settings: Settings) -> Ticket | None:
         kept = self._kept

@@ -127,13 +127,13 @@ class SubscribedGroup:
 
     # --- over the ends of sessions and processes ---
 
-    def restore(self, subscribed: Subscribed, items: KeptItems | None, reached: Reached | None) -> bool:
+    async def restore(self, subscribed: Subscribed, items: KeptItems | None, reached: Reached | None) -> bool:
         """Take over the subscription of an earlier run; whether its notes belong together."""
         if items is None or items.subscription != subscribed.id:
             return False
         if reached is not None and reached.subscription != subscribed.id:
             return False
-        self.items.restore(items)
+        await self.items.restore(items)
         self.feed = self._feed(subscribed, reached.number if reached is not None else 0)
         self._restored = True
         return True

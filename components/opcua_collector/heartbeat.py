@@ -6,8 +6,8 @@ touched, and a server that gives no time of its own gives no heartbeat. A heartb
 ends no gap.
 
 And a tag that reads newer than anything that its subscription has brought, at two looks with time enough between them
-(twice the longest sampling or publishing interval, and a grace), is *late*: that subscription does not do what it says. This is looked at of all that a heartbeat reads, else of a few
-silent tags every minute, picked at random.
+(twice the longest sampling or publishing interval, and a grace), is *late*: that subscription does not do what it
+says. This is looked at of all that a heartbeat reads, else of a few silent tags every minute, picked at random.
 """
 
 from __future__ import annotations

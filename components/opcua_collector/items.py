@@ -104,44 +104,48 @@ class Items(Nodes[_Item]):
 
     # --- over the ends of sessions and processes ---
 
-    @kept.no_garbage_collection()
-    def restore(self, kept: Kept | None) -> None:
+    async def restore(self, items: Kept | None) -> None:
         """Take over the items of an earlier run. What the configuration says otherwise by now is ended later."""
-        if kept is None:
+        if items is None:
             return
         assembler = self._assembler
-        self._subscription, self._reserved = kept.subscription, kept.reserved
+        self._subscription, self._reserved = items.subscription, items.reserved
+        if assembler.handles < items.reserved:
+            assembler.remove(assembler.add(Series(""), items.reserved - 1))
         typings: dict[Any, Typing] = {}  # what many have in common is made once
         kinds: dict[Any, Kind] = {}
-        for one in kept.items:
-            tag = self._tags.get(one.tag)
-            if tag is None or address_of(tag) != one.address:
-                self._ended.append(one.monitored)
-                continue
-            typing = typings.get(one.rule) if isinstance(one.rule, int) else None
-            if typing is None:
-                typing = self._once(Typing.load(one.rule))
-                if isinstance(one.rule, int):
-                    typings[one.rule] = typing
-            key = (tuple(one.asked or ()), one.revised, one.queue, one.width is None)
-            kind = kinds.get(key)
-            if kind is None:
-                # What an earlier release asked for is not known: it is told once more.
-                asking = self._once(Asking(*one.asked) if one.asked else Asking(-1.0, one.queue))
-                local = one.width is not None and not asking.deadband
-                kind = kinds[key] = self._once(Kind(asking, one.revised or asking.sampling, one.queue, local))
-                self._reckon(asking.sampling, kind.sampling)  # else it would be told of shorter queues, and drop values
-            item = self._items[one.tag] = _Item(one.handle, tag, one.node, typing, self._once(one.unit))
-            item.monitored, item.width, item.refused, item.kind = one.monitored, one.width, one.refused, kind
-            self._kinds[kind] += 1
-            assembler.add(self._series(one.tag, item), one.handle)
-            assembler.fix(one.handle, typing)
-            if one.width is not None:
-                assembler.filter(one.handle, one.width)
-            self.names[one.handle] = one.tag
+        async for some in slices(items.items):
+            with kept.no_garbage_collection():
+                for one in some:
+                    self._restore(one, typings, kinds)
         self._handles = None
-        if assembler.handles < kept.reserved:
-            assembler.remove(assembler.add(Series(""), kept.reserved - 1))
+
+    def _restore(self, one: KeptItem, typings: dict[Any, Typing], kinds: dict[Any, Kind]) -> None:
+        assembler = self._assembler
+        tag = self._tags.get(one.tag)
+        if tag is None or address_of(tag) != one.address:
+            self._ended.append(one.monitored)
+            return
+        typing = typings.get(one.rule) if isinstance(one.rule, int) else None
+        if typing is None:
+            typing = self._once(Typing.load(one.rule))
+            if isinstance(one.rule, int):
+                typings[one.rule] = typing
+        key = (tuple(one.asked or ()), one.revised, one.queue, one.width is None)
+        kind = kinds.get(key)
+        if kind is None:
+            # What an earlier release asked for is not known: it is told once more.
+            asking = self._once(Asking(*one.asked) if one.asked else Asking(-1.0, one.queue))
+            local = one.width is not None and not asking.deadband
+            kind = kinds[key] = self._once(Kind(asking, one.revised or asking.sampling, one.queue, local))
+        item = self._items[one.tag] = _Item(one.handle, tag, one.node, typing, self._once(one.unit))
+        item.monitored, item.width, item.refused, item.kind = one.monitored, one.width, one.refused, kind
+        self._kinds[kind] += 1
+        assembler.add(self._series(one.tag, item), one.handle)
+        assembler.fix(one.handle, typing)
+        if one.width is not None:
+            assembler.filter(one.handle, one.width)
+        self.names[one.handle] = one.tag
 
     def are_of(self, subscribed: int) -> bool:
         """Whether the items are known that the subscription has."""

@@ -138,6 +138,12 @@ class Pace:
         self._slots.allow(load.parallel)
         self._past.allow(_for_the_past(load.parallel))
 
+    def follow(self, before: Pace) -> None:
+        """Go on with what the session before has left of its burst: a line that breaks gives no other one."""
+        rate = self._bucket.rate
+        self._bucket = before._bucket
+        self._bucket.rate = rate
+
     @classmethod
     def over(cls, stack: StackSession, load: Load) -> Pace:
         """Hold what this session sends from now on."""

@@ -19,7 +19,8 @@ from opcua_collector import nodes
 from opcua_collector.config import Connection
 from opcua_collector.intake import Intake
 from opcua_collector.items import Items
-from opcua_collector.kept import load_items
+from opcua_collector.kept import Items as KeptItems
+from opcua_collector.kept import KeptItem, address_of, load_items
 from opcua_collector.nodes import Facts, learn
 from opcua_collector.plan import OWN, by_group, plan
 from opcua_collector.services.session import Subscribed
@@ -343,7 +344,7 @@ async def test_items_come_back_with_a_resumed_session_and_only_differences_are_m
         await first.monitors(2)
     kept = load_items(first.sink.positions["items"])
     second = Group(stack, configured(deadband={"absolute": 1}, queueSize=6))
-    second.items.restore(kept)
+    await second.items.restore(kept)
     assert second.items.are_of(SUBSCRIBED.id)
     async with second.session():
         await until(lambda: stack.of("B").parameters.QueueSize == 6, second.status)
@@ -351,11 +352,33 @@ async def test_items_come_back_with_a_resumed_session_and_only_differences_are_m
     assert stack.named["CreateMonitoredItems"] == 2
     assert second.items.describe()["kinds"][0]["queue"] == 6
     third = Group(stack, configured(deadband={"absolute": 1}, queueSize=6))
-    third.items.restore(load_items(second.sink.positions["items"]))
+    await third.items.restore(load_items(second.sink.positions["items"]))
     async with third.session():
         await until(lambda: stack.asked["Read"] > 4, third.status)
         await asyncio.sleep(0.05)
     assert stack.named["ModifyMonitoredItems"] == 2, "nothing differs: nothing is told"
+
+
+async def test_very_many_items_come_back_while_others_have_their_turn() -> None:
+    names = [f"T{number}" for number in range(12_000)]
+    tags = {name: {"node": node(name)} for name in names}
+    settings = configured(tags)
+    of = {name: address_of(tag) for name, tag in settings.tags.items()}
+    rows = [KeptItem(name, of[name], number, number + 1, 10, 1, "", b"x") for number, name in enumerate(names)]
+    group = Group(Stack({}), settings)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    task = asyncio.create_task(others())
+    await group.items.restore(KeptItems(7, 13_000, rows))
+    await end(task)
+    assert turns >= 2
+    assert (len(group.names), group.intake.assembler.handles) == (12_000, 13_000), "handles that were reserved stay so"
 
 
 # --- one bad node ---

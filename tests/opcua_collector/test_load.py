@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any, TypeVar
@@ -272,3 +273,24 @@ def test_publishing_and_the_sessions_own_services_are_neither_held_nor_counted()
 def test_every_service_that_reads_or_makes_something_is_held() -> None:
     names = {one.__name__ for one in FREE}
     assert not [name for name in names if any(word in name for word in ("Read", "Browse", "Item", "Write", "Call"))]
+
+
+def test_sessions_that_follow_each_other_have_one_burst_together() -> None:
+    """A line that breaks again and again is no way around the ceiling."""
+
+    async def sessions() -> list[float]:
+        server = Server()
+        clock = asyncio.get_running_loop().time
+        before: Pace | None = None
+        began = clock()
+        for _ in range(10):
+            pace = Pace(load(40, 4))
+            if before is not None:
+                pace.follow(before)
+            before = pace
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.gather(*(pace.hold(server.answer) for _ in range(30))), 0.2)
+        return [at - began for at in server.times]
+
+    times = virtually(sessions())
+    assert len(times) <= 40 * (times[-1] + BURST) + 1, times
