@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 MARKS: Final = "marks"
 GAPS: Final = "gaps"
 _CHECKPOINT: Final = 10.0  # seconds between notes of the marks
+_SOON: Final = 10.0  # seconds that a note which saves nothing may wait for others
 _TOLD: Final = 20  # tags named in one event
 
 
@@ -117,6 +118,8 @@ class Intake:
         self._names = names
         self._checkpoint = 0.0
         self._noting: set[asyncio.Future[None]] = set()
+        self._later: dict[str, tuple[bytes, Callable[[asyncio.Future[None]], None]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
         # At once: before consumers can have later ones deleted.
         outlet.keep_after(marks.newest(outlet.position(MARKS)))
 
@@ -160,6 +163,7 @@ class Intake:
         self.traffic.events += publication.events
         if publication.blocks:
             self.latest = time.time()
+        self._supersede(positions)
         filtered = self.assembler.counts.filtered
         columns = self.assembler.columns(publication, time.monotonic_ns())
         durable = asyncio.ensure_future(
@@ -218,6 +222,7 @@ class Intake:
 
     def checkpoint(self) -> None:
         """Note marks and gaps as they are."""
+        self._note_later()
         newest = self._outlet.newest
         noted = self.note({MARKS: marks.dump(self.assembler, self._names(), newest), GAPS: self.gaps.dump(newest)})
         noted.add_done_callback(partial(self._no_longer_needed, newest))
@@ -228,7 +233,31 @@ class Intake:
 
     def note(self, positions: Mapping[str, bytes | None]) -> asyncio.Future[None]:
         """Positions alone; what is noted later is durable later."""
+        self._supersede(positions)
         return self._kept(self._outlet.note(positions))
+
+    def note_soon(self, position: str, data: bytes, noted: Callable[[asyncio.Future[None]], None]) -> None:
+        """Note a position in a while, together with others, unless it is noted with something else before.
+
+        `noted` is called when it is durable, or could not be noted; not at all when something else was first.
+        """
+        self._later[position] = data, noted
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_SOON, self._note_later)
+
+    def _note_later(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        later, self._later = self._later, {}
+        if later:
+            durable = self.note({position: data for position, (data, _) in later.items()})
+            for _, noted in later.values():
+                durable.add_done_callback(noted)
+
+    def _supersede(self, positions: Iterable[str]) -> None:
+        for position in positions:
+            self._later.pop(position, None)
 
     def _kept(self, noting: Awaitable[None]) -> asyncio.Future[None]:
         future = asyncio.ensure_future(noting)

@@ -6,14 +6,15 @@ are never more messages received and not committed than requests outstanding, an
 server's queues do the waiting.
 
 In each subscription the server also sends its clock, the *canary*: a message of which nothing else is left is not
-handed on, and only its number is noted.
+handed on, and only its number is noted: with the next message that is, or after a while, for an idle line shall cost no
+writes. Until then it is not acknowledged, so the server has it for who comes after a kill and does not know of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Final, Protocol
 
@@ -24,6 +25,7 @@ from opcua_collector.values.notifications import Publication, without
 
 MOST_ACKNOWLEDGEMENTS: Final = 1000
 """Of one request."""
+_MOST_QUIET: Final = 8  # messages without values that the server is left to keep
 
 
 class Intake(Protocol):
@@ -37,6 +39,9 @@ class Intake(Protocol):
 
     def note(self, positions: Mapping[str, bytes | None]) -> asyncio.Future[None]:
         """Positions alone; what is noted later is durable later."""
+
+    def note_soon(self, position: str, data: bytes, noted: Callable[[asyncio.Future[None]], None]) -> None:
+        """Note a position in a while, together with others, unless it is noted with something else before."""
 
 
 class _Arrival:
@@ -73,6 +78,7 @@ class Feed:
         self._order: Sequence[_Arrival] = Sequence(following(reached) if reached else 1)
         self._committed = reached
         self._acknowledge: list[int] = []
+        self._quiet: list[int] = []  # numbers of messages without values that are not noted yet
         self._sweep = reached != 0
         self._under_way: deque[asyncio.Future[None]] = deque()
         self._failed = False
@@ -96,6 +102,8 @@ class Feed:
         """Another channel: what waits for others before it will be republished with them."""
         behind = following(self._committed) if self._committed else 1
         self._order.forget(behind if self._failed else self._order.expected)
+        if self._failed:
+            self._quiet.clear()
         self._failed = False
         self._sweep = True
         self.proofs = self.flows = 0
@@ -152,15 +160,33 @@ class Feed:
         for arrival in arrivals:
             publication = arrival.publication
             number = publication.sequence
-            positions = {self._position: Reached(self.subscribed.id, number).dump()} if number else {}
-            if positions and _is_empty(publication):
-                durable = self._intake.note(positions)
+            reached = Reached(self.subscribed.id, number).dump()
+            quiet = self._quiet if number else []
+            if number and _is_empty(publication):
+                quiet.append(number)
+                if len(quiet) < _MOST_QUIET:
+                    self._intake.note_soon(self._position, reached, partial(self._is_noted, number))
+                    arrival.durable.set_result(None)  # there is nothing in it that could be lost
+                    continue
+                durable = self._intake.note({self._position: reached})
             else:
-                durable = self._intake.hand_on(publication, positions)
+                durable = self._intake.hand_on(publication, {self._position: reached} if number else {})
+            if number:
+                self._quiet = []
             self._under_way.append(durable)
-            durable.add_done_callback(partial(self._is_durable, arrival))
+            durable.add_done_callback(partial(self._is_durable, arrival, quiet))
 
-    def _is_durable(self, arrival: _Arrival, durable: asyncio.Future[None]) -> None:
+    def _is_noted(self, number: int, noted: asyncio.Future[None]) -> None:
+        """That the messages up to this one, which had no values, have come."""
+        if noted.cancelled() or noted.exception() is not None:
+            self._failed = True
+            return
+        self._acknowledge += [one for one in self._quiet if distance(one, number) >= 0]
+        self._quiet = [one for one in self._quiet if distance(one, number) < 0]
+        if not self._committed or distance(self._committed, number) > 0:
+            self._committed = number
+
+    def _is_durable(self, arrival: _Arrival, quiet: list[int], durable: asyncio.Future[None]) -> None:
         while self._under_way and self._under_way[0].done():
             self._under_way.popleft()
         error = asyncio.CancelledError() if durable.cancelled() else durable.exception()
@@ -168,6 +194,7 @@ class Feed:
             self._failed = True
         elif arrival.publication.sequence:
             self._committed = arrival.publication.sequence
+            self._acknowledge += [one for one in quiet if one != self._committed]
             self._acknowledge.append(self._committed)
         if arrival.durable.done():
             return

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from opcua_collector import intake
 from opcua_collector.intake import Intake
 from opcua_collector.kept import SEQUENCE, Reached, load_sequence, position
 from opcua_collector.services.session import CANARY, Look, Subscribed
@@ -472,7 +473,7 @@ async def test_rubbish_disturbs_nothing_and_a_strangers_subscription_is_ended(be
 async def test_a_stranger_that_cannot_be_ended_disturbs_nobody(begin: Begin) -> None:
     bench = begin(publish=False)
 
-    async def gone(_: int) -> None:
+    async def gone(subscription: int) -> None:
         bench.server.asked.append("unsubscribe")
         raise UaStatusCodeError(CODES.BadSubscriptionIdInvalid)
 
@@ -717,6 +718,42 @@ async def test_the_servers_clock_is_no_sample_and_its_messages_are_acknowledged(
     counts = bench.intake.assembler.counts
     assert (counts.received, counts.unknown, counts.filtered, bench.intake.traffic.messages) == (2, 0, 0, 2)
     assert bench.reached() == 3
+
+
+async def test_an_idle_line_writes_nothing_for_the_servers_clock_but_now_and_then_for_all_groups_at_once(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "_SOON", 0.3)
+    bench = begin(publish=False)
+    bench.publish()
+    other = bench.begin_other()
+    notes: list[Mapping[str, bytes | None]] = []
+    note = bench.outbox.note
+
+    def counted(positions: Mapping[str, bytes | None]) -> Awaitable[None]:
+        notes.append(positions)
+        return note(positions)
+
+    monkeypatch.setattr(bench.outbox, "note", counted)
+    for number in (1, 2, 3):
+        bench.server.send(message(number, canaries=1), message(number, canaries=1, subscription=OTHER))
+    await bench.until(lambda: (bench.feed.expected, other.expected) == (4, 4))
+    assert (notes, bench.server.acknowledged) == ([], []), "the server has them until it is noted that they came"
+    await bench.until(lambda: notes)
+    assert [set(one) for one in notes] == [{SEQUENCE, position(SEQUENCE, "fast")}]
+    for number in range(4, 7):
+        bench.server.send(message(number), message(number, subscription=OTHER))  # keep-alives, which bring requests
+    await bench.until(lambda: len(set(bench.server.acknowledged)) == 6)
+    assert bench.reached() == 3
+
+
+async def test_a_message_with_values_notes_those_without_before_it(begin: Begin) -> None:
+    bench = begin(message(1, canaries=1), message(2, canaries=1), message(3, 3.0))
+    await bench.until(lambda: len(bench.server.acknowledged) == 3)
+    assert (bench.reached(), sorted(bench.server.acknowledged)) == (3, [(SUBSCRIPTION, n) for n in (1, 2, 3)])
+    bench.server.send(*(message(number, canaries=1) for number in range(4, 13)))
+    await bench.until(lambda: len(bench.server.acknowledged) == 11)
+    assert bench.reached() == 11, "and many of them are noted at once"
 
 
 async def test_a_subscription_in_which_nothing_flows_any_more_although_it_answers_is_lost(
