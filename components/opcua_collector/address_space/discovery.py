@@ -5,8 +5,9 @@
                    not older than browse.refresh; a lost line alone makes nobody look through 100,000 nodes again
     every refresh  once more
 
-What is new is collected at once. What is gone is given up when it was not found twice in a row; a look that failed, or
-could not see a part of the server, makes nothing go. Looking has the lowest priority: it waits while publishing is
+What is new is collected at once. What is gone is given up when it was not found twice in a row, some minutes apart: a
+server that restarts shows its nodes little by little. A look that failed, or could not see a part of the server, makes
+nothing go. Looking has the lowest priority: it waits while publishing is
 behind. A look that fails is told and repeated in growing pauses; what there was goes on.
 """
 
@@ -37,6 +38,9 @@ from sluice.tasks import within
 logger = logging.getLogger(__name__)
 
 _PAUSES: Final = (10.0, 600.0)
+_APART: Final = 300.0
+"""Seconds after which something that is missing is looked for again, and before which it does not count as missing a
+second time."""
 _NOTHING: Final = "nothing is given up for that reason; what was found before is collected"
 
 
@@ -74,6 +78,7 @@ class Discovery:
         self._progress: Progress | None = None
         self._last: Walked | None = None
         self._looks = 0
+        self._missing = False  # the last look did not find what there was before
         self._type_names: dict[str, list[str]] = {}
         self._looked: Mapping[str, Select] | None = None  # filters of the last look that succeeded
 
@@ -133,7 +138,8 @@ class Discovery:
                 if await self._look(session, known):
                     self._done = mark
                     backoff.reset()
-                    self._due = clock() + self._settings.browse.refresh
+                    refresh = self._settings.browse.refresh
+                    self._due = clock() + (min(refresh, _APART) if self._missing else refresh)
                 else:
                     self._done = ""
                     self._due = clock() + backoff.next()
@@ -180,9 +186,12 @@ class Discovery:
         """What was seen replaces what was seen before, and gives the tags from now on."""
         async with self._lock:
             walked.space.mark = self._space.mark
+            seen = len(walked.space)
+            apart = (walked.space.walked - self._space.walked) / 1e9 >= min(_APART, self._settings.browse.refresh / 2)
             self._space = await asyncio.to_thread(
-                merged, self._space, walked.space, walked.unknown, complete=walked.complete
+                merged, self._space, walked.space, walked.unknown, complete=walked.complete and apart
             )
+            self._missing = walked.complete and not walked.unknown and len(self._space) > seen
         self._last = walked
         self._looks += 1
         self._type_names = walked.type_names

@@ -45,11 +45,7 @@ async def nodes_below(facts: Facts, path: str, depth: int, most: int) -> dict[st
     names = [name for name in split(path) if name]
     node = _OBJECTS
     for name in names:
-        below = await _children(browser, node)
-        found = next((one for one in below if one.name == name), None)
-        if found is None:
-            raise NotThereError(name, [one.name for one in below])
-        node = found.node
+        node = await _child(browser, node, name)
     rows: list[dict[str, Any]] = []
     visited = {node}
     level: list[tuple[bytes, list[str]]] = [(node, names)]
@@ -85,16 +81,26 @@ async def nodes_below(facts: Facts, path: str, depth: int, most: int) -> dict[st
     return {"path": join(names) or "/", "nodes": rows, **({"more": True} if more else {})}
 
 
-async def _children(browser: Browser, node: bytes) -> list[Reference]:
-    found: list[Reference] = []
+async def _child(browser: Browser, node: bytes, name: str) -> bytes:
+    """The node of this name below another one. Raises NotThereError with some of the names that are there."""
+    names: list[str] = []
+    found: list[bytes] = []
 
     def take(position: int, references: Sequence[Reference]) -> None:
-        found.extend(references)
+        for one in references:
+            if one.name == name:
+                found.append(one.node)
+                raise _EnoughError
+            if len(names) < _MOST_LOOKED_AT:
+                names.append(one.name)
 
-    failed = await browser.look([node], take)
-    if failed and not found:
+    try:
+        failed = await browser.look([node], take)
+    except _EnoughError:
+        return found[0]
+    if failed and not names:
         raise ua.uaerrors.UaStatusCodeError(failed[0])
-    return found
+    raise NotThereError(name, names)
 
 
 async def _at_once() -> None:

@@ -34,6 +34,8 @@ _FIRST: Final = 50  # nodes in the first request of a look: how much is below th
 _GROWTH: Final = 4
 _RESULT_MASK: Final = 4 | 8 | 32  # node class, browse name, type definition
 _REPEATED: Final = 5  # answers for a node that were there before, after which it is left
+_MOST_ANSWERS: Final = 20_000
+"""About one node, after which it is left: a server may always have something new to say."""
 _MOST_REFUSED: Final = 5
 """Requests for a single node that the server refuses, or does not answer, in a row; then there is no sense in more."""
 _RELEASING: Final = 1.0  # seconds that giving continuation points back may take
@@ -312,7 +314,7 @@ class Browser:
                     del open_[position]
                     continue
                 open_[position] = result.continuation
-                if repeated[position] >= _REPEATED:
+                if repeated[position] >= _REPEATED or len(answers) >= _MOST_ANSWERS:
                     failed[position] = _NEVER_ENDS
                     await self._release([open_.pop(position)])
         return forgotten

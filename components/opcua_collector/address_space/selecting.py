@@ -23,6 +23,7 @@ MOST_TAGS: Final = 1_000_000
 LONGEST_NAME: Final = 256
 """Characters of a tag's name: a longer one is cut and ends in a mark of its own."""
 _MARK: Final = 16
+_MOST_PATHS: Final = 1 << 25  # characters of paths that are remembered
 _SHOWN: Final = 8
 
 
@@ -116,6 +117,7 @@ def choose(
     found = Chosen()
     taken: dict[str, str] = {}
     above: dict[int, str] = {ROOT: ""}
+    room = _MOST_PATHS
     mark = hashlib.blake2b(digest_size=16)
     for node, state in enumerate(space.states(wishes.filters)):
         for one in filters:
@@ -131,7 +133,10 @@ def choose(
             if _wanted(one, space, node):
                 parent = space.parent[node]
                 if parent not in above:
+                    if room <= 0:  # long names in a deep tree; those that follow are mostly of other parents
+                        above, room = {ROOT: ""}, _MOST_PATHS
                     above[parent] = space.path(parent)
+                    room -= len(above[parent])
                 path = f"{above[parent]}/{step(space.name(node))}"
                 name = _take(one, path, space.address(node), found, taken, mark, before or {})
                 if nodes is not None and name:

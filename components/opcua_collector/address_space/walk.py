@@ -31,6 +31,8 @@ _TREES: Final = {DATA_TYPE: ((24, 64),), TYPE_DEFINITION: ((58, 8), (62, 16))}
 _MOST_TYPES: Final = 50_000
 MOST_LEVELS: Final = 1_000
 """Below Objects: deeper than any address space is that a person made."""
+_MOST_BYTES: Final = 1 << 28
+"""Of all ids and names: a million of those that Part 3 allows would be gigabytes."""
 _HINTS: Final = 1_000  # nodes of which the names below are remembered that no filter fits
 _NAMES_PER_HINT: Final = 20
 _READ_AT_ONCE: Final = 2_000  # nodes whose attributes are asked for between two looks at who goes before
@@ -77,6 +79,10 @@ def fitting(filters: Filters, state: State, space: Space, node: int) -> tuple[in
     if space.is_standard_property(node):
         return tuple(number for number in state.fits if filters.named(number))
     return state.fits
+
+
+class _EnoughError(Exception):
+    """No more is taken: what the server says from now on is of no use."""
 
 
 class Walk:
@@ -158,7 +164,10 @@ class Walk:
                     if reference.node not in visited:
                         self._meet(parent, above, reference, visited, below)
 
-            failed = await browser.look(packed, take)
+            try:
+                failed = await browser.look(packed, take)
+            except _EnoughError:
+                return
             if failed and packed[0] == start:
                 raise ua.uaerrors.UaStatusCodeError(failed[0])
             for position, status in failed.items():
@@ -178,9 +187,9 @@ class Walk:
         if not goes_on and not (state.fits and found.node_class == VARIABLE):
             self._hint(parent, found.name)
             return
-        if len(space) >= self._most:
+        if len(space) >= self._most or len(space.ids) + len(space.names) > _MOST_BYTES:
             self._walked.truncated = True
-            return
+            raise _EnoughError
         visited.add(found.node)
         node = space.add(parent, found)
         self.progress.nodes += 1
@@ -282,6 +291,8 @@ class Walk:
                 for found in references:
                     if found.node in visited:
                         continue
+                    if len(visited) >= _MOST_TYPES:
+                        raise _EnoughError
                     visited.add(found.node)
                     text = address_text(found.node, self._spaces)
                     self._space.type_names[text] = found.name
@@ -293,7 +304,10 @@ class Walk:
                         families[name].append(text)
                     below.append((found.node, of))
 
-            failed = await browser.look([node for node, _ in level], take)
+            try:
+                failed = await browser.look([node for node, _ in level], take)
+            except _EnoughError:
+                return
             if failed:
                 raise ua.uaerrors.UaStatusCodeError(next(iter(failed.values())))
             level = below

@@ -201,6 +201,23 @@ async def test_nodes_come_at_once_and_go_after_two_looks(tmp_path: Path) -> None
         assert list(site.tags) == ["Plant/U1/Temp", "Plant/U1/Level"]
 
 
+async def test_a_server_that_restarts_twice_before_its_nodes_are_all_there_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path, plant(), settings(select=ALL))
+    await site.look()
+    site.server.objects.below.clear()
+    site.server.rebuild()
+    for restart in range(4):
+        site.started = f"2026-03-02T00:00:0{restart}Z"
+        await site.look()
+        assert len(site.tags) == 3
+    monkeypatch.setattr("opcua_collector.address_space.discovery._APART", 0.1)
+    site.started = "2026-03-02T00:01:00Z"
+    async with site.session():  # what is missing is looked for soon, not after an hour
+        await until(lambda: not site.tags, site.state)
+
+
 async def test_a_server_that_orders_its_namespaces_anew_has_the_same_tags(tmp_path: Path) -> None:
     site = Site(tmp_path, plant(), settings(select=ALL))
     await site.look()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import struct
 import time
 from typing import Any
 
@@ -145,6 +146,35 @@ async def test_a_server_that_repeats_itself_for_ever_is_left_at_that() -> None:
     assert list(walked.unknown) == [pack(parse_node_id("s=Plant"), 2)]
     assert server.count("BrowseNext") < 30
     assert server.released == 1
+
+
+class Endless(ScriptedSpace):
+    """There is always one more below, and never the same."""
+
+    def _part(self, node: Node, kind: int, start: int, most: int, mask: int = 0) -> bytes:
+        point = struct.pack("<IH", start + 1, 1)
+        self.open[point] = (node, kind, start + 1)
+        return self._result(0, point, [variable(f"V{start}", type=100 + start)])
+
+
+async def test_a_server_that_always_has_one_more_is_left_at_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opcua_collector.address_space.references._MOST_ANSWERS", 500)
+    server = Endless()
+    with pytest.raises(UaStatusCodeError):
+        await walk(server, "/Plant/**")  # none of them is of use
+    assert 500 <= server.count("BrowseNext") < 520
+    server = Endless()
+    walked = await walk(server, "/**", most=100)
+    assert (len(walked.space), walked.truncated) == (100, True)
+    assert server.count("BrowseNext") < 110, "it is asked for no more than is taken"
+    assert server.released == 1
+
+
+async def test_names_without_end_fill_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opcua_collector.address_space.walk._MOST_BYTES", 100_000)
+    walked = await walk(ScriptedSpace(*(variable("x" * 10_000 + str(n), identifier=n) for n in range(1, 50))), "/**")
+    assert walked.truncated
+    assert len(walked.space) < 15
 
 
 async def test_a_node_that_the_server_will_not_show_costs_itself_and_is_known_to_be_unknown() -> None:
