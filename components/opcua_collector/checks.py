@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from opcua_collector.config import Configuration, Connection
+from opcua_collector.config import PASSWORD_IN_THE_OPEN, TRIED_AGAIN, Configuration, Connection
 from opcua_collector.tags import Selection, select, sources
 from sluice.config import Problem
 from sluice.problem import render
 
 
 def check(config: Configuration, directory: Path) -> list[Problem]:
-    """What is wrong with the tags of all connections and their groups, as far as they can be seen from here.
+    """What is wrong with the tags of all connections, their groups and users, as far as it can be seen from here.
 
     directory: where relative paths start. A table that only the device can have, by an absolute path or as a tag
     package, is checked when it happens to be here, and not missed when it is not.
@@ -39,8 +39,20 @@ def selections(config: Configuration, directory: Path) -> dict[str, Selection]:
             if (source.setting == "tagsPackage" or source.value.startswith("/")) and not source.path.exists()
         }
         selection = select(name, connection.model_copy(update=elsewhere), directory)
-        found[name] = replace(selection, warnings=(*selection.warnings, *_collects_nothing(name, connection)))
+        found[name] = replace(
+            selection,
+            problems=(*selection.problems, *_shows_its_password(name, connection)),
+            warnings=(*selection.warnings, *_collects_nothing(name, connection)),
+        )
     return found
+
+
+def _shows_its_password(name: str, connection: Connection) -> list[Problem]:
+    """A connection that would never be made: its password may not be sent where anyone could read it."""
+    user = connection.user
+    if connection.security.policy != "None" or user is None or user.password is None or user.allow_unencrypted:
+        return []
+    return [Problem(render(("connections", name, "user", "password")), None, *PASSWORD_IN_THE_OPEN, TRIED_AGAIN)]
 
 
 def _collects_nothing(name: str, connection: Connection) -> list[Problem]:

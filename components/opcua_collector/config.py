@@ -316,6 +316,15 @@ class User(Settings):
         return self
 
 
+TRIED_AGAIN: Final = "it is tried again; all other connections run on"
+"""The effect of whatever keeps a connection from being made."""
+PASSWORD_IN_THE_OPEN: Final = (
+    "is not sent, because the channel has no protection (security.policy None) and anyone could read it",
+    "set security.policy to auto, or set user.allowUnencrypted to true to send it all the same",
+)
+"""Problem and remedy of a password that a connection without any protection would show to everyone."""
+
+
 class Connection(Settings):
     """One server, with its tags."""
 

@@ -13,6 +13,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any, Final
 
+from opcua_collector.config import TRIED_AGAIN
 from opcua_collector.stack import UaStatusCodeError, ua
 from sluice.config import Problem
 
@@ -244,6 +245,4 @@ def explain(error: BaseException, name: str, values: dict[str, Any], own: dict[s
 
 
 def _problem(name: str, place: str, value: Any, problem: str, remedy: str) -> Problem:
-    return Problem(
-        f"connections.{name}.{place}", value, problem, remedy, "it is tried again; all other connections run on"
-    )
+    return Problem(f"connections.{name}.{place}", value, problem, remedy, TRIED_AGAIN)

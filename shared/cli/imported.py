@@ -297,3 +297,12 @@ BROKEN: Final = "is broken since long and not offered here: the best that the se
 UNPROTECTED: Final = (
     "stays without protection, as it was: take security out of the document to have the best that the server offers"
 )
+
+
+def in_the_open(bag: Bag, key: str, settings: dict[str, Any]) -> None:
+    """A password that went over a channel without protection goes on so, and that is told."""
+    user = settings.get("user", {})
+    if settings.get("security", {}).get("policy") == "None" and "password" in user:
+        user["allowUnencrypted"] = True
+        why = "is sent where others can read it, as it was: take security and user.allowUnencrypted out to protect it"
+        bag.changed(key, None, why)

@@ -100,6 +100,7 @@ async def session(
     from opcua_collector.problems import TroubleError
     from opcua_collector.services.connecting import Identity, connect
     from opcua_collector.stack import UaError
+    from opcua_collector.values.encoding import MalformedError
 
     folder = _folder(pki)
     settings = _settings(target, trust_first_use)
@@ -111,7 +112,7 @@ async def session(
         raise _failure(target, settings, folder, error) from None
     try:
         yield opened
-    except (TroubleError, UaError, OSError, asyncio.TimeoutError) as error:
+    except (TroubleError, UaError, MalformedError, OSError, asyncio.TimeoutError) as error:
         raise _failure(target, settings, folder, error) from None
     finally:
         await opened.close(politely=True)
@@ -144,7 +145,11 @@ def _settings(target: Target, trust_first_use: bool) -> Connection:
     trust = "first-use" if trust_first_use else ""
     if path is not None and (here := target.directory / path).is_file():
         trust = str(here)
-    return target.settings.model_copy(update={"security": security.model_copy(update={"trust": trust})})
+    settings = target.settings.model_copy(update={"security": security.model_copy(update={"trust": trust})})
+    user = settings.user
+    if user is not None and user.certificate and (here := target.directory / user.certificate).is_file():
+        settings = settings.model_copy(update={"user": user.model_copy(update={"certificate": str(here)})})
+    return settings
 
 
 async def _credentials(target: Target, settings: Connection, password_file: Path | None) -> Secret | None:
@@ -195,5 +200,7 @@ def _failure(target: Target, settings: Connection, folder: Path, error: BaseExce
     value = "" if problem.value is None else f" {problem.value}"
     text = f"{target.name}: {place}{value} {problem.problem}: {problem.remedy}"
     if place.startswith("security.trust"):
-        text += f"; this tool's own folder is {folder}, and --trust-first-use trusts what the server shows now"
+        text += f"; this tool has a folder of its own, {folder}, and --trust-first-use trusts what the server shows now"
+        if folder.name == "pki":
+            text += f"; sluice trust --work-dir {folder.parent} shows what is in it"
     return Failure(text, IN_THE_WAY if isinstance(error, OSError) else WRONG)

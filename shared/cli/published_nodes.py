@@ -23,6 +23,7 @@ from cli.imported import (
     TagNames,
     connection_name,
     duration,
+    in_the_open,
 )
 
 MOST_GROUPS: Final = 15
@@ -78,6 +79,7 @@ def connections_of(content: Any, notes: Notes) -> Made:
     for number, raw in enumerate(content):
         entry = notes.bag(raw, f"[{number}]")
         settings = {"endpoint": entry.text("EndpointUrl"), **_security(entry), **_user(entry)}
+        in_the_open(entry, "OpcAuthenticationPassword", settings)
         key = repr(sorted(settings.items()))
         line = lines.setdefault(key, _Line(settings))
         _nodes(entry, line)

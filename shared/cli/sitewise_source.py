@@ -14,7 +14,17 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from cli.imported import BROKEN, SECURITY_POLICIES, UNPROTECTED, Bag, Made, Notes, connection_name, duration
+from cli.imported import (
+    BROKEN,
+    SECURITY_POLICIES,
+    UNPROTECTED,
+    Bag,
+    Made,
+    Notes,
+    connection_name,
+    duration,
+    in_the_open,
+)
 
 _MODES: Final = {"None": "None", "Sign": "Sign", "SignAndEncrypt": "SignAndEncrypt"}
 _TRIGGERS: Final = {"Status": "status", "StatusValue": "value", "StatusValueTimestamp": "timestamp"}
@@ -65,6 +75,7 @@ def _connection(source: Bag, name: str, made: Made) -> dict[str, Any]:
     user = _user(endpoint.bag("identityProvider"))
     if user:
         settings["user"] = user
+        in_the_open(endpoint, "identityProvider", settings)
     prefix = source.text("measurementDataStreamPrefix").strip("/")
     select: dict[str, dict[str, Any]] = {}
     groups: dict[str, dict[str, Any]] = {}

@@ -451,3 +451,20 @@ def test_a_table_gives_back_the_node_that_was_written_into_it(name: str) -> None
     node = f"nsu=urn:x;s=.{name}."
     parsed = parse(table_text([("tag", "node"), ("T", node), ("Other", "i=85")]).encode(), (), "tags.csv")
     assert {tag: one.node for tag, one in parsed.tags.items()} == {"T": node, "Other": "i=85"}
+
+
+@pytest.mark.parametrize("kind", ["sitewise", "publishednodes"])
+def test_a_password_over_a_channel_without_protection_stays_so_and_that_is_told(kind: str, tmp_path: Path) -> None:
+    entry: dict[str, Any] = {"EndpointUrl": "opc.tcp://a:1", "OpcNodes": [{"Id": "i=85"}], "UseSecurity": False}
+    entry |= {"OpcAuthenticationMode": "UsernamePassword", "OpcAuthenticationUsername": "operator"}
+    identity = {
+        "type": "Username",
+        "usernameSecretArn": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:s-AbCdEf",
+    }
+    source: dict[str, Any] = json.loads(json.dumps(SIMPLE))
+    source["endpoint"]["identityProvider"] = identity
+    connections, result = imported(kind, tmp_path, [entry] if kind == "publishednodes" else {"sources": [source]})
+    [made] = connections.values()
+    assert made["security"] == {"policy": "None"}
+    assert made["user"]["allowUnencrypted"] is True
+    assert [note for note in result["notes"] if "is sent where others can read it" in note["why"]]

@@ -122,3 +122,20 @@ def test_a_connection_that_collects_nothing_is_a_warning(tmp_path: Path) -> None
         f"tagsPackage or select"
         for name in ("line1", "line4")
     ]
+
+
+def test_a_password_that_anyone_could_read_is_told_before_it_is_deployed(tmp_path: Path) -> None:
+    user = {"name": "operator", "password": {"file": "password"}}
+    tags = {"T": {"node": "i=1"}}
+    bare = {"security": {"policy": "None"}, "tags": tags}
+    config = configuration(
+        line1={**bare, "user": user},
+        line2={**bare, "user": {**user, "allowUnencrypted": True}},
+        line3={"user": user, "tags": tags},
+        line4={**bare, "user": {"name": "operator"}},
+    )
+    assert list(map(str, check(config, tmp_path))) == [
+        "connections.line1.user.password is not sent, because the channel has no protection (security.policy None) and "
+        "anyone could read it: set security.policy to auto, or set user.allowUnencrypted to true to send it all the "
+        "same (it is tried again; all other connections run on)"
+    ]

@@ -20,7 +20,7 @@ from urllib.parse import urlparse
 
 from cryptography.exceptions import InvalidSignature
 
-from opcua_collector.config import Connection
+from opcua_collector.config import PASSWORD_IN_THE_OPEN, Connection
 from opcua_collector.load import Pace
 from opcua_collector.problems import ChannelRefusedError, TroubleError, refused, refuses_us
 from opcua_collector.security.certificates import Certificates
@@ -422,8 +422,7 @@ def _check_password(settings: Connection, choice: Choice, token_policy: str | No
         raise TroubleError(
             "user.password",
             None,
-            "is not sent, because the channel has no protection (security.policy None) and anyone could read it",
-            "set security.policy to auto, or set user.allowUnencrypted to true to send it all the same",
+            *PASSWORD_IN_THE_OPEN,
         )
     open_token = token_policy is not None and token_policy in UNPROTECTED_TOKENS
     if open_token and choice.mode != ua.MessageSecurityMode.SignAndEncrypt:
