@@ -135,6 +135,7 @@ class Connection:
         self._intake = Intake(name, outlet, lambda: self._names)
         self._intake.assembler.server_time = settings.timestamps == "server"
         self._groups: dict[str, Group] = {}
+        self._begun = False  # what the last run left is there
         self._retired: list[Group] = []  # groups that are no more, and may have a subscription yet
         self._regrouped = asyncio.Event()
         self._regroup()
@@ -272,6 +273,8 @@ class Connection:
         for name, tags in wanted.items():
             if name not in self._groups:
                 self._groups[name] = self._group(name, tags)
+        if self._begun:
+            self._intake.assembler.keep(self._tags)
         self._regrouped.set()
 
     def _group(self, name: str, tags: Mapping[str, Tag]) -> Group:
@@ -337,6 +340,8 @@ class Connection:
     async def _restore(self) -> None:
         """Begin where the last run ended."""
         await self._intake.restore(self._tags)
+        self._begun = True
+        self._intake.assembler.keep(self._tags)
         self._kept = kept = load_session(self._outlet.position(SESSION), self._settings)
         if kept is None:
             return
@@ -346,7 +351,12 @@ class Connection:
                 continue
             items = await asyncio.to_thread(load_items, self._outlet.position(position(ITEMS, name)))
             reached = load_sequence(self._outlet.position(position(SEQUENCE, name)))
-            if await group.restore(subscribed, items, reached):
+            try:
+                restored = await group.restore(subscribed, items, reached)
+            except Exception:  # whatever another release has written: its subscription is made anew
+                logger.exception("Connection %s: the kept items of group %r cannot be used", self.name, name)
+                continue
+            if restored:
                 self._parted = _now()
 
     async def _pause(self, seconds: float, least: float) -> None:
@@ -706,6 +716,8 @@ class Connection:
                 name or "(connection)": {**group.status(), **group.granted()}
                 for name, group in islice(self._groups.items(), _SHOWN)
             }
+            if len(self._groups) > _SHOWN:
+                told["more_groups"] = len(self._groups) - _SHOWN
         if self._recovery is not None:
             told["recovery"] = asdict(self._recovery)
         if backfill := self._backfill.status():

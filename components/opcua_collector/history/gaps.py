@@ -636,6 +636,7 @@ class Gaps:
         for tag in [tag for tag in self._holes if tag not in tags and tag not in self._handles]:
             del self._holes[tag]
             self._look(tag)
+            self.changed = True
 
     def replay(self, batch: SampleBatch, marks: Marks) -> None:
         """A live batch that was handed on before the component's end; the marks are those before it."""

@@ -229,6 +229,13 @@ class Assembler:
         self.gaps.leave(handle)
         self.remove(handle)
 
+    def keep(self, tags: Container[str]) -> None:
+        """Forget what is known of tags that have no handle and are not wanted any more."""
+        for tag in [tag for tag in self.parked if tag not in tags]:
+            del self.parked[tag]
+            self._parked_bits.pop(tag, None)
+        self.gaps.keep(tags)
+
     def remove(self, handle: int) -> None:
         """The tag is gone: what still arrives for it is filtered."""
         self.gaps.remove(handle)

@@ -605,6 +605,45 @@ async def test_what_an_item_brought_that_it_did_not_live_to_note_is_read_back(ri
 
 
 @here
+async def test_nothing_is_remembered_of_a_tag_that_is_removed_before_its_other_group_has_it(
+    rig: Rig, server: PlantServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await has(rig, await show(server, 2))
+
+    async def refused(*_: Any) -> Any:
+        raise UaStatusCodeError(0x80770000)  # BadTooManySubscriptions
+
+    monkeypatch.setattr(Session, "subscribe", refused)
+    rig.change(tags={ROW_TAG: {**TAGS[ROW_TAG], "group": "fast"}, FAST: TAGS[FAST]}, groups={"fast": {"outage": "1m"}})
+    assembler = rig.connection._intake.assembler
+    assert (list(assembler.parked), rig.connection._intake.gaps.status()["tags"]) == ([ROW_TAG], 1)
+    rig.change(tags={FAST: TAGS[FAST]})
+    assert (assembler.parked, rig.connection._intake.gaps.status()) == ({}, {})
+
+
+@here
+async def test_many_groups_each_have_a_subscription_and_the_status_says_how_many_it_leaves_out(
+    rig: Rig, server: PlantServer
+) -> None:
+    some = [tag.tag for tag in plant_tags(1)][:20]
+    tags = {**{tag: {**TAGS[tag], "group": f"g{number}"} for number, tag in enumerate(some)}, **SOME}
+    rig.change(tags=tags, groups={f"g{number}": {"publishingInterval": "100ms"} for number in range(20)})
+    await rig.monitors(21)
+    status = rig.status()
+    assert (len(status["groups"]), status["more_groups"]) == (16, 5)
+    shown, other = await show(server, 2), await show(server, 2, column=5)
+    await has(rig, shown)
+    await fast(rig, other)
+    await rig.end(warning=False)
+    shown += await show(server, 2)
+    other += await show(server, 2, column=5)
+    await rig.begin()
+    await has(rig, shown)
+    await fast(rig, other)
+    assert rig.rung == "resumed"
+
+
+@here
 async def test_a_tag_that_is_in_another_group_after_a_restart_lacks_nothing(rig: Rig, server: PlantServer) -> None:
     await two_groups(rig, server)
     moved = plant_tags(1)[5]
@@ -790,6 +829,28 @@ async def test_damaged_notes_mean_a_new_beginning_and_nothing_worse(rig: Rig, se
     await rig.begin()
     await rig.connects(1)
     await rig.outlets.outlet("line1").note({"session": b"\xff rubbish", "items": b"{}", "sequence": b"x"})
+    await rig.end()
+    await rig.begin()
+    await rig.connects(1)
+    assert rig.rung == "renewed"
+    await rig.monitors(1)
+    await has(rig, await show(server, 1))
+
+
+@here
+async def test_items_as_another_release_writes_them_mean_a_new_subscription_and_nothing_worse(
+    rig: Rig, server: PlantServer
+) -> None:
+    """After a way back to an older release what it finds may be of another shape."""
+    await has(rig, await show(server, 1))
+    outlet = rig.outlets.outlet("line1")
+    await until(lambda: outlet.position("items"), rig.state)
+    kept = orjson.loads(outlet.position("items") or b"")
+    kept["items"][0][9] = [0.05, 10, True, "value", 0, 0.0, "", "something new"]
+    await rig.end()
+    await rig.begin()
+    await rig.connects(1)
+    await rig.outlets.outlet("line1").note({"items": orjson.dumps(kept)})
     await rig.end()
     await rig.begin()
     await rig.connects(1)
