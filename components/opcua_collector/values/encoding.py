@@ -53,7 +53,9 @@ BOOLEAN, DATE_TIME, EXTENSION_OBJECT, VARIANT = 1, 13, 22, 24
 
 
 class MalformedError(ValueError):
-    """Bytes that are no valid encoding."""
+    """Bytes that are no valid encoding. `elements`: how many values of arrays were read before that showed."""
+
+    elements = 0
 
 
 def _text(data: bytes, position: int, depth: int) -> tuple[str | None, int]:
@@ -301,10 +303,15 @@ def _array(data: bytes, position: int, type_id: int, length: int, depth: int) ->
         column = np.frombuffer(data, form, length, position)
         return (column != 0 if type_id == BOOLEAN else column).tolist(), position + length * form.itemsize
     reader = READERS[type_id]
-    values = []
-    for _ in range(length):
-        value, position = reader(data, position, depth)
-        values.append(value)
+    values: list[Any] = []
+    try:
+        for _ in range(length):
+            value, position = reader(data, position, depth)
+            values.append(value)
+    except (ValueError, IndexError, struct.error, OverflowError) as error:
+        malformed = MalformedError(f"element {len(values)} of an array of {length}: {error}")
+        malformed.elements = len(values) + getattr(error, "elements", 0)
+        raise malformed from error
     return values, position
 
 
@@ -313,7 +320,7 @@ def _nested(values: list[Any], dimensions: tuple[int, ...]) -> list[Any]:
     total = 1
     for size in dimensions:
         total *= size
-    if len(dimensions) < 2 or total != len(values) or total == 0:
+    if len(dimensions) < 2 or total != len(values) or min(dimensions) <= 0:
         return values
     for size in reversed(dimensions[1:]):
         values = [values[start : start + size] for start in range(0, len(values), size)]

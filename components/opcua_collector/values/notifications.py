@@ -18,7 +18,7 @@ Each column set keeps the items' places in the message, so that order survives t
 Damage costs what is damaged. An item that cannot be read is quarantined, and the walk resumes at the first place
 behind it from where plausible items with known handles follow without a break. If there is none, the rest of that
 notification is lost and counted; the other parts of the message are not touched. How much is tried has an end, so that
-no message takes longer than some hundred milliseconds, whatever its bytes are.
+damage adds no more than some hundred milliseconds to what reading the message once takes, whatever its bytes are.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ _RESUME_TRIES: Final = 100_000  # items that are looked at for it, per message; 
 _RESUME_READS: Final = 500  # and of these, values that have to be read to know where they end
 _RESUME_READ: Final = 4096  # bytes that such a value may have
 _MAX_QUARANTINED: Final = 64  # per notification; beyond it, the rest is lost and counted
+_MAX_WASTED: Final = 300_000  # elements of arrays that may be read in vain, per message; beyond it the same
 
 _DAMAGE = (MalformedError, IndexError, struct.error, ValueError, OverflowError)
 
@@ -195,6 +196,7 @@ class _Walked:
     index: list[int] = field(default_factory=list)
     position: list[int] = field(default_factory=list)
     patterns: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=list)  # many of them at once
+    wasted: int = 0  # elements of damaged arrays that were read
 
     def scattered(self, bytes_: NDArray[np.uint8]) -> dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Index and position of the scattered items, by layout."""
@@ -236,6 +238,7 @@ class _Notes:
     from_server: int = 0
     tries: int = _RESUME_TRIES
     reads: int = _RESUME_READS
+    wasted: int = 0
     damage: list[str] = field(default_factory=list)
 
     def publication(self) -> Publication:
@@ -397,6 +400,7 @@ def _items(
             break
         remaining = count - index - 1
         resumed = -1
+        notes.wasted, found.wasted = notes.wasted + found.wasted, 0
         if len(notes.quarantined) < _MAX_QUARANTINED:
             if handles is not None:
                 handle = int(handles[index])
@@ -404,7 +408,8 @@ def _items(
                 handle = _U4.unpack_from(data, position)[0] if position + 4 <= len(data) else -1
                 handle = handle if handle < notes.handles else -1
             notes.quarantined.append(Quarantined(handle, reason, data[position : position + 16].hex()))
-            resumed = _resume(data, position, head, remaining, notes)
+            if notes.wasted <= _MAX_WASTED:
+                resumed = _resume(data, position, head, remaining, notes)
         else:
             remaining += 1
         if resumed < 0:
@@ -491,6 +496,7 @@ def _walk(
                 position = tail + layout.form.itemsize
             index += 1
     except _DAMAGE as error:
+        found.wasted += getattr(error, "elements", 0)
         return index, position, str(error)
     return index, position, ""
 

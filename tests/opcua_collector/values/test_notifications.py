@@ -408,9 +408,36 @@ def test_without_a_handle_all_others_stay_in_their_order(handles: list[int], gon
     assert (left.sequence, left.untimed) == (whole.sequence, whole.untimed)
 
 
+def test_an_array_that_is_damaged_at_its_end_costs_itself() -> None:
+    array = struct.pack("<IBBi", 1, 0x01, 0x91, 500) + bytes(2 * 499) + b"\xff"
+    found = decode(response(one(0, 1.0), array, *(one(2, 2.0) for _ in range(30))), 0, received=RECEIVED, handles=3)
+    assert (len(found), found.lost) == (31, 0)
+    [bad] = found.quarantined
+    assert (bad.handle, bad.reason[:27]) == (1, "element 499 of an array of ")
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "value"),
+    [
+        ((2, 3), [[0, 1, 2], [3, 4, 5]]),
+        ((-2, -3), [0, 1, 2, 3, 4, 5]),
+        ((6,), [0, 1, 2, 3, 4, 5]),
+        ((2, 2), [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_dimensions_that_do_not_fit_cost_no_value(dimensions: tuple[int, ...], value: list[Any]) -> None:
+    item = struct.pack("<IBBi6B", 0, 0x01, 0xC3, 6, *range(6)) + struct.pack(
+        f"<i{len(dimensions)}i", len(dimensions), *dimensions
+    )
+    [block] = decode(response(item), 0, received=RECEIVED, handles=1).blocks
+    assert block.value is not None
+    assert block.value.tolist() == [value]
+
+
 def adversaries() -> dict[str, bytes]:
     """Bodies that look like items again and again, and are none."""
     texts_ = struct.pack("<IBBi", 0, 0x01, 12, 0)
+    long = struct.pack("<IBBi", 0, 0x01, 0x8E, 2_000_000) + struct.pack("<IBI", 0, 0x02, 0) * 25  # Guids
     nulls = bytes([0x01, 0x80 | 24]) + struct.pack("<i", 60_000) + b"\0" * 60_000
     return {
         "texts": b"\x3f" * 6 + texts_ * 20_000,
@@ -418,6 +445,7 @@ def adversaries() -> dict[str, bytes]:
         "variants": b"\xff" * 8 + (struct.pack("<I", 0) + nulls) * 8,
         "nested": b"\xff" * 8 + (struct.pack("<IB", 0, 1) + bytes([0x98]) + struct.pack("<i", 200)) * 20_000,
         "qualified": b"\xff" * 8 + (struct.pack("<IBB", 0, 1, 0x94) + struct.pack("<i", 500) + bytes(3000)) * 60,
+        "arrays that end in damage": long * 60 + bytes(2_000_000),
         "damaged again and again": (one(0, 1.0) * 24 + b"\xff" * 200) * 400,
     }
 
