@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import orjson
 
-from sluice import __version__, log
+from sluice import __version__, garbage, log
 from sluice.batch import CLASSIC_MAX_MESSAGE_BYTES, LITE_MAX_MESSAGE_BYTES
 from sluice.command import Call, Command, NoArguments
 from sluice.command_service import CommandService
@@ -161,7 +161,8 @@ def main(component: type[Component[Any]]) -> None:
     """Run the component until it is told to stop; exits the process."""
     log.setup("INFO", component.id)
     try:
-        code = asyncio.run(_run(component))
+        with garbage.seldom():
+            code = asyncio.run(_run(component))
     except IpcError as error:  # not started by a nucleus
         logger.error(str(error))
         code = 1
