@@ -244,16 +244,29 @@ class Backfill:
         """Which of the nodes have a history."""
         if not self._work.unknown or _now() < self._unlearnt_until:
             return
-        asked = [(handle, node) for handle in self._work.unknown if (node := self._node(handle)) is not None]
+        some: list[tuple[int, NodeId]] = []
         try:
-            for start in range(0, len(asked), _LEARNT_AT_ONCE):
-                some = asked[start : start + _LEARNT_AT_ONCE]
-                answers = await browse.history(stack, limits, [node for _, node in some])
-                for (handle, _), why in zip(some, answers, strict=True):
-                    self._work.eligible(handle, why)
+            for place, handle in enumerate(list(self._work.unknown), 1):
+                node = self._node(handle)
+                if node is not None:
+                    some.append((handle, node))
+                if len(some) >= _LEARNT_AT_ONCE:
+                    await self._ask_whether(stack, limits, some)
+                    some = []
+                elif place % _LEARNT_AT_ONCE == 0:
+                    await asyncio.sleep(0)  # there may be very many that nobody has found yet
+            if some:
+                await self._ask_whether(stack, limits, some)
         except _FAILURES as error:
             self._unlearnt_until = _now() + _PAUSE
             logger.warning("Connection %s: which nodes have a history is not known: %r", self._connection, error)
+
+    async def _ask_whether(
+        self, stack: StackSession, limits: OperationLimits, some: Sequence[tuple[int, NodeId]]
+    ) -> None:
+        answers = await browse.history(stack, limits, [node for _, node in some])
+        for (handle, _), why in zip(some, answers, strict=True):
+            self._work.eligible(handle, why)
 
     def _tell(self) -> None:
         """Events of what cannot be read, with the note that they were told."""
