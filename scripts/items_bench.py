@@ -6,8 +6,10 @@ The component, installed from its artifact and run by the local core, with a tab
 server, and against open62541 (`scripts/peers` installs it; without it, it is left out and said so). Measured are the
 time from the start of the process until the server monitors all; the longest that a command waits for its answer, which
 is how long the event loop is busy at a time, meanwhile and then with a value of every tag each second; memory; and the
-time until all is taken up again after the component was killed. Nothing of the server's limits is known beforehand, and
-the load on it is the default's. The exit status is 0 when all items are monitored within 60 s and no value is missing.
+time until all is taken up again after the component was killed, while the replay server goes on with its values.
+Nothing of the server's limits is known beforehand, and the load on it is the default's. The exit status is 0 when all
+items are monitored within 60 s and no value is missing, altered or there twice, over the kill as well. What the server
+had to drop because it was not asked for it is missing too, and told apart.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ import orjson
 
 from collector_bench import (
     PEERS,
+    Arrived,
     BenchError,
+    Replay,
     Site,
     built,
     cores,
@@ -45,6 +49,12 @@ ITEMS: Final = 100_000
 WITHIN: Final = 60.0
 PATIENCE: Final = 300.0
 _ASK_EVERY: Final = 0.02
+_BEFORE_KILL: Final = 3.5
+_OVER_KILL: Final = 15.0
+_DRAIN: Final = 30.0
+"""Seconds without another value after which no more are expected."""
+_REPEATS: Final = 2.0
+"""Seconds in which what is sent twice would have arrived twice."""
 _COMMANDS, _REPLIES = "sluice/command/opcua-collector", "sluice/reply/opcua-collector"
 
 
@@ -60,7 +70,14 @@ class Figures:
     rss_mb: float
     live_wait_ms: float | None
     live_rss_mb: float | None
+    dropped: int
+    """By the server, which was asked for too little."""
     lost: int
+    """Sent, and arrived nowhere; below 0: arrived twice."""
+    lost_over_kill: int
+    """The same of what flowed while the component was killed and came back."""
+    wrong: bool
+    """The numbers that arrived do not add up to those that were sent."""
     back_s: float
     back_wait_ms: float
 
@@ -71,8 +88,14 @@ def judged(figures: list[Figures]) -> list[str]:
     for one in figures:
         if one.seconds > WITHIN:
             found.append(f"{one.server}: {one.items} items took {one.seconds:.0f} s, more than {WITHIN:.0f}")
+        if one.dropped:
+            found.append(f"{one.server}: {one.dropped} values were not asked for in time, and the server dropped them")
         if one.lost:
             found.append(f"{one.server}: {one.lost} values are missing")
+        if one.lost_over_kill:
+            found.append(f"{one.server}: {one.lost_over_kill} values are missing after the component was killed")
+        if one.wrong:
+            found.append(f"{one.server}: the values that arrived do not add up to those that were sent")
     return found
 
 
@@ -163,20 +186,45 @@ async def against_replay(site: Site, options: argparse.Namespace) -> Figures:
             seconds = time.monotonic() - began
             wait, cpu, rss = waits.longest_ms, cpu_seconds(pid), peak_mb(pid)
             waits.begin()
-            before = arrived.values
-            sent = await replay.ask(do="produce", rate=1.0, seconds=options.seconds)
-            deadline = time.monotonic() + 10.0
-            while arrived.values - before < sent["sent"] and time.monotonic() < deadline:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+            flow = Flow(replay, arrived)
+            await flow.run(options.seconds)
             live_wait, live_rss = waits.longest_ms, peak_mb(pid)
+            again = Flow(replay, arrived)
+            flowing = asyncio.create_task(again.run(_OVER_KILL))
+            await asyncio.sleep(_BEFORE_KILL)
             back, back_wait = await _back(site, waits, options.items)
+            await flowing
             await waits.close()
             await site.stop()
-            lost = int(sent["offered"]) - (arrived.values - before)
     return Figures(
-        "replay", options.items, round(seconds, 1), wait, round(cpu, 1), round(rss), live_wait, round(live_rss), lost,
-        round(back, 1), back_wait,
+        "replay", options.items, round(seconds, 1), wait, round(cpu, 1), round(rss), live_wait, round(live_rss),
+        flow.dropped + again.dropped, flow.lost, again.lost, flow.wrong or again.wrong, round(back, 1), back_wait,
     )  # fmt: skip
+
+
+class Flow:
+    """A value of each tag a second, for a while, and what became of them."""
+
+    def __init__(self, replay: Replay, arrived: Arrived) -> None:
+        self.dropped = 0
+        self.lost = 0
+        self.wrong = False
+        self._replay = replay
+        self._arrived = arrived
+
+    async def run(self, seconds: float) -> None:
+        """Let them flow, and wait until all have arrived, or none has for a while."""
+        values, total = self._arrived.values, self._arrived.sum
+        sent = await self._replay.ask(do="produce", rate=1.0, seconds=seconds, patience=PATIENCE)
+        latest, since = self._arrived.values, time.monotonic()
+        while latest - values < sent["sent"] and time.monotonic() - since < _DRAIN:
+            await asyncio.sleep(0.05)
+            if self._arrived.values != latest:
+                latest, since = self._arrived.values, time.monotonic()
+        await asyncio.sleep(_REPEATS)
+        self.dropped = int(sent["dropped"])
+        self.lost = int(sent["sent"]) - (self._arrived.values - values)
+        self.wrong = not self.lost and abs(self._arrived.sum - total - sent["sum"]) > 1e-6 * max(1.0, abs(sent["sum"]))
 
 
 async def _back(site: Site, waits: Waits, items: int) -> tuple[float, float]:
@@ -236,7 +284,7 @@ async def against_open62541(site: Site, options: argparse.Namespace) -> Figures:
             await waits.close()
             await site.stop()
     return Figures(
-        "open62541", options.items, round(seconds, 1), wait, round(cpu, 1), round(rss), None, None, 0,
+        "open62541", options.items, round(seconds, 1), wait, round(cpu, 1), round(rss), None, None, 0, 0, 0, False,
         round(back, 1), back_wait,
     )  # fmt: skip
 
@@ -261,7 +309,8 @@ async def run(options: argparse.Namespace) -> list[Figures]:
                 print(
                     f"{one.server}: {one.items} items after {one.seconds} s, {one.cpu_s} s of CPU, {one.rss_mb:.0f} MB,"
                     f" longest wait {one.wait_ms:.0f} ms{live}; back {one.back_s} s after a kill,"
-                    f" longest wait {one.back_wait_ms:.0f} ms; {one.lost} lost",
+                    f" longest wait {one.back_wait_ms:.0f} ms; dropped by the server {one.dropped}, lost {one.lost},"
+                    f" over the kill {one.lost_over_kill}",
                     flush=True,
                 )
     return found

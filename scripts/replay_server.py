@@ -12,10 +12,12 @@ It is told what to do by lines of JSON on its standard input, and answers on sta
     {"port": 4840}                                     it listens
     {"do": "watched"}              {"items": 10000}    items monitored at present
     {"do": "produce", "rate": 30, "seconds": 10}       notifications per second; 0: as many as the client asks for
-                                   {"offered": 3000000, "sent": 3000000, "dropped": 0, "sum": 1.5e8, "seconds": 10.0}
+                                   {"offered": 3000000, "sent": 3000000, "dropped": 0, "sum": 1.5e8, "began": 1234.5}
 
 `offered` counts values that were due, `dropped` those of notifications that did not fit the backlog any more because
-the client asked for too little, as the queues of a server drop them; `sum` is that of the numbers sent.
+the client asked for too little, as the queues of a server drop them; `sum` is that of the numbers sent; `began` is the
+monotonic time when the first was due. What still waits at the end is delivered for as long as the client asks for some
+within `patience` seconds (5).
 """
 
 from __future__ import annotations
@@ -200,7 +202,7 @@ class Server:
         """Items monitored at present."""
         return sum(len(one.subscription.items) for one in self.sessions.values() if one.subscription is not None)
 
-    async def produce(self, rate: float, seconds: float) -> dict[str, float]:
+    async def produce(self, rate: float, seconds: float, patience: float = 5.0) -> dict[str, float]:
         """Replay for so many seconds; returns what was due and what was sent of it."""
         session = next(
             (one for one in self.sessions.values() if one.subscription is not None and one.subscription.items), None
@@ -231,10 +233,11 @@ class Server:
             self.answer(session)
             await asyncio.sleep(max(0.0, made / rate - (time.monotonic() - began)))
         self.flood = self.producing = False
-        took = time.monotonic() - began
-        patience = time.monotonic() + 5.0
-        while subscription.due and time.monotonic() < patience:  # noqa: ASYNC110 - what is queued is still delivered
+        left, since = len(subscription.due), time.monotonic()
+        while subscription.due and time.monotonic() - since < patience:  # what is queued is still delivered
             await asyncio.sleep(0.05)
+            if len(subscription.due) < left:
+                left, since = len(subscription.due), time.monotonic()
         self.dropped += sum(len(self._templates[number].times) for number in subscription.due)
         subscription.due.clear()
         return {
@@ -242,7 +245,7 @@ class Server:
             "sent": self.sent,
             "dropped": self.dropped,
             "sum": self.total,
-            "seconds": took,
+            "began": began,
         }
 
     def _make(self, subscription: Subscription, values: int) -> None:
@@ -696,7 +699,8 @@ async def serve(kind: str, nodes: int, port: int) -> None:
         answer: dict[str, Any]
         if order["do"] == "produce":
             try:
-                answer = await server.produce(float(order["rate"]), float(order["seconds"]))
+                patience = float(order.get("patience", 5.0))
+                answer = await server.produce(float(order["rate"]), float(order["seconds"]), patience)
             except RuntimeError as error:
                 answer = {"error": str(error)}
         else:
