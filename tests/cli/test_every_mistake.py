@@ -985,8 +985,8 @@ ROWS = [
     Row(
         COLLECTOR,
         filter_(path="/a" * 65),
-        f'connections.line1.select.all.path = "{"/a" * 60}… (130 characters)" has more than 64 steps: write fewer steps: ** stands for '
-        "any number of them (connections.line1.select.all is not applied)",
+        f'connections.line1.select.all.path = "{"/a" * 60}… (130 characters)" has more than 64 steps: write fewer '
+        "steps: ** stands for any number of them (connections.line1.select.all is not applied)",
     ),
     Row(
         COLLECTOR,
