@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-THRESHOLDS: Final = (10_000, 20, 20)
+THRESHOLDS: Final = (5_000, 10, 50)
 """New objects, looks at the youngest, looks at the middle-aged, until the next older generation is looked at."""
 LONG: Final = 0.05
 """Seconds of a look that stops the others for too long."""
