@@ -15,5 +15,7 @@ fi
 # power cut tore would keep the component from ever starting again.
 unset PYTHONHOME
 export PYTHONPATH="$here" PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1
+# What a large message took goes back to the system when it is done with. Left alone, glibc keeps more with each of them.
+export MALLOC_TRIM_THRESHOLD_=131072
 # exec: the signal that stops the component must reach Python, not a shell in front of it.
 exec "$PWD/venv/bin/python" -u -m @PACKAGE@
