@@ -590,7 +590,7 @@ async def run(options: argparse.Namespace) -> tuple[list[Figures], dict[str, str
     return found, left_out
 
 
-_ROW: Final = "{:12}{:10}{:8}{:>12}{:>10}{:>8}{:>9}{:>12}"
+_ROW: Final = "{:12}{:10}{:8}{:>12}{:>8}{:>8}{:>9}{:>20}"
 
 
 def show(one: Figures) -> None:
