@@ -924,3 +924,27 @@ def test_requests_that_are_done_are_known_for_a_while_and_not_for_ever() -> None
         requested.add(str(number), T0, T0 + SECOND, [])
     assert requested.get("99") is not None
     assert requested.get("50") is None
+
+
+async def test_nodes_that_nobody_has_found_yet_are_gone_through_in_portions() -> None:
+    """A hundred thousand in one go would hold everything else up for a second."""
+    assembler = Assembler()
+    tags = [f"T{number}" for number in range(10_000)]
+    for tag in tags:
+        assembler.add(Series(tag))
+    looked: list[int] = []
+    most = turn = 0
+
+    def node(handle: int) -> None:
+        nonlocal most
+        looked.append(handle)
+        most = max(most, len(looked) - turn)
+
+    backfill = Backfill("line1", Outlet(), assembler, node=node, behind=lambda: False)
+    task = asyncio.create_task(backfill.run(Archive(), OperationLimits()))
+    while len(looked) < len(tags):
+        turn = len(looked)
+        await asyncio.sleep(0)
+        assert not task.done()
+    task.cancel()
+    assert most <= 1000
