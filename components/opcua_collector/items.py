@@ -138,6 +138,7 @@ class Items(Nodes[_Item]):
             asking = self._once(Asking(*one.asked) if one.asked else Asking(-1.0, one.queue))
             local = one.width is not None and not asking.deadband
             kind = kinds[key] = self._once(Kind(asking, one.revised or asking.sampling, one.queue, local))
+            self._reckon(asking.sampling, kind.sampling)  # else it would be told of shorter queues, and drop values
         item = self._items[one.tag] = _Item(one.handle, tag, one.node, typing, self._once(one.unit))
         item.monitored, item.width, item.refused, item.kind = one.monitored, one.width, one.refused, kind
         self._kinds[kind] += 1

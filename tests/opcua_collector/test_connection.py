@@ -391,7 +391,7 @@ async def test_a_tag_may_have_its_own_sampling_interval_and_another_one_while_al
     monkeypatch.setattr(monitoring, "monitor", spy_monitor)
     monkeypatch.setattr(monitoring, "modify", spy_modify)
     tags = {"A": {"node": node("Double")}, "B": {"node": node("Float"), "samplingInterval": "250ms"}}
-    line = start(plant.endpoint, tags)
+    line = start(plant.endpoint, tags, queueSize=10)  # else a server that samples faster is asked for longer ones
     await line.flows("A", "B")
     await until(lambda: asked, line.state)  # values may be there before the answer that told of their items
     [(_, items, intervals)] = asked
@@ -405,6 +405,7 @@ async def test_a_tag_may_have_its_own_sampling_interval_and_another_one_while_al
                 "publishingInterval": 0.05,
                 "keepAlive": 1,
                 "requestTimeout": 4,
+                "queueSize": 10,
                 "tags": tags,
             }
         )

@@ -485,6 +485,13 @@ async def test_a_server_that_looks_more_often_than_it_was_asked_to_is_asked_for_
         assert {item.parameters.QueueSize for item in stack.items.values()} == {7500}
     assert line.reports.found == {}
     assert stack.asked["ModifyMonitoredItems"] == 1
+    again = Group(stack, configured(samplingInterval="0s"))
+    await again.items.restore(load_items(line.sink.positions["items"]))
+    async with again.session():
+        reads = stack.asked["Read"]
+        await until(lambda: stack.asked["Read"] > reads, again.status)
+        await asyncio.sleep(0.05)
+    assert stack.asked["ModifyMonitoredItems"] == 1, "a restart asks for no shorter queues"
 
 
 async def test_a_queue_that_was_asked_for_is_no_problem() -> None:
