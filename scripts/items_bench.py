@@ -298,23 +298,25 @@ async def run(options: argparse.Namespace) -> list[Figures]:
     found = []
     with tempfile.TemporaryDirectory(prefix="sluice-items-") as name:
         build = options.build or await asyncio.to_thread(built, Path(name))
-        async with Site(Path(name), build) as site:
-            for server, measure in (("replay", against_replay), ("open62541", against_open62541)):
-                if server not in options.servers:
-                    continue
-                if server == "open62541" and not (PEERS / "open62541/bin/python").exists():
-                    print("open62541 was not measured: .peers/open62541 is missing; scripts/peers installs it")
-                    continue
+        for server, measure in (("replay", against_replay), ("open62541", against_open62541)):
+            if server not in options.servers:
+                continue
+            if server == "open62541" and not (PEERS / "open62541/bin/python").exists():
+                print("open62541 was not measured: .peers/open62541 is missing; scripts/peers installs it")
+                continue
+            folder = Path(name) / server  # a core of its own: what the one has left shall not meet the other
+            folder.mkdir()
+            async with Site(folder, build) as site:
                 one = await measure(site, options)
-                found.append(one)
-                live = "" if one.live_wait_ms is None else f"; live {one.live_wait_ms:.0f} ms, {one.live_rss_mb:.0f} MB"
-                print(
-                    f"{one.server}: {one.items} items after {one.seconds} s, {one.cpu_s} s of CPU, {one.rss_mb:.0f} MB,"
-                    f" longest wait {one.wait_ms:.0f} ms{live}; back {one.back_s} s after a kill,"
-                    f" longest wait {one.back_wait_ms:.0f} ms; dropped by the server {one.dropped}, lost {one.lost},"
-                    f" over the kill {one.lost_over_kill}",
-                    flush=True,
-                )
+            found.append(one)
+            live = "" if one.live_wait_ms is None else f"; live {one.live_wait_ms:.0f} ms, {one.live_rss_mb:.0f} MB"
+            print(
+                f"{one.server}: {one.items} items after {one.seconds} s, {one.cpu_s} s of CPU, {one.rss_mb:.0f} MB,"
+                f" longest wait {one.wait_ms:.0f} ms{live}; back {one.back_s} s after a kill,"
+                f" longest wait {one.back_wait_ms:.0f} ms; dropped by the server {one.dropped}, lost {one.lost},"
+                f" over the kill {one.lost_over_kill}",
+                flush=True,
+            )
     return found
 
 
