@@ -34,6 +34,7 @@ from opcua_collector.services.session import Session, Subscribed
 from opcua_collector.services.wire import Asking, Monitored
 from opcua_collector.subscriptions import timing
 from opcua_collector.types.typed import Typing
+from sluice import garbage
 from sluice.batch import Series
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ class Items(Nodes[_Item]):
         typings: dict[Any, Typing] = {}  # what many have in common is made once
         kinds: dict[Any, Kind] = {}
         async for some in slices(items.items):
-            with kept.no_garbage_collection():
+            with garbage.paused():
                 for one in some:
                     self._restore(one, typings, kinds)
         self._handles = None

@@ -15,10 +15,8 @@ version 1, which had one subscription, is read as one of now, so that an update 
 
 from __future__ import annotations
 
-import gc
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -28,6 +26,7 @@ from opcua_collector.config import Connection, Tag
 from opcua_collector.plan import OWN
 from opcua_collector.services.session import Asked, Subscribed, Ticket
 from opcua_collector.types.typed import Typing
+from sluice import garbage
 
 SESSION: Final = "session"
 ITEMS: Final = "items"
@@ -172,20 +171,7 @@ def dump_items(subscription: int, reserved: int, rows: Sequence[bytes]) -> bytes
     return head + b",".join(rows) + b"]}"
 
 
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """For what makes very many objects that stay, at once: looking through them all, again and again, takes most of
-    the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@no_garbage_collection()
+@garbage.paused()
 def load_items(data: bytes | None) -> Items | None:
     """The monitored items of an earlier run."""
     try:

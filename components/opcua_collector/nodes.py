@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -110,7 +111,7 @@ N = TypeVar("N", bound=Node)
 T = TypeVar("T")
 
 
-class Nodes(Generic[N]):
+class Nodes(ABC, Generic[N]):
     """The tags of one group of a connection. `names`: client handle -> tag, of all groups of the connection."""
 
     def __init__(
@@ -293,8 +294,9 @@ class Nodes(Generic[N]):
         self._assembler.relabel(item.handle, self._series(name, item))
         return item
 
+    @abstractmethod
     def _new_item(self, handle: int, tag: Tag) -> N:
-        raise NotImplementedError
+        """What stands for a tag that nothing is known of yet."""
 
     def _type(self, item: N, typing: Typing) -> None:
         """How its values are typed by now; the tag's type never changes."""

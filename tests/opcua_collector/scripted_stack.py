@@ -6,6 +6,7 @@ Requests that were encoded by hand are read with asyncua's readers, so they are 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -324,3 +325,11 @@ class Reports:
     def clear(self, scope: str) -> None:
         for path in [p for p in self.found if p == scope or p.startswith(f"{scope}.")]:
             del self.found[path]
+
+
+async def until(condition: Callable[[], Any], state: Callable[[], Any], limit: float = 10.0) -> None:
+    """Wait for it; a failure shows the state."""
+    stop = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < stop, f"not within {limit} s: {state()}"
+        await asyncio.sleep(0.005)

@@ -20,7 +20,8 @@ from sluice.config import load, load_entries
 from sluice.log import Secret
 
 from ..cli.opc_server import URI, Plant, plant
-from .test_connection import Reports, Sink, until
+from .scripted_stack import Reports
+from .test_connection import Sink, until
 
 NODE = f"nsu={URI};s="
 

@@ -33,6 +33,8 @@ from plant.opcua_server import no_garbage_collection
 from sluice.batch import Columns, Sample, SampleBatch
 from sluice.log import Secret
 
+from .scripted_stack import Reports
+
 Server: Any = import_module("asyncua").Server
 ServiceError: Any = import_module("asyncua.common.utils").ServiceError
 URI = "urn:test:plant"
@@ -101,18 +103,6 @@ class Sink:
 
     def of(self, tag: str) -> list[Any]:
         return [sample.value for sample in self.samples if sample.tag == tag]
-
-
-@dataclass
-class Reports:
-    found: dict[str, tuple[str, str, Any]] = field(default_factory=dict)
-
-    def report(self, scope: str, problem: str, remedy: str, value: Any = None) -> None:
-        self.found[scope] = (problem, remedy, value)
-
-    def clear(self, scope: str) -> None:
-        for path in [p for p in self.found if p == scope or p.startswith(f"{scope}.")]:
-            del self.found[path]
 
 
 async def until(condition: Callable[[], Any], state: Callable[[], Any], limit: float = 30.0) -> None:

@@ -15,8 +15,8 @@ from opcua_collector.stack import UaStatusCodeError, ua
 from opcua_collector.values.notifications import Block, Publication
 from sluice.batch import Quality
 
-from .scripted_stack import STRING, T0, Node, Stack
-from .test_items import Group, configured, until
+from .scripted_stack import STRING, T0, Node, Stack, until
+from .test_items import Group, configured
 
 SERVER = datetime(2026, 3, 2, tzinfo=timezone.utc)
 FAST = Subscribed(7, 0.01, 10, 100)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +27,7 @@ from opcua_collector.stack import UaStatusCodeError, ua
 from opcua_collector.values.notifications import Block, Publication
 from sluice.tasks import end
 
-from .scripted_stack import STRING, URI, Node, Reports, Sink, Stack
+from .scripted_stack import STRING, URI, Node, Reports, Sink, Stack, until
 
 STATUS = ua.StatusCodes
 SUBSCRIBED = Subscribed(7, 0.5, 10, 100)
@@ -41,13 +40,6 @@ def node(name: str) -> str:
 def configured(tags: dict[str, Any] | None = None, **settings: Any) -> Connection:
     tags = {name: {"node": node(name)} for name in "AB"} if tags is None else tags
     return Connection.model_validate({"endpoint": "opc.tcp://h:1", "tags": tags, **settings})
-
-
-async def until(condition: Callable[[], Any], state: Callable[[], Any], limit: float = 10.0) -> None:
-    stop = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < stop, f"not within {limit} s: {state()}"
-        await asyncio.sleep(0.005)
 
 
 @dataclass

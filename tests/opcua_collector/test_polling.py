@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -23,7 +22,7 @@ from opcua_collector.stack import UaStatusCodeError, ua
 from sluice.batch import Quality
 from sluice.tasks import end
 
-from .scripted_stack import T0, URI, Node, Reports, Sink, Stack
+from .scripted_stack import T0, URI, Node, Reports, Sink, Stack, until
 
 STATUS = ua.StatusCodes
 
@@ -36,13 +35,6 @@ def configured(*names: str, **settings: Any) -> Connection:
     tags = {name: {"node": node(name)} for name in names or ("A", "B")}
     asked = {"mode": "poll", "pollInterval": "50ms", **settings}
     return Connection.model_validate({"endpoint": "opc.tcp://h:1", "tags": tags, **asked})
-
-
-async def until(condition: Callable[[], Any], state: Callable[[], Any], limit: float = 10.0) -> None:
-    stop = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < stop, f"not within {limit} s: {state()}"
-        await asyncio.sleep(0.005)
 
 
 @dataclass
