@@ -1,0 +1,1 @@
+"""Which points there are: looked up, kept, looked up again."""

@@ -1,0 +1,1 @@
+"""Reading the archive: gaps, polls, reconciliation, ranges that somebody asked for."""

@@ -1,0 +1,1 @@
+"""Timed values as PI Web API writes them, into columns and qualities."""
