@@ -167,7 +167,7 @@ class Report:
 
 
 def reconcile(
-    log: Path,
+    log: Path | Sequence[Path],
     deliveries: Mapping[str, Iterable[Delivered]],
     *,
     assets: Collection[str] = (DEFAULT_ASSET,),
@@ -176,10 +176,10 @@ def reconcile(
     appends: Iterable[tuple[int, int, bytes]] | None = None,
     files: Collection[str] = ("s3",),
 ) -> Report:
-    """Compare a plant's log with what each destination received.
+    """Compare a plant's log, or those of several plants, with what each destination received.
 
     Args:
-        log: the plant's own log.
+        log: the plant's own log; of several, no two may have a tag of the same name.
         deliveries: by destination, what it received, in any order.
         assets: asset paths that a destination puts before the tag (`{asset}/{tag}`), taken off again.
         repeats_dropped_by_id: destinations whose readers drop repeats by record id.
@@ -191,7 +191,7 @@ def reconcile(
     Raises:
         plant.log.LogError: the log is not one.
     """
-    produced = _Produced.read(log)
+    produced = _Produced.read([log] if isinstance(log, Path) else log)
     excluded = {tag: (reason, len(produced.samples(tag))) for tag, reason in (exclude or {}).items()}
     prefixes = tuple(f"{asset.rstrip('/')}/" for asset in assets if asset)
     destinations: dict[str, Destination] = {}
@@ -229,22 +229,31 @@ class _Produced:
         self._texts: dict[str, str] = {}
 
     @classmethod
-    def read(cls, path: Path) -> _Produced:
+    def read(cls, paths: Sequence[Path]) -> _Produced:
         produced = cls()
-        rows = 0
+        # Each to its end, whatever the others have: a list, for all() would stop at the first that was not ended.
+        produced.ended = all([produced._read(path) for path in paths])
+        return produced
+
+    def _read(self, path: Path) -> bool:
+        """Whether the log was ended."""
+        rows, before, ended, of_others = 0, len(self.tag), False, set(self.tags)
         for line in read_log(path):
             if isinstance(line, EndMark):
-                if (line.rows, line.samples) != (rows, len(produced.tag)):
+                samples = len(self.tag) - before
+                if (line.rows, line.samples) != (rows, samples):
                     raise LogError(
                         f"{path}: the end mark says {line.rows} rows and {line.samples} samples, "
-                        f"the log has {rows} and {len(produced.tag)}: the log is damaged"
+                        f"the log has {rows} and {samples}: the log is damaged"
                     )
-                produced.ended = True
+                ended = True
                 continue
             rows += 1
             for tag, value in line.values.items():
-                produced._add(tag, line.time_ns, line.row, value, line.statuses.get(tag, 0), path)
-        return produced
+                if tag in of_others:
+                    raise LogError(f"{path}: row {line.row}: {tag} is also in the log of another plant")
+                self._add(tag, line.time_ns, line.row, value, line.statuses.get(tag, 0), path)
+        return ended
 
     def _add(self, tag: str, time_ns: int, row: int, value: Value, status: int, path: Path) -> None:
         index = self.tags.get(tag)

@@ -301,3 +301,29 @@ def test_a_sample_costs_little_memory_however_many_there_are(tmp_path: Path) -> 
         tracemalloc.stop()
     assert report.balances
     assert peak / (rows * len(tags)) < 300
+
+
+def test_the_logs_of_several_plants_are_judged_together(tmp_path: Path) -> None:
+    first = write(tmp_path / "one", [{"A": (1.0, 0)}, {"A": (2.0, 0)}])
+    second = write(tmp_path / "two", [{"B": (3.0, 0)}])
+    received = [Delivered(*sample) for sample in [*second, *first]]
+    report = reconcile([tmp_path / "one", tmp_path / "two"], {"s3": received})
+    assert (report.produced, report.balances) == (3, True)
+    lost = reconcile([tmp_path / "one", tmp_path / "two"], {"s3": received[1:]}).destinations["s3"]
+    assert lost.lost == 1
+    assert lost.first_lost is not None
+    assert lost.first_lost.tag == "B"
+
+
+def test_several_logs_are_ended_when_each_is(tmp_path: Path) -> None:
+    write(tmp_path / "one", [{"A": (1.0, 0)}], end=False)
+    write(tmp_path / "two", [{"B": (1.0, 0)}])
+    assert not reconcile([tmp_path / "one", tmp_path / "two"], {}).ended
+    assert not reconcile([tmp_path / "two", tmp_path / "one"], {}).ended
+
+
+def test_two_plants_with_a_tag_of_the_same_name_cannot_be_told_apart(tmp_path: Path) -> None:
+    write(tmp_path / "one", [{"A": (1.0, 0)}])
+    write(tmp_path / "two", [{"A": (1.0, 0)}])
+    with pytest.raises(LogError, match="also in the log of another plant"):
+        reconcile([tmp_path / "one", tmp_path / "two"], {})
