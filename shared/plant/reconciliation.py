@@ -231,8 +231,8 @@ class _Produced:
     @classmethod
     def read(cls, paths: Sequence[Path]) -> _Produced:
         produced = cls()
-        # Each to its end, whatever the others have: a list, for all() would stop at the first that was not ended.
-        produced.ended = all([produced._read(path) for path in paths])
+        ended = [produced._read(path) for path in paths]  # each to its end, whatever the others have
+        produced.ended = all(ended)
         return produced
 
     def _read(self, path: Path) -> bool:
