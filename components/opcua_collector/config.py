@@ -157,10 +157,6 @@ class PackageTag(Tag):
     setting: ClassVar[str] = "tagsPackage"
 
 
-TAG_TABLES: Final[tuple[type[Tag], ...]] = (FileTag, PackageTag)
-"""The tags that come from tables, in the order in which a tag that several have is taken."""
-
-
 class Select(Settings):
     """A filter: every variable of the server that it fits becomes a tag, named by its path."""
 

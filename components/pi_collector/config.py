@@ -146,10 +146,6 @@ class PackageTag(Tag):
     setting: ClassVar[str] = "tagsPackage"
 
 
-TAG_TABLES: Final[tuple[type[Tag], ...]] = (FileTag, PackageTag)
-"""The tags that come from tables, in the order in which a tag that several have is taken."""
-
-
 class Select(Settings):
     """A search: every point of the data server that it finds becomes a tag with the point's name."""
 

@@ -79,7 +79,7 @@ T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
-COMMANDS = ("status", "backfill", "forget", "explain", "browse", "read")
+COMMANDS = ("status", "backfill", "forget", "explain", "browse", "read", "refresh")
 """Every command that a component of the suite has."""
 _LONGEST_LABEL = 256
 _MOST = 1_000
