@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given
 
 from opcua_collector import explain
-from opcua_collector.commands import Backfill, Commands, Forget, matching
+from opcua_collector.commands import Commands
 from opcua_collector.config import Configuration, Tag
 from opcua_collector.config import Connection as Settings
 from opcua_collector.history.requested import Request
 from sluice.command import Call, Channel, CommandError, Origin, Reply, State
 from sluice.config import load_entries
 from sluice.status import Connection as State_
+from sluice.tag_commands import Backfill, Forget, matching
 
 SECOND = 10**9
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -214,7 +215,7 @@ def begun(commands: Commands, told: list[tuple[float, Any]], **arguments: Any) -
 
 
 async def test_it_tells_how_far_it_is_and_what_came_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opcua_collector.commands._LOOK", 0.001)
+    monkeypatch.setattr("sluice.tag_commands._LOOK", 0.001)
     line = Line({"T1": "", "T2": ""})
     _, commands = channel(line1=line)
     told: list[tuple[float, Any]] = []
@@ -235,7 +236,7 @@ async def test_nothing_at_all_is_a_failure_that_says_why() -> None:
 
 
 async def test_a_connection_that_goes_away_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opcua_collector.commands._LOOK", 0.001)
+    monkeypatch.setattr("sluice.tag_commands._LOOK", 0.001)
     lines = {"line1": Line({"T1": ""})}
     commands = Commands(lambda: lines, lambda: None)  # type: ignore[arg-type, return-value]
     running = asyncio.ensure_future(begun(commands, [], **HOUR))
