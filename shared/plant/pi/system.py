@@ -26,6 +26,9 @@ AHEAD_NS: Final = 600 * 1_000_000_000
 
 PointChange = Literal["added", "renamed", "changed", "removed"]
 
+_FREE: Final = frozenset(
+    ("unit", "descriptor", "source", "zero", "span", "display_digits", "visible_to", "readers", "point_class")
+)
 _REMEMBERED = 50_000  # web ids, so that one that is asked for again and again is read once
 
 
@@ -57,6 +60,7 @@ class PiSystem:
         self._points: dict[int, PiPoint] = {}
         self._by_name: dict[str, PiPoint] = {}
         self._by_web_id: dict[str, PiPoint] = {}
+        self._sorted: list[PiPoint] | None = None
         self._next = 1
 
     @property
@@ -74,7 +78,9 @@ class PiSystem:
 
     def __iter__(self) -> Iterator[PiPoint]:
         """All points, by name."""
-        return iter([self._by_name[name] for name in sorted(self._by_name)])
+        if self._sorted is None:
+            self._sorted = [self._by_name[name] for name in sorted(self._by_name)]
+        return iter(self._sorted)
 
     # ---- points
 
@@ -115,19 +121,8 @@ class PiSystem:
 
         Raises TypeError for one that decides how events are kept; such a point is recreated.
         """
-        kept = {
-            "unit",
-            "descriptor",
-            "source",
-            "zero",
-            "span",
-            "display_digits",
-            "visible_to",
-            "readers",
-            "point_class",
-        }
-        if not kept.issuperset(attributes):
-            raise TypeError(f"{', '.join(sorted(set(attributes) - kept))}: remove the point and add another")
+        if not _FREE.issuperset(attributes):
+            raise TypeError(f"{', '.join(sorted(set(attributes) - _FREE))}: remove the point and add another")
         point.definition = replace(point.definition, **attributes)  # type: ignore[arg-type] # names were looked at
         self._told(point, "changed")
 
@@ -237,6 +232,7 @@ class PiSystem:
 
     def _told(self, point: PiPoint, change: PointChange) -> None:
         self._by_web_id.clear()
+        self._sorted = None
         for listener in self.point_listeners:
             listener(point, change)
 

@@ -104,7 +104,7 @@ class WebId:
         return cls(kind, marker, tuple(ids), path, text[4:first])
 
     def encode(self, kind: Kind | None = None) -> str:
-        """This thing as a web id of that kind, its own when None; ids and path have to be known as far as it has them."""
+        """This thing as a web id of that kind, its own when None. Raises WebIdError when ids or the path are not known."""
         kind = kind or self.kind
         layout = LAYOUTS[self.marker]
         wanted = len(_lengths(kind, layout))
