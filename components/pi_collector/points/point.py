@@ -11,6 +11,8 @@ NUMBERS: Final = frozenset({"Float16", "Float32", "Float64"})
 INTEGERS: Final = frozenset({"Int16", "Int32"})
 DIGITAL: Final = "Digital"
 TEXTS: Final = frozenset({"String", "Timestamp"})
+BLOB: Final = "Blob"
+"""Bytes without a meaning that anybody told us: not collected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,7 @@ class Point:
     """A PI point, as it was when it was looked up."""
 
     web_id: str
-    """How it is named in requests (IDOnly where the server knows that); opaque, and another one after it was recreated."""
+    """How it is named in requests (IDOnly where the server knows that); opaque, and another one when it is recreated."""
     server: str
     """Name of its data server."""
     id: int
