@@ -1,4 +1,4 @@
-"""Which part of the archive is looked at again, and when: values that came late, were edited, or were lost unseen. Pure.
+"""Which part of the archive is looked at again, and when: values that came late, were edited or lost unseen. Pure.
 
 Every stream has a turn once in `every` seconds: what the archive holds of its last `window` is read, and what was
 handed on before is dropped by the tail. Streams of the same setting are read many at a time, in slices that are spread

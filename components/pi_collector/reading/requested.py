@@ -64,7 +64,7 @@ class Request:
     names: tuple[str, ...]
     """The tags; empty when it is over, as are the columns."""
     at: NDArray[np.int64]
-    """Of each tag: values up to this time have been handed on."""
+    """Of each tag: values up to this time have been handed on; always just before a tick."""
     open: NDArray[np.bool_]
     """Of each tag: it is not done."""
     number: int
@@ -135,7 +135,7 @@ class Requested:
             until,
             len(names),
             names,
-            np.full(len(names), first - 1, np.int64),
+            np.full(len(names), _before_tick(first), np.int64),
             np.ones(len(names), np.bool_),
             self._numbers,
         )
@@ -194,8 +194,7 @@ class Requested:
             handles.append(handle)
         if not places:
             return None
-        starts = -(-(request.at[places] + 1) // TICK) * TICK
-        piece = Piece(Kind.REQUESTED, np.array(handles, np.int32), starts, stop)
+        piece = Piece(Kind.REQUESTED, np.array(handles, np.int32), request.at[places] + 1, stop)
         for place, handle in zip(places, handles, strict=True):
             self._busy[handle] = request, place, piece
         return piece
@@ -208,6 +207,9 @@ class Requested:
             if self._due.get(place, now) > now:
                 continue
             tag = request.names[place]
+            if request.at[place] >= request.until - 1:
+                request.open[place] = False
+                continue
             handle, why = self._handle_of(tag), self._past_of(tag)
             if why:
                 self._leave_out(request, place, why)
@@ -234,7 +236,7 @@ class Requested:
         for handle, to in zip(handles.tolist(), upto.tolist(), strict=True):
             if (found := self._busy.get(handle)) is not None and found[2] is piece:
                 request, place, _ = found
-                request.at[place] = max(int(request.at[place]), min(to, piece.stop))
+                request.at[place] = max(int(request.at[place]), _after_tick(min(to, piece.stop)))
                 self._failed.pop(place, None)
         if request is not None:
             request.values += values
@@ -243,8 +245,8 @@ class Requested:
         """The piece has been read to its end."""
         for request, place in self._release(piece, piece.streams):
             self._due.pop(place, None)
-            request.at[place] = max(int(request.at[place]), piece.stop)
-            request.open[place] &= piece.stop < request.until - 1
+            request.at[place] = max(int(request.at[place]), _after_tick(piece.stop))
+            request.open[place] = request.at[place] < request.until - 1
 
     def failed(self, piece: Piece, handles: NDArray[np.int32], why: str, due: float) -> None:
         """These streams of the piece were not read to its end; not before `due` again, and not for ever."""
@@ -338,6 +340,16 @@ class Requested:
         if request is None:
             return {}
         return {"requests": self.waiting, "tags": int(request.open.sum()), "progress": round(request.progress, 3)}
+
+
+def _before_tick(time: int) -> int:
+    """The end of all that lies before the first tick from `time` on."""
+    return -(-time // TICK) * TICK - 1
+
+
+def _after_tick(time: int) -> int:
+    """The end of the tick that `time` is in: values stand at its beginning."""
+    return time // TICK * TICK + TICK - 1
 
 
 def _request(row: Any, plain: bytes, place: int, position: Callable[[str], bytes | None]) -> tuple[Request, int]:
