@@ -20,7 +20,7 @@ class Point:
     """A PI point, as it was when it was looked up."""
 
     web_id: str
-    """How it is named in requests (IDOnly where the server knows that); opaque, and another one when it is recreated."""
+    """How it is named in requests (IDOnly where the server knows that); opaque, and another one once recreated."""
     server: str
     """Name of its data server."""
     id: int
