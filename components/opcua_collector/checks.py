@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from opcua_collector.config import PASSWORD_IN_THE_OPEN, TRIED_AGAIN, Configuration, Connection
-from opcua_collector.tags import Selection, select, sources
+from opcua_collector.tags import TABLES, Selection, select
 from sluice.config import Problem
 from sluice.problem import render
 
@@ -33,11 +33,7 @@ def selections(config: Configuration, directory: Path) -> dict[str, Selection]:
     """The tags of every connection, those of the tables that can be seen from here included."""
     found = {}
     for name, connection in config.connections.items():
-        elsewhere = {
-            {"tagsFile": "tags_file", "tagsPackage": "tags_package"}[source.setting]: ""
-            for source in sources(connection, directory)
-            if (source.setting == "tagsPackage" or source.value.startswith("/")) and not source.path.exists()
-        }
+        elsewhere = TABLES.absent(connection, directory)
         selection = select(name, connection.model_copy(update=elsewhere), directory)
         found[name] = replace(
             selection,

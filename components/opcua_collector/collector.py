@@ -7,25 +7,27 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from opcua_collector import checks
 from opcua_collector.address_space.discovery import Discovery, forget_spaces
 from opcua_collector.commands import Commands
-from opcua_collector.config import Configuration
+from opcua_collector.config import Configuration, Tag
 from opcua_collector.config import Connection as ConnectionSettings
 from opcua_collector.connection import Connection
 from opcua_collector.problems import TroubleError
 from opcua_collector.security.policy import needs_trust
 from opcua_collector.services.connecting import Identity
-from opcua_collector.tags import Selection, Stamp, forget, forget_others, select, stamps
+from opcua_collector.tags import forget, forget_others, select, stamps
 from sluice.command import Command
 from sluice.component import Component, Context
 from sluice.config import Changes, Problem
 from sluice.log import Secret
 from sluice.secrets import SecretError
 from sluice.streams import Outlets
+from sluice.table_watch import LOOK, TableWatch
 from sluice.tasks import end
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,6 @@ _OUTBOX: Final = "outbox"
 _SPACE: Final = "space"
 _LAST_COMMIT: Final = 2.0  # seconds at the end for what is in hand
 _PREPARE: Final = 3600.0  # seconds between looks whether our certificate comes near its end
-_LOOK: Final = 2.0  # seconds between looks whether a tag table has changed; twice the same, and it is complete
 
 
 @dataclass(slots=True)
@@ -44,7 +45,6 @@ class _Running:
     connection: Connection
     discovery: Discovery
     task: asyncio.Task[None]
-    selection: Selection
 
 
 class OpcUaCollector(Component[Configuration]):
@@ -60,6 +60,10 @@ class OpcUaCollector(Component[Configuration]):
         self._running: dict[str, _Running] = {}
         self._outlets: Outlets | None = None
         self._changing = asyncio.Lock()
+        directory = context.work_dir
+        self._tables: TableWatch[ConnectionSettings, Tag] = TableWatch(
+            partial(select, directory=directory, keep=True), partial(stamps, directory=directory), context.problems
+        )
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self, config: Configuration) -> None:
@@ -111,7 +115,7 @@ class OpcUaCollector(Component[Configuration]):
         self._identity.own.serve([name for name, one in config.connections.items() if needs_trust(one.security)])
 
     async def _open(self, outlets: Outlets, name: str, settings: ConnectionSettings) -> None:
-        selection = await self._select(name, settings)
+        selection = await self._tables.read(name, settings)
         connection = Connection(
             name,
             settings,
@@ -132,11 +136,12 @@ class OpcUaCollector(Component[Configuration]):
         connection.beside.append(discovery.run)
         await discovery.restore()
         task = asyncio.create_task(connection.run(), name=f"connection {name}")
-        self._running[name] = _Running(settings, connection, discovery, task, selection)
+        self._running[name] = _Running(settings, connection, discovery, task)
 
     async def _close(self, outlets: Outlets, name: str) -> None:
         """The connection is gone from the configuration: it says goodbye, and what is kept of it is still delivered."""
         running = self._running.pop(name)
+        self._tables.forget(name)
         self.context.problems.clear(f"connections.{name}")
         running.connection.leave()
         await end(running.task)
@@ -147,42 +152,27 @@ class OpcUaCollector(Component[Configuration]):
 
     # --- tags ---
 
-    async def _select(self, name: str, settings: ConnectionSettings) -> Selection:
-        """The connection's tags; what is wrong with its tables is reported."""
-        selection = await asyncio.to_thread(select, name, settings, self.context.work_dir, keep=True)
-        running = self._running.get(name)
-        paths = {problem.path for problem in selection.problems}
-        for problem in running.selection.problems if running is not None else ():
-            if problem.path not in paths:
-                self.context.problems.clear(problem.path)
-        for problem in selection.problems:
-            self.context.problems.report(
-                problem.path, problem.problem, problem.remedy, problem.value, effect=problem.effect
-            )
-        for warning in selection.warnings:
-            logger.warning("%s", warning)
-        return selection
-
     async def _reselect(self, name: str, settings: ConnectionSettings) -> None:
         """The connection goes over to these settings, and to its tags as they are now; the others flow on."""
         running = self._running[name]
         running.settings = settings
-        running.selection = await self._select(name, settings)
-        running.connection.reconfigure(settings, running.selection.tags)
+        selection = await self._tables.read(name, settings)
+        running.connection.reconfigure(settings, selection.tags)
         await running.discovery.apply(settings)
 
     async def _watch_tables(self) -> None:
         """Applies tag tables that change, come or go."""
-        before: dict[str, tuple[Stamp, ...]] = {}
         clock = asyncio.get_running_loop().time
         prepared = clock()
         while True:
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(LOOK)
             if clock() - prepared >= _PREPARE:
                 prepared = clock()
                 await self._prepare()
-            for name in list(self._running):
-                await self._look(name, before)
+            await self._tables.look(self._again, self._changing)
+
+    async def _again(self, name: str) -> None:
+        await self._reselect(name, self._running[name].settings)
 
     async def _prepare(self) -> None:
         """The certificate that follows ours, in time for the servers to be told of it, though no session begins."""
@@ -190,24 +180,6 @@ class OpcUaCollector(Component[Configuration]):
             await asyncio.to_thread(self._identity.own.prepare, datetime.now(timezone.utc))
         except (TroubleError, OSError) as error:
             logger.warning("Our next certificate cannot be made: %s; it is tried again", error)
-
-    async def _look(self, name: str, before: dict[str, tuple[Stamp, ...]]) -> None:
-        """Apply the connection's tables if they have changed, and are as they were at the last look (`before`)."""
-        async with self._changing:
-            running = self._running.get(name)
-            if running is None:
-                return
-            now = await asyncio.to_thread(stamps, running.settings, self.context.work_dir)
-            if now == running.selection.stamps:
-                before.pop(name, None)
-            elif before.get(name) != now:
-                before[name] = now
-            else:
-                logger.info("Connection %s: its tag tables have changed", name)
-                try:
-                    await self._reselect(name, running.settings)
-                except Exception:  # whatever it is, others go on, and it is looked at again
-                    logger.exception("Connection %s: its tag tables could not be applied; it is tried again", name)
 
     async def _credentials(self, settings: ConnectionSettings) -> Secret | None:
         """The user's password, or the private key of the user's certificate, as it is now. Raises TroubleError."""

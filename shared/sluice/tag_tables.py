@@ -190,6 +190,15 @@ class TagTables(Generic[T]):
         problems += _strangers(name, connection)
         return Selection(found, tuple(problems), tuple(warnings), tuple(seen))
 
+    def absent(self, connection: Collecting[T], directory: Path) -> dict[str, str]:
+        """What to leave out of the connection's settings where it is only looked at: tables that only the device can
+        have, by an absolute path or as a tag package, and that do not happen to be here too."""
+        return {
+            {"tagsFile": "tags_file", "tagsPackage": "tags_package"}[source.setting]: ""
+            for source in self.sources(connection, directory)
+            if (source.setting == "tagsPackage" or source.value.startswith("/")) and not source.path.exists()
+        }
+
     def forget(self, name: str, directory: Path) -> None:
         """Delete what is kept of the tables of a connection that is gone."""
         for model in (self.file, self.package):
