@@ -1,0 +1,463 @@
+"""From what the server sends to the outlet: each value once, of the qualities that are wanted, with what is read of it.
+
+Theory of operation
+-------------------
+*One call, one transaction.* `hand_on` does everything at once, in the order of the calls: it asks the tail which values
+are new, moves coverage, takes the journal of both, and submits samples and journal together. So what is kept is never
+ahead of the samples. Its future is done when all of it is durable.
+
+*What moves without samples is noted every second*, coverage of quiet streams above all, unless samples take it along
+before: what a crash takes of it is read again, and the tail drops it.
+
+*The gate does not stop coverage.* A value of a quality that is not wanted is known to the tail and counted as filtered;
+it does not come again.
+
+*When storing fails*, because the outbox is closed or has refused a transaction, what the state knows is ahead of what is
+kept, and no later journal may become durable. The intake is `broken` from then on: it takes nothing, notes nothing, and
+every call raises StoreError. The connection then begins anew, as after a crash, with a state that it loads from the
+outlet's positions, which are those that were stored, and a new intake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pi_collector.config import Connection, Gate
+from pi_collector.points.point import Stream
+from pi_collector.values.decode import Decoded
+from pi_collector.values.timed import Timed
+from pi_collector.values.typing import TYPES, Typings
+from sluice.columns import Columns, Quality, Series, ValueType
+
+logger = logging.getLogger(__name__)
+
+BULK_IMPORT: Final = (("route", "bulk-import"),)
+"""Context of samples that are too old for where live ones go."""
+AGED_NS: Final = 7 * 86400 * 10**9
+"""From this age on they are: AWS IoT SiteWise takes no older ones."""
+MOST_BYTES: Final = 8 * 2**20
+MOST_SUBMITS: Final = 200
+"""More than either that is not durable yet is too much: whoever reads waits."""
+NOTED_WITHIN: Final = 1.0
+_SAMPLE_BYTES: Final = 48  # of a sample in memory, apart from its text
+_TOLD: Final = 200  # characters of a malformed value's description
+_WORST: Final[Mapping[Gate, Quality]] = {
+    "all": Quality.BAD,
+    "good-and-uncertain": Quality.UNCERTAIN,
+    "good": Quality.GOOD,
+}
+
+
+class StoreError(Exception):
+    """What was handed on could not be stored: nothing more is taken until the connection has begun anew."""
+
+
+class State(Protocol):
+    """What the intake needs of `coverage.state.State`."""
+
+    def fresh(self, timed: Timed) -> NDArray[np.bool_]:
+        """Rows not handed on before; they count as handed on from now on."""
+
+    def advance(self, handles: NDArray[np.int32], upto: NDArray[np.int64]) -> None:
+        """Read completely up to there."""
+
+    def journal(self) -> Mapping[str, bytes | None]:
+        """Positions for the transaction of all that happened since the last call."""
+
+    def checkpoint(self) -> Mapping[str, bytes | None]:
+        """The same, with all journals folded."""
+
+    def due(self, now_mono: float) -> bool:
+        """Whether it is time for a checkpoint."""
+
+
+class Outlet(Protocol):
+    """Where samples go: `sluice.streams.Outlet`."""
+
+    @property
+    def full(self) -> bool:
+        """The outbox is full: this source should pause."""
+
+    def submit(
+        self,
+        columns: Sequence[Columns],
+        *,
+        positions: Mapping[str, bytes | None] = ...,
+        filtered: int = 0,
+        undelivered: int = 0,
+    ) -> Awaitable[None]:
+        """Take over samples and positions in one transaction, in the order of the calls; ends when it is durable."""
+
+    def submit_backfill(
+        self, columns: Sequence[Columns], *, positions: Mapping[str, bytes | None] = ..., filtered: int = 0
+    ) -> Awaitable[None]:
+        """The same for samples of the past."""
+
+    def submit_events(
+        self, events: Sequence[Mapping[str, Any]], *, positions: Mapping[str, bytes | None] = ...
+    ) -> Awaitable[None]:
+        """The same for events."""
+
+    def note(self, positions: Mapping[str, bytes | None]) -> Awaitable[None]:
+        """Positions alone; None deletes one."""
+
+
+class Intake:
+    """Takes over a connection's values. `clock`: our own, ns since 1970, for the age of samples."""
+
+    def __init__(
+        self,
+        connection: str,
+        outlet: Outlet,
+        state: State,
+        settings: Connection,
+        *,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.typings = Typings()
+        self.broken: StoreError | None = None
+        """Why nothing is taken any more."""
+        self.latest = 0.0
+        """When something new came last, wall clock."""
+        self._connection = connection
+        self._outlet = outlet
+        self._state = state
+        self._settings = settings
+        self._clock = clock
+        self._streams: dict[int, Stream] = {}
+        self._series: dict[int, Series] = {}
+        self._aged: dict[int, Series] = {}
+        self._worst: NDArray[np.uint8] = np.zeros(64, np.uint8)
+        self._counts: Counter[str] = Counter()
+        self._rejected: Counter[str] = Counter()
+        self._undelivered = 0
+        self._trouble = ""
+        self._bytes = 0
+        self._submits: set[asyncio.Future[None]] = set()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    # --- streams ---
+
+    def apply(self, settings: Connection) -> None:
+        """Other settings, for streams that are fixed from now on."""
+        self._settings = settings
+
+    def fix(self, stream: Stream) -> str:
+        """Values of the stream are taken from now on, so. What keeps it from being collected, or ""."""
+        trouble = self.typings.fix(stream, self._settings)
+        handle = stream.handle
+        if trouble:
+            self.forget(handle)
+            return trouble
+        self._streams[handle] = stream
+        self._series[handle] = Series(stream.tag, stream.asset, stream.unit)
+        self._aged.pop(handle, None)
+        if handle >= len(self._worst):
+            grown = np.zeros(max(handle + 1, 2 * len(self._worst)), np.uint8)
+            grown[: len(self._worst)] = self._worst
+            self._worst = grown
+        self._worst[handle] = _WORST[stream.plan.gate]
+        self._note_soon()
+        return ""
+
+    def forget(self, handle: int) -> None:
+        """No stream has this handle any more; what still comes of it is dropped and counted."""
+        self.typings.forget(handle)
+        for known in (self._streams, self._series, self._aged):
+            known.pop(handle, None)
+
+    def name(self, handle: int) -> str:
+        """The tag of a stream, "" for one that is not collected any more."""
+        stream = self._streams.get(handle)
+        return "" if stream is None else stream.tag
+
+    # --- values ---
+
+    def count(self, decoded: Decoded) -> None:
+        """Note what an answer held beside values that are handed on."""
+        counts = self._counts
+        counts["unknown"] += decoded.unknown
+        counts["dropped_states"] += decoded.dropped
+        counts["deleted"] += len(decoded.deleted)
+        counts["malformed"] += decoded.malformed
+        self._undelivered += decoded.malformed
+        if decoded.trouble:
+            self._trouble = decoded.trouble[:_TOLD]
+            logger.warning(
+                "Connection %s: %d values cannot be read and are left out; the first: %s",
+                self._connection,
+                decoded.malformed,
+                self._trouble,
+            )
+
+    def hand_on(
+        self,
+        timed: Timed,
+        *,
+        live: bool,
+        advances: tuple[NDArray[np.int32], NDArray[np.int64]] | None = None,
+        fresh: bool = True,
+    ) -> Awaitable[None]:
+        """Take over values; what the future says is durable when it is done. Raises StoreError, as the future does.
+
+        live: into the live stream, else into that of the past. advances: streams, and up to when (ns, inclusive) they
+        are read completely with these values. fresh False: also what was handed on before.
+
+        Where nothing is new the future is done at once, and what moved is noted within a second.
+        """
+        self._refuse_if_broken()
+        self._note_soon()
+        try:
+            return self._hand_on(timed, live, advances, fresh)
+        except Exception as error:
+            # Half done: the tail may know what was not submitted.
+            self._break(error)
+            logger.exception("Connection %s: %d values could not be handed on", self._connection, len(timed))
+            raise StoreError(str(self.broken)) from error
+
+    def _hand_on(
+        self,
+        timed: Timed,
+        live: bool,
+        advances: tuple[NDArray[np.int32], NDArray[np.int64]] | None,
+        fresh: bool,
+    ) -> asyncio.Future[None]:
+        self._counts["received"] += len(timed)
+        known = self.typings.knows(timed.stream)
+        if not known.all():
+            self._counts["unknown"] += int(np.count_nonzero(~known))
+            timed = timed.take(known)
+        if fresh and len(timed):
+            new = self._state.fresh(timed)
+            if not new.all():
+                self._counts["repeated"] += int(np.count_nonzero(~new))
+                timed = timed.take(new)
+        if advances is not None:
+            self._state.advance(*advances)
+        undelivered = self._undelivered if live else 0
+        if not len(timed) and not undelivered:
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            done.set_result(None)
+            return done
+        if len(timed):
+            self.latest = time.time()
+        passed, filtered = self._passed(timed)
+        columns = self._columns(passed)
+        if live:
+            self._undelivered = 0
+            submitted = self._outlet.submit(
+                columns, positions=self._positions(), filtered=filtered, undelivered=undelivered
+            )
+        else:
+            submitted = self._outlet.submit_backfill(columns, positions=self._positions(), filtered=filtered)
+        return self._kept(submitted, _size(passed))
+
+    def _passed(self, timed: Timed) -> tuple[Timed, int]:
+        """Those of a quality that is wanted, and how many are not."""
+        if timed.quality is None:
+            return timed, 0
+        passed = timed.quality <= self._worst[timed.stream]
+        if passed.all():
+            return timed, 0
+        handles, counts = np.unique(timed.stream[~passed], return_counts=True)
+        for handle, count in zip(handles.tolist(), counts.tolist(), strict=True):
+            self._rejected[self._streams[handle].plan.group] += count
+        return timed.take(passed), int(counts.sum())
+
+    def _columns(self, timed: Timed) -> list[Columns]:
+        """Columns by type, in the order of the values."""
+        if not len(timed):
+            return []
+        aged = timed.time < self._clock() - AGED_NS
+        of_type = self.typings.type[timed.stream]
+        found = []
+        for place in np.unique(of_type).tolist():
+            rows = np.flatnonzero(of_type == place)
+            found.append(self._columns_of(TYPES[place], timed.take(rows), aged[rows]))
+        return found
+
+    def _columns_of(self, of: ValueType, timed: Timed, aged: NDArray[np.bool_]) -> Columns:
+        codes, s = np.unique(timed.stream.astype(np.int64) * 2 + aged, return_inverse=True)
+        null = None
+        value: NDArray[Any] = timed.number
+        if of is ValueType.STRING:
+            value = np.full(len(timed), None, object) if timed.text is None else timed.text
+        elif of is ValueType.INTEGER:
+            missing = np.isnan(timed.number)
+            null = missing if missing.any() else None
+            value = np.where(missing, 0, timed.number).astype(np.int64)
+        return Columns(
+            type=of,
+            series=tuple([self._series_of(code >> 1, code & 1 == 1) for code in codes.tolist()]),
+            s=s.astype(np.int32),
+            t=timed.time,
+            value=value,
+            quality=timed.quality,
+            status=timed.status,
+            words=timed.words,
+            null=null,
+        )
+
+    def _series_of(self, handle: int, aged: bool) -> Series:
+        series = self._series[handle]
+        if not aged:
+            return series
+        found = self._aged.get(handle)
+        if found is None:
+            found = self._aged[handle] = Series(series.tag, series.asset, series.unit, extra=BULK_IMPORT)
+        return found
+
+    # --- what is durable ---
+
+    @property
+    def behind(self) -> int:
+        """Bytes that are submitted and not durable yet, about."""
+        return self._bytes
+
+    @property
+    def crowded(self) -> bool:
+        """So much is not durable yet that whoever reads should wait: `room`."""
+        return self._bytes > MOST_BYTES or len(self._submits) > MOST_SUBMITS
+
+    async def room(self) -> None:
+        """Wait until it is not crowded. Raises StoreError."""
+        await self._room.wait()
+        self._refuse_if_broken()
+
+    @property
+    def full(self) -> bool:
+        """The outbox is full: transports and readers pause, and PI keeps what is to come."""
+        return self._outlet.full
+
+    def _positions(self) -> Mapping[str, bytes | None]:
+        state = self._state
+        return state.checkpoint() if state.due(time.monotonic()) else state.journal()
+
+    def checkpoint(self) -> Awaitable[None]:
+        """Note the whole state as it is now. Raises StoreError, as the future does."""
+        self._refuse_if_broken()
+        return self._kept(self._outlet.note(self._state.checkpoint()), 0)
+
+    def close(self) -> None:
+        """Note nothing by itself any more."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _note_soon(self) -> None:
+        """Note what moves, from now on every second."""
+        if self._timer is None and not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(NOTED_WITHIN, self._note)
+
+    def _note(self) -> None:
+        self._timer = None
+        if self.broken is not None:
+            return
+        self._note_soon()
+        try:
+            positions = self._positions()
+            if positions:
+                self._kept(self._outlet.note(positions), 0)
+        except Exception as error:
+            self._break(error)
+            logger.exception("Connection %s: what is read could not be noted", self._connection)
+
+    def _kept(self, submitted: Awaitable[None], size: int) -> asyncio.Future[None]:
+        """The outlet's future, with StoreError for what it raises."""
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future = asyncio.ensure_future(submitted)
+        self._bytes += size
+        self._submits.add(future)
+        if self.crowded:
+            self._room.clear()
+        future.add_done_callback(lambda done: self._stored(done, durable, size))
+        return durable
+
+    def _stored(self, done: asyncio.Future[None], durable: asyncio.Future[None], size: int) -> None:
+        self._bytes -= size
+        self._submits.discard(done)
+        error = None if done.cancelled() else done.exception()
+        if done.cancelled() or error is not None:
+            self._break(error)
+        if not self.crowded or self.broken is not None:
+            self._room.set()
+        if durable.done():
+            return
+        if self.broken is None:
+            durable.set_result(None)
+        else:  # what was stored after something that was not is ahead of it, and to be read again
+            durable.set_exception(self.broken)
+            durable.exception()  # whoever does not wait for it is not told of it at the end either
+
+    def _break(self, error: BaseException | None) -> None:
+        if self.broken is None:
+            why = str(error) if error is not None else "the outbox has given it up"
+            self.broken = StoreError(f"values of connection {self._connection} could not be stored: {why}")
+            logger.error("%s. It begins anew from what is stored", self.broken)
+
+    def _refuse_if_broken(self) -> None:
+        if self.broken is not None:
+            raise self.broken
+
+    # --- events ---
+
+    def tell(self, kind: str, **what: Any) -> None:
+        """An event of this connection, now."""
+        self._submit_events([{"kind": kind, "time_ns": self._clock(), **what}], {})
+
+    def events(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Events of the state's, such as those of its ledger; that they are told is in the same transaction.
+
+        Nothing while broken: the state that is loaded then tells them again.
+        """
+        if events and self.broken is None:
+            self._submit_events(events, self._positions())
+
+    def _submit_events(self, events: Sequence[Mapping[str, Any]], positions: Mapping[str, bytes | None]) -> None:
+        named = [{**event, "connection": self._connection} for event in events]
+        submitted = self._outlet.submit_events(named, positions=positions)
+        if self.broken is None:
+            self._kept(submitted, 0)
+        else:
+            asyncio.ensure_future(submitted).add_done_callback(_heeded)
+
+    # --- who asks ---
+
+    def status(self) -> dict[str, Any]:
+        """For the connection's status."""
+        told: dict[str, Any] = {name: count for name, count in self._counts.items() if count}
+        if self._rejected:
+            told["rejected"] = {group or "connection": count for group, count in self._rejected.items()}
+        if self._submits:
+            told["not_durable"] = {"submits": len(self._submits), "bytes": self._bytes}
+        if self._trouble:
+            told["malformed_last"] = self._trouble
+        if self.broken is not None:
+            told["trouble"] = str(self.broken)
+        return told
+
+
+def _heeded(done: asyncio.Future[None]) -> None:
+    """What failed is logged by the outlet, and nobody waits for it."""
+    if not done.cancelled():
+        done.exception()
+
+
+def _size(timed: Timed) -> int:
+    """Bytes in memory, about."""
+    size = len(timed) * _SAMPLE_BYTES
+    if timed.text is not None:
+        size += sum(len(text) for text in timed.text if text is not None)
+    return size
