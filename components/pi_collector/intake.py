@@ -12,7 +12,7 @@ before: what a crash takes of it is read again, and the tail drops it.
 *The gate does not stop coverage.* A value of a quality that is not wanted is known to the tail and counted as filtered;
 it does not come again.
 
-*When storing fails*, because the outbox is closed or has refused a transaction, what the state knows is ahead of what is
+*When storing fails*, because the outbox is closed or refused a transaction, what the state knows is ahead of what is
 kept, and no later journal may become durable. The intake is `broken` from then on: it takes nothing, notes nothing, and
 every call raises StoreError. The connection then begins anew, as after a crash, with a state that it loads from the
 outlet's positions, which are those that were stored, and a new intake.
@@ -208,18 +208,20 @@ class Intake:
         live: bool,
         advances: tuple[NDArray[np.int32], NDArray[np.int64]] | None = None,
         fresh: bool = True,
+        positions: Mapping[str, bytes | None] | None = None,
     ) -> Awaitable[None]:
         """Take over values; what the future says is durable when it is done. Raises StoreError, as the future does.
 
         live: into the live stream, else into that of the past. advances: streams, and up to when (ns, inclusive) they
-        are read completely with these values. fresh False: also what was handed on before.
+        are read completely with these values. fresh False: also what was handed on before. positions: of whoever reads,
+        for the same transaction.
 
         Where nothing is new the future is done at once, and what moved is noted within a second.
         """
         self._refuse_if_broken()
         self._note_soon()
         try:
-            return self._hand_on(timed, live, advances, fresh)
+            return self._hand_on(timed, live, advances, fresh, positions or {})
         except Exception as error:
             # Half done: the tail may know what was not submitted.
             self._break(error)
@@ -232,6 +234,7 @@ class Intake:
         live: bool,
         advances: tuple[NDArray[np.int32], NDArray[np.int64]] | None,
         fresh: bool,
+        positions: Mapping[str, bytes | None],
     ) -> asyncio.Future[None]:
         self._counts["received"] += len(timed)
         known = self.typings.knows(timed.stream)
@@ -246,7 +249,7 @@ class Intake:
         if advances is not None:
             self._state.advance(*advances)
         undelivered = self._undelivered if live else 0
-        if not len(timed) and not undelivered:
+        if not len(timed) and not undelivered and not positions:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             done.set_result(None)
             return done
@@ -254,13 +257,14 @@ class Intake:
             self.latest = time.time()
         passed, filtered = self._passed(timed)
         columns = self._columns(passed)
+        noted = {**positions, **self._positions()}
         if live:
             self._undelivered = 0
             submitted = self._outlet.submit(
-                columns, positions=self._positions(), filtered=filtered, undelivered=undelivered
+                columns, positions=noted, filtered=filtered, undelivered=undelivered
             )
         else:
-            submitted = self._outlet.submit_backfill(columns, positions=self._positions(), filtered=filtered)
+            submitted = self._outlet.submit_backfill(columns, positions=noted, filtered=filtered)
         return self._kept(submitted, _size(passed))
 
     def _passed(self, timed: Timed) -> tuple[Timed, int]:
