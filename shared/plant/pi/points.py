@@ -51,6 +51,8 @@ class PointDefinition:
     compmax: float = 28800.0
     compmin: float = 0.0
     digital_set: DigitalSet | None = None
+    created_event: bool = False
+    """Its first event is the state Pt Created, as of every point that PI makes."""
     point_class: str = "classic"
     display_digits: int = -5
     visible_to: frozenset[str] | None = None
@@ -68,10 +70,11 @@ class PointDefinition:
 class PiPoint:
     """One point. Made by `PiSystem.add`, and written to by it."""
 
-    def __init__(self, definition: PointDefinition, number: int, server: str) -> None:
+    def __init__(self, definition: PointDefinition, number: int, server: str, created_ns: int = 0) -> None:
         self.definition = definition
         self.id = number
         self.server = server
+        self.created_ns = created_ns
         self.exists = True
         """False once it was removed; nobody finds it any more."""
         self.archive = Archive(integers=definition.type in INTEGERS)

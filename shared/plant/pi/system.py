@@ -92,10 +92,12 @@ class PiSystem:
         if definition.name.casefold() in self._by_name:
             raise PiError(f"[-10550] Tag {definition.name!r} already exists in table.")
         self._next = max(self._next, number) + 1
-        point = PiPoint(replace(definition, id=number), number, self.name)
+        point = PiPoint(replace(definition, id=number), number, self.name, self.clock.now_ns())
         self._points[number] = point
         self._by_name[definition.name.casefold()] = point
         self._told(point, "added")
+        if definition.created_event:
+            self.write(point, Event.of_system(point.created_ns, "Pt Created"))
         return point
 
     def remove(self, point: PiPoint) -> None:

@@ -104,7 +104,7 @@ class WebId:
         return cls(kind, marker, tuple(ids), path, text[4:first])
 
     def encode(self, kind: Kind | None = None) -> str:
-        """This thing as a web id of that kind, its own when None. Raises WebIdError when ids or the path are not known."""
+        """The same as a web id of that kind, its own when None. Raises WebIdError when it lacks ids or the path."""
         kind = kind or self.kind
         layout = LAYOUTS[self.marker]
         wanted = len(_lengths(kind, layout))
