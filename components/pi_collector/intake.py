@@ -260,9 +260,7 @@ class Intake:
         noted = {**positions, **self._positions()}
         if live:
             self._undelivered = 0
-            submitted = self._outlet.submit(
-                columns, positions=noted, filtered=filtered, undelivered=undelivered
-            )
+            submitted = self._outlet.submit(columns, positions=noted, filtered=filtered, undelivered=undelivered)
         else:
             submitted = self._outlet.submit_backfill(columns, positions=noted, filtered=filtered)
         return self._kept(submitted, _size(passed))
