@@ -1,4 +1,4 @@
-"""The PI plant's own log: everything that reached PI and every frame that a client has read; kept apart from the archive.
+"""The PI plant's own log: what reached PI, and the frames that clients have read; kept apart from the archive.
 
 JSON lines, each handed to the operating system before anybody else can see what it says:
 
@@ -10,9 +10,10 @@ JSON lines, each handed to the operating system before anybody else can see what
     {"e": "archive", "p": id, "v": [[t, value, flags, state], …]}           what the archive holds at the end
     {"e": "end"}
 
-`how` is PI's word for what an event did: Add (the newest), Insert (older), Update, Delete, Refresh. `flags` is the sum of
-GOOD, QUESTIONABLE, SUBSTITUTED and ANNOTATED; `state` a system state's code or null. A number that JSON cannot write is
-a list with its name: ["NaN"]. A log without its last line is of a plant that was killed; a cut last line is left out.
+`how` is PI's word for what an event did: Add (the newest), Insert (older), Update, Delete, Refresh. `flags` is the sum
+of GOOD, QUESTIONABLE, SUBSTITUTED and ANNOTATED; `state` a system state's code or null. A number that JSON cannot write
+is a list with its name: ["NaN"]. A log without its last line is of a plant that was killed; a cut last line is left
+out.
 
 A frame counts as read when the client has answered a ping that was sent after it: the answer can only come from who has
 taken the frame out of its connection.
@@ -26,6 +27,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import orjson
+
+from plant.pi.events import Event
 
 GOOD, QUESTIONABLE, SUBSTITUTED, ANNOTATED = 1, 2, 4, 8
 
@@ -44,6 +47,19 @@ class Sample(NamedTuple):
     value: Value
     flags: int
     state: int | None
+
+    @classmethod
+    def of(cls, point: int, event: Event) -> Sample:
+        """An event of the archive or of a frame."""
+        flags = (
+            GOOD * event.good
+            + QUESTIONABLE * event.questionable
+            + SUBSTITUTED * event.substituted
+            + ANNOTATED * event.annotated
+        )
+        if event.state is not None and event.state.is_system:
+            return cls(point, event.time_ns, None, flags, event.state.code)
+        return cls(point, event.time_ns, event.value, flags, None)
 
 
 class Reached(NamedTuple):
