@@ -34,7 +34,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -436,10 +436,12 @@ def _why(process: asyncio.subprocess.Process, log: Path) -> str:
 
 
 class Site:
-    """A local core that runs the collector from its artifact, and a consumer of what it publishes."""
+    """A local core that runs a collector from its artifact, and a consumer of what it publishes."""
 
-    def __init__(self, folder: Path, build: Path) -> None:
+    def __init__(self, folder: Path, build: Path, name: str = COLLECTOR, package: str = "opcua_collector") -> None:
         self.folder = folder
+        self.name = name
+        self._package = package
         self.core = Core(folder / "core", aws=False, stream_manager=False)
         self._build = build
 
@@ -453,14 +455,14 @@ class Site:
     @property
     def component(self) -> Component:
         """The collector."""
-        return self.core.component(COLLECTOR)
+        return self.core.component(self.name)
 
     async def pid(self) -> int:
         """Its process, once the scripts that start it have become it."""
         deadline = time.monotonic() + 30.0
         while True:
             group = self.component.pid
-            found = [] if group is None else [pid for pid, _ in members(group) if "opcua_collector" in _command(pid)]
+            found = [] if group is None else [pid for pid, _ in members(group) if self._package in _command(pid)]
             if len(found) == 1:
                 return found[0]
             if time.monotonic() > deadline:
@@ -477,22 +479,25 @@ class Site:
             rows.writerows(
                 (f"Area{n % 7}/Unit{n % 31}/Loop{n}.PV", f"nsu=urn:sluice:replay;i={n}") for n in range(1, items + 1)
             )
+        settings = {
+            "endpoint": f"opc.tcp://127.0.0.1:{port}",
+            "security": {"policy": "None"},
+            "publishingInterval": "33ms",
+            "tagsFile": str(tags),
+            **connection,
+        }
+        await self.deploy({CONNECTION: settings})
+
+    async def deploy(self, connections: Mapping[str, Any]) -> None:
+        """Deploy it with these connections; it runs afterwards."""
         merge = {
             "statusInterval": "1s",
             "outbox": {"maxSize": QUOTA, "consumers": [CONSUMER]},
-            "connections": {
-                CONNECTION: {
-                    "endpoint": f"opc.tcp://127.0.0.1:{port}",
-                    "security": {"policy": "None"},
-                    "publishingInterval": "33ms",
-                    "tagsFile": str(tags),
-                    **connection,
-                }
-            },
+            "connections": dict(connections),
         }
-        document = {"components": {COLLECTOR: {"configurationUpdate": {"merge": merge}}}}
+        document = {"components": {self.name: {"configurationUpdate": {"merge": merge}}}}
         await self.core.deploy(document, self._build / "recipes", self._build / "artifacts")
-        await self.core.wait_state(COLLECTOR, "RUNNING", 300.0)
+        await self.core.wait_state(self.name, "RUNNING", 300.0)
 
     async def begin(self) -> None:
         """Start it anew, with nothing left of what was before."""
@@ -500,7 +505,7 @@ class Site:
         for name in ("outbox", "pki"):
             shutil.rmtree(self.component.work_dir / name, ignore_errors=True)
         self.component.start(install=False)
-        await self.core.wait_state(COLLECTOR, "RUNNING", 60.0)
+        await self.core.wait_state(self.name, "RUNNING", 60.0)
 
     async def stop(self) -> None:
         """End its process."""

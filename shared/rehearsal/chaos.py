@@ -21,12 +21,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import orjson
 import typer
 
 from plant.line import Line
-from rehearsal import away, trace
+from rehearsal import away, pi_storm, trace
 from rehearsal.command import (
     Interrupted,
     Stage,
@@ -48,7 +49,7 @@ from rehearsal.faults import Faults
 from rehearsal.flow import Flow
 from rehearsal.rehearsal import Rehearsal, RehearsalError
 from rehearsal.schedule import COMPONENTS, CRASH_POINTS, SHORTEST, SIMULATED_HOUR, Act, make_schedule
-from rehearsal.site import COLLECTOR, DATA_ONLY, EXPORTER, demo_site
+from rehearsal.site import COLLECTOR, DATA_ONLY, EXPORTER, PI_COLLECTOR, demo_site
 
 SAMPLES_PER_UNIT = 420.0
 """Samples per second of one unit at ten rows a second: with more rows the plant's queues would need to be longer."""
@@ -73,10 +74,13 @@ class Options:
     seconds: float
     seed: int
     rate: float
+    pi_rate: float
     profile: str
     build: Path | None
     away: float | None
     live: bool
+    pi_kills: int | None = None
+    """Of a run with the PI collector alone; None: the whole gateway."""
 
     @property
     def units(self) -> int:
@@ -84,42 +88,55 @@ class Options:
         return max(1, math.ceil(self.rate / SAMPLES_PER_UNIT))
 
 
-def site_of(rehearsal: Rehearsal, line: Line) -> dict[str, Any]:
-    """The demonstration's site with its plant at the end of a line, a status each second and files that are sealed
+def site_of(rehearsal: Rehearsal, lines: Mapping[str, Line]) -> dict[str, Any]:
+    """The demonstration's site with its plants at the ends of lines, a status each second and files that are sealed
     often."""
-    site = demo_site(rehearsal.collector_config(port=line.port), rotate=ROTATE)
+    site = demo_site(rehearsal.collectors(ports={kind: line.port for kind, line in lines.items()}), rotate=ROTATE)
     for component in site["components"].values():
         component["configurationUpdate"]["merge"]["statusInterval"] = "1s"
     return site
 
 
 @contextlib.asynccontextmanager
-async def gateway(root: Path, options: Options, stage: Stage) -> AsyncIterator[tuple[Rehearsal, Line]]:
-    """Plant, line, core and components; they follow each other and the plant is about to produce."""
+async def gateway(root: Path, options: Options, stage: Stage) -> AsyncIterator[tuple[Rehearsal, Mapping[str, Line]]]:
+    """Plants, lines, core and components; they follow each other and the plants are about to produce."""
     artifacts = options.build or root / "build"
     if options.build is None:
         async with stage.doing("building the artifacts"):
             await build(artifacts)
     rehearsal = Rehearsal(
-        root, artifacts, profile=options.profile, rate=options.rate, units=options.units, clock=simulated_clock
+        root,
+        artifacts,
+        profile=options.profile,
+        rate=options.rate,
+        units=options.units,
+        pi=options.pi_rate,
+        clock=simulated_clock,
     )
     async with rehearsal:
         assert rehearsal.plant is not None
-        async with Line(int(rehearsal.plant.endpoint.rpartition(":")[2].partition("/")[0])) as line:
-            site = site_of(rehearsal, line)
+        assert rehearsal.pi is not None
+        addresses = {"opcua": rehearsal.plant.endpoint, "pi": rehearsal.pi.url}
+        async with contextlib.AsyncExitStack() as stack:
+            lines = {
+                kind: await stack.enter_async_context(Line(int(urlsplit(address).port or 0)))
+                for kind, address in addresses.items()
+            }
+            site = site_of(rehearsal, lines)
             async with stage.doing("deploying " + ", ".join(site["components"]), lambda: states(rehearsal)):
                 await rehearsal.provide(site)
                 await rehearsal.deploy(site)
                 await rehearsal.start_production()
-            if not line.connections:
-                raise RehearsalError("the collector does not reach the plant by the line: it could not be cut")
-            yield rehearsal, line
+            for kind, line in lines.items():
+                if not line.connections:
+                    raise RehearsalError(f"the {kind} collector does not reach the plant by its line to be cut")
+            yield rehearsal, lines
 
 
-async def storm(rehearsal: Rehearsal, line: Line, options: Options, stage: Stage) -> dict[str, Any]:
+async def storm(rehearsal: Rehearsal, lines: Mapping[str, Line], options: Options, stage: Stage) -> dict[str, Any]:
     """Production under faults, then healing, draining and judging."""
     acts = make_schedule(options.seed, options.seconds)
-    flow = Flow(COLLECTOR, EXPORTER)
+    flow = Flow({"opcua-collector": COLLECTOR, "pi-collector": PI_COLLECTOR}, EXPORTER)
     flow.start(rehearsal.core.ipc)
     started = time.monotonic()
 
@@ -127,7 +144,7 @@ async def storm(rehearsal: Rehearsal, line: Line, options: Options, stage: Stage
         say(f"{time.monotonic() - started:6.1f} s  {act}")
 
     async with Crashes(rehearsal.core, COMPONENTS, on_death=flow.died) as crashes:
-        faults = Faults(rehearsal.core, line, crashes, on_begin=begins)
+        faults = Faults(rehearsal.core, lines, crashes, pi=rehearsal.pi, on_begin=begins)
         pending = list(acts)
 
         async def play() -> None:
@@ -187,16 +204,14 @@ def ends_that_are_problems(exits: Sequence[Mapping[str, Any]], profile: str) -> 
 
 def waiting(rehearsal: Rehearsal) -> Any:
     """What has arrived so far, for the display."""
-    assert rehearsal.plant is not None
-    plant = rehearsal.plant
-    return lambda: arrived(rehearsal, plant.samples())
+    return lambda: arrived(rehearsal, rehearsal.samples())
 
 
 async def judge(rehearsal: Rehearsal) -> dict[str, Any]:
     """Stop the plant, wait until nothing arrives any more, and compare with the plant's own log."""
     assert rehearsal.plant is not None
     begun = time.monotonic()
-    produced = await rehearsal.plant.finish()
+    produced = await rehearsal.finish_production()
     await rehearsal.drain(produced, patience=PATIENCE, settle=SETTLE, repeats=False)
     drained = time.monotonic()
     found = await asyncio.to_thread(rehearsal.reconcile, overwritten=True)
@@ -250,10 +265,10 @@ async def rehearse(root: Path, options: Options) -> dict[str, Any]:
     begun = time.monotonic()
     log_to(root / "core" / "logs" / "nucleus.log")
     try:
-        async with gateway(root, options, stage) as (rehearsal, line):
+        async with gateway(root, options, stage) as (rehearsal, lines):
             ready = time.monotonic()
             if options.away is None:
-                report = await storm(rehearsal, line, options, stage)
+                report = await storm(rehearsal, lines, options, stage)
             else:
                 report = await away.rehearse(rehearsal, options.away, stage)
                 report |= await judged(rehearsal, stage)
@@ -267,6 +282,31 @@ async def rehearse(root: Path, options: Options) -> dict[str, Any]:
                 async with stage.doing("keeping what arrived, for the path of the first sample that went wrong"):
                     await asyncio.to_thread(trace.keep, root, report, rehearsal.deliveries())
             return report
+    except asyncio.CancelledError:
+        if stage.signal is None:
+            raise
+        raise Interrupted(stage.signal, stage.phase) from None
+
+
+async def rehearse_pi(root: Path, options: Options) -> dict[str, Any]:
+    """One whole run of the PI collector alone; returns the report."""
+    task = asyncio.current_task()
+    assert task is not None
+    stage = Stage(task, live=options.live)
+    log_to(root / "core" / "logs" / "nucleus.log")
+    try:
+        artifacts = options.build or root / "build"
+        if options.build is None:
+            async with stage.doing("building the artifacts"):
+                await build(artifacts)
+        return await pi_storm.rehearse(
+            root,
+            artifacts,
+            options.seconds,
+            options.seed,
+            kills=options.pi_kills or 0,
+            stage=stage,
+        )
     except asyncio.CancelledError:
         if stage.signal is None:
             raise
@@ -340,6 +380,9 @@ def chaos(
     rate: Annotated[
         float, typer.Option(help="Values per second that the plant produces.", callback=above_zero)
     ] = 2000.0,
+    pi_rate: Annotated[
+        float, typer.Option(help="Values per second of the plant's PI Web API.", callback=above_zero)
+    ] = 400.0,
     profile: Annotated[
         str, typer.Option(help="The nucleus to stand in for: classic or lite.", callback=known_profile)
     ] = "classic",
@@ -360,6 +403,13 @@ def chaos(
             callback=above_zero,
         ),
     ] = None,
+    pi: Annotated[
+        bool,
+        typer.Option(
+            "--pi", help="Instead of all: the PI collector alone, its server at 20 times real time, faults at random."
+        ),
+    ] = False,
+    kills: Annotated[int, typer.Option(help="With --pi: how often the collector is killed.", min=0)] = 0,
     keep: Annotated[
         Path | None,
         typer.Option(help="Work in this new folder and leave it: logs, streams, files.", callback=new_folder),
@@ -377,12 +427,16 @@ def chaos(
         for line in trace.lines(traced):
             say(line)
         return
-    options = Options(seconds, seed, rate, profile, built, away_for, is_live(quiet))
+    options = Options(seconds, seed, rate, pi_rate, profile, built, away_for, is_live(quiet), kills if pi else None)
 
     def run(root: Path) -> int:
-        report = asyncio.run(rehearse(root, options))
+        work = rehearse if options.pi_kills is None else rehearse_pi
+        report = asyncio.run(work(root, options))
         if json_file is not None:
             json_file.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n")
+        if options.pi_kills is not None:
+            pi_storm.tell(report)
+            return 0 if report["passed"] else 1
         show(report, "the plant's own log")
         tell(report)
         if report["passed"]:

@@ -30,7 +30,7 @@ from localcore import CoreError, DeploymentError
 from localcore.child import ChildError, die_with_parent
 from plant import PlantError
 from rehearsal.rehearsal import Rehearsal, RehearsalError
-from rehearsal.site import TAGS, SiteError
+from rehearsal.site import COLLECTORS, TAGS, SiteError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILT = REPOSITORY / "greengrass-build"
@@ -173,8 +173,9 @@ def picture(rehearsal: Rehearsal, seconds: float) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE, pad_edge=False, padding=(0, 1))
     for heading in ("component", "", "state", "samples"):
         table.add_column(heading)
-    if rehearsal.plant is not None:
-        table.add_row("plant", "", "producing", f"{rehearsal.plant.samples():,} logged")
+    for kind, plant in (("opcua", rehearsal.plant), ("pi", rehearsal.pi)):
+        if plant is not None:
+            table.add_row("plant", kind, "producing", f"{plant.samples():,} logged")
     for component, status in sorted(rehearsal.statuses.items()):
         for number, (name, state, counted) in enumerate(flows(component, status)):
             # Text: what a server or a file says is shown as it is, whatever brackets it holds.
@@ -287,6 +288,15 @@ def known_profile(value: str) -> str:
     if value not in ("classic", "lite"):
         raise typer.BadParameter(f"{value} is neither classic nor lite")
     return value
+
+
+def known_sources(value: str) -> str:
+    """Kinds of sources that the simulated plant has."""
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if name not in COLLECTORS:
+            raise typer.BadParameter(f"{name} is none of {', '.join(COLLECTORS)}")
+    return ",".join(dict.fromkeys(names))
 
 
 def new_file(value: Path | None) -> Path | None:

@@ -25,6 +25,7 @@ from rehearsal.command import (
     conclude,
     is_live,
     known_profile,
+    known_sources,
     new_file,
     new_folder,
     say,
@@ -43,6 +44,8 @@ class Options:
     rate: float
     units: int
     profile: str
+    pi_rate: float | None
+    opcua: bool
     site: dict[str, Any] | None
     live: bool
 
@@ -56,14 +59,13 @@ async def flow(rehearsal: Rehearsal, seconds: float | None, stage: Stage) -> Non
 
 async def with_plant(rehearsal: Rehearsal, seconds: float | None, stage: Stage) -> dict[str, Any]:
     """Run against the simulated plant; the report is the comparison with the plant's own log."""
-    assert rehearsal.plant is not None
     await rehearsal.start_production()
     await flow(rehearsal, seconds, stage)
     produced = 0
     async with stage.doing(
         "stopping the plant; waiting until everything has arrived", lambda: arrived(rehearsal, produced)
     ):
-        produced = await rehearsal.plant.finish()
+        produced = await rehearsal.finish_production()
         await rehearsal.drain(produced)
         usage = rehearsal.components()
         report: dict[str, Any] = (await asyncio.to_thread(rehearsal.reconcile)).as_dict()
@@ -114,13 +116,14 @@ async def rehearse(root: Path, options: Options) -> dict[str, Any]:
             profile=options.profile,
             rate=options.rate,
             units=options.units,
-            with_plant=options.site is None,
+            with_plant=options.site is None and options.opcua,
+            pi=options.pi_rate if options.site is None else None,
         ) as rehearsal:
             site = options.site or rehearsal.demo_site()
             async with stage.doing("deploying " + ", ".join(site["components"]), lambda: states(rehearsal)):
                 await rehearsal.provide(site)
                 await rehearsal.deploy(site)
-            run = with_plant if rehearsal.plant is not None else with_site
+            run = with_plant if rehearsal.plants else with_site
             return await run(rehearsal, options.seconds, stage)
     except asyncio.CancelledError:
         if stage.signal is None:
@@ -137,6 +140,12 @@ def demo(
         float, typer.Option(help="Values per second that the plant produces.", callback=above_zero)
     ] = 1000.0,
     units: Annotated[int, typer.Option(help="Copies of the plant's 52 variables.", min=1)] = 2,
+    sources: Annotated[
+        str, typer.Option(help="What the plant has: opcua, pi, or both, separated by a comma.", callback=known_sources)
+    ] = "opcua,pi",
+    pi_rate: Annotated[
+        float, typer.Option(help="Values per second of the plant's PI Web API.", callback=above_zero)
+    ] = 200.0,
     profile: Annotated[
         str, typer.Option(help="The nucleus to stand in for: classic or lite.", callback=known_profile)
     ] = "classic",
@@ -158,7 +167,18 @@ def demo(
         raise typer.Exit(1) from None
 
     def run(root: Path) -> int:
-        report = asyncio.run(rehearse(root, Options(seconds, rate, units, profile, site, is_live(quiet))))
+        wanted = sources.split(",")
+        options = Options(
+            seconds,
+            rate,
+            units,
+            profile,
+            pi_rate if "pi" in wanted else None,
+            "opcua" in wanted,
+            site,
+            is_live(quiet),
+        )
+        report = asyncio.run(rehearse(root, options))
         if json_file is not None:
             json_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         show(report, "the plant's own log" if config is None else "the collectors' ledgers")

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from localcore import Core
 from localcore.process import Component
+from plant import PiProcess
 from plant.line import Line
 from rehearsal.crashes import Crashes
-from rehearsal.schedule import Act
+from rehearsal.schedule import PI_FAULTS, Act
 
 FULL_DISK = 8192
 """Bytes beyond which no file of a component grows while its disk is full."""
@@ -33,11 +34,18 @@ class FaultError(RuntimeError):
 class Faults:
     """Brings acts about, side by side, and counts those that were.
 
-    line: the collector's way to the plant. on_begin: told each act as it begins.
+    lines: the collectors' ways to their plants, by kind of source. pi: the PI Web API among these. on_begin: told each
+    act as it begins.
     """
 
     def __init__(
-        self, core: Core, line: Line, crashes: Crashes, *, on_begin: Callable[[Act], None] = lambda act: None
+        self,
+        core: Core,
+        lines: Mapping[str, Line],
+        crashes: Crashes,
+        *,
+        pi: PiProcess | None = None,
+        on_begin: Callable[[Act], None] = lambda act: None,
     ) -> None:
         self.done: Counter[str] = Counter()
         self.failed: list[str] = []
@@ -46,7 +54,8 @@ class Faults:
         self.discarded: list[Mapping[str, Any]] = []
         """What each power cut took with it."""
         self.core = core
-        self.line = line
+        self.lines = lines
+        self.pi = pi
         self.crashes = crashes
         self._on_begin = on_begin
         self._under_way: dict[asyncio.Task[None], Act] = {}
@@ -175,34 +184,50 @@ class Faults:
 
     # --- the plant --------------------------------------------------------------------------------------------------
 
-    async def line_cut(self) -> None:
+    async def line_cut(self, plant: str) -> None:
         """The collector's connections are reset; new ones work."""
-        await self.line.cut()
+        await self.lines[plant].cut()
 
-    async def line_blackhole(self, seconds: float) -> None:
+    async def line_blackhole(self, plant: str, seconds: float) -> None:
         """Nothing passes and nobody is told; then it goes on."""
-        self.line.blackhole(True)
+        self.lines[plant].blackhole(True)
         try:
             await asyncio.sleep(seconds)
         finally:
-            self.line.blackhole(False)
+            self.lines[plant].blackhole(False)
 
-    async def line_slow(self, seconds: float, delay: float) -> None:
+    async def line_slow(self, plant: str, seconds: float, delay: float) -> None:
         """Everything takes longer; then it does not."""
-        self.line.delay(delay)
+        self.lines[plant].delay(delay)
         try:
             await asyncio.sleep(seconds)
         finally:
-            self.line.delay(0.0)
+            self.lines[plant].delay(0.0)
 
-    async def line_refused(self, seconds: float) -> None:
+    async def line_refused(self, plant: str, seconds: float) -> None:
         """The plant resets what is connected and refuses what connects; then it accepts."""
-        self.line.refuse(True)
+        self.lines[plant].refuse(True)
         try:
-            await self.line.cut()
+            await self.lines[plant].cut()
             await asyncio.sleep(seconds)
         finally:
-            self.line.refuse(False)
+            self.lines[plant].refuse(False)
+
+    async def pi_fault(self, kind: str, seconds: float) -> None:
+        """Something of the PI Web API does not work; then it does."""
+        if self.pi is None:
+            raise FaultError("there is no PI Web API")
+        await self.pi.fault(kind, **PI_FAULTS[kind])
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            await self.pi.heal(kind)
+
+    async def pi_restart(self) -> None:
+        """The PI Web API knows no marker and no channel any more."""
+        if self.pi is None:
+            raise FaultError("there is no PI Web API")
+        await self.pi.fault("restart")
 
     # --- the cloud --------------------------------------------------------------------------------------------------
 
@@ -240,6 +265,8 @@ ACTIONS: Final[Mapping[str, Callable[..., Awaitable[None]]]] = {
         Faults.line_blackhole,
         Faults.line_slow,
         Faults.line_refused,
+        Faults.pi_fault,
+        Faults.pi_restart,
         Faults.endpoint_unavailable,
         Faults.sitewise_throttled,
     )

@@ -19,10 +19,12 @@ class Flow:
     """Listens on the bus, from start() on.
 
     A producer is at work when it publishes a batch, live or again; a consumer when its cursors move on.
+
+    producers: components by their short ids, as in topics.
     """
 
-    def __init__(self, producer: str, consumer: str) -> None:
-        self._producer = producer
+    def __init__(self, producers: Mapping[str, str], consumer: str) -> None:
+        self._producers = producers
         self._consumer = consumer
         self._died: dict[str, float] = {}
         self._took: dict[str, list[float]] = defaultdict(list)
@@ -40,8 +42,13 @@ class Flow:
 
     def on_batch(self, topic: str, payload: bytes) -> None:
         """A message of a producer."""
-        if not payload.startswith(_ANNOUNCEMENT):
-            self._at_work(self._producer)
+        if payload.startswith(_ANNOUNCEMENT):
+            return
+        # sluice/data/<producer>/… and sluice/replay/<consumer>/<producer>/…
+        levels = topic.split("/")
+        producer = self._producers.get(levels[3] if levels[1] == "replay" else levels[2])
+        if producer is not None:
+            self._at_work(producer)
 
     def on_acknowledgement(self, topic: str, payload: bytes) -> None:
         """The cursors of a consumer."""

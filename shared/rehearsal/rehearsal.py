@@ -18,9 +18,13 @@ from urllib.parse import urlsplit
 import orjson
 
 from localcore import Core, received
-from plant import PlantProcess, example_config, write_tags_csv
+from plant import PiProcess, PlantError, PlantProcess, example_config, write_tags_csv
 from plant.reconciliation import Delivered, Report, reconcile
-from rehearsal.site import DATA_ONLY, EXPORTER, demo_site, sinks
+from plant.tags import DEFAULT_ASSET
+from rehearsal.site import COLLECTOR, DATA_ONLY, EXPORTER, PI_ASSET, PI_COLLECTOR, demo_site, pi_config, sinks
+
+PI_USER = "PLANT\\reader"
+"""Who reads from the plant's PI Web API."""
 
 
 class RehearsalError(RuntimeError):
@@ -39,6 +43,8 @@ class Rehearsal:
         rate: values per second that the plant produces.
         units: copies of the 52 Tennessee Eastman variables.
         secrets: what Secret Manager holds, by secret id.
+        with_plant: the plant has an OPC UA server.
+        pi: values per second that a PI Web API of the plant produces beside; None: there is none.
         clock: seconds, for the rule that makes a component BROKEN.
         run_as, path: user and PATH of the components, see localcore.Core.
     """
@@ -54,6 +60,8 @@ class Rehearsal:
         secrets: Mapping[str, str] | None = None,
         with_plant: bool = True,
         plant_options: Mapping[str, Any] | None = None,
+        pi: float | None = None,
+        pi_options: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
         run_as: int | None = None,
         path: str | None = None,
@@ -67,6 +75,11 @@ class Rehearsal:
         self.plant: PlantProcess | None = None
         if with_plant:
             self.plant = PlantProcess(root / "plant", rate=rate, units=units, **dict(plant_options or {}))
+        self.pi: PiProcess | None = None
+        if pi is not None:
+            self._pi_password = root / "pi-password"
+            options = {"units": 1, "tls": "valid", "user": PI_USER, "password_file": self._pi_password}
+            self.pi = PiProcess(root / "pi", rate=pi, **{**options, "poll": 0.2, **dict(pi_options or {})})
         self.units = units
         self.statuses: dict[str, dict[str, Any]] = {}
         self.site: Mapping[str, Any] = {}
@@ -75,7 +88,11 @@ class Rehearsal:
 
     async def __aenter__(self) -> Rehearsal:
         try:
-            starts = [self.core.start()] if self.plant is None else [self.core.start(), self.plant.start()]
+            if self.pi is not None:
+                self._pi_password.parent.mkdir(parents=True, exist_ok=True)
+                self._pi_password.write_text("let-me-read", encoding="utf-8")
+                self._pi_password.chmod(0o600)
+            starts = [self.core.start(), *(plant.start() for plant in self.plants)]
             # Both to their end, whatever becomes of the other: close() then finds nothing half started.
             for failure in await asyncio.gather(*starts, return_exceptions=True):
                 if isinstance(failure, BaseException):
@@ -96,8 +113,8 @@ class Rehearsal:
         try:
             await self.core.stop()
         finally:
-            if self.plant is not None:
-                await self.plant.close()
+            for plant in self.plants:
+                await plant.close()
 
     def _on_status(self, topic: str, payload: bytes) -> None:
         try:
@@ -118,9 +135,28 @@ class Rehearsal:
         endpoint = own if port is None else own._replace(netloc=f"{own.hostname}:{port}")
         return example_config(endpoint.geturl(), tags)
 
+    def collectors(self, *, ports: Mapping[str, int] | None = None) -> dict[str, dict[str, Any]]:
+        """The merge of each collector that the plant's sources need, by component.
+
+        ports: where a source is reached, by its kind, when that is not its own port.
+        """
+        ports = ports or {}
+        found: dict[str, dict[str, Any]] = {}
+        if self.plant is not None:
+            found[COLLECTOR] = self.collector_config(port=ports.get("opcua"))
+        if self.pi is not None:
+            found[PI_COLLECTOR] = pi_config(
+                self.pi,
+                self.root / "points.csv",
+                port=ports.get("pi"),
+                user=PI_USER,
+                password_file=self._pi_password,
+            )
+        return found
+
     def demo_site(self) -> dict[str, Any]:
         """The demonstration's site document: the plant into SiteWise, Kinesis and S3."""
-        return demo_site(self.collector_config())
+        return demo_site(self.collectors())
 
     async def provide(self, site: Mapping[str, Any]) -> None:
         """Make the Kinesis streams and buckets that the site's sinks name, as an account would have them."""
@@ -141,12 +177,34 @@ class Rehearsal:
             await self.core.wait_state(name, "RUNNING", timeout)
 
     async def start_production(self, *, timeout: float = 60.0) -> None:
-        """Start the plant once every consumer listens and the server sees every monitored item."""
-        if self.plant is None:
+        """Start the plant once every consumer listens and its servers see that every item is watched."""
+        if not self.plants:
             raise RehearsalError("this rehearsal has no plant of its own")
         await self.wait_for(lambda: "stream-exporter" in self.statuses, "the exporter's first status", timeout)
-        await self.plant.watched(timeout)
-        await self.plant.produce()
+        for plant in self.plants:
+            await self._watched(plant, timeout)
+        for plant in self.plants:
+            await plant.produce()
+
+    async def _watched(self, plant: PlantProcess | PiProcess, timeout: float) -> None:
+        try:
+            await plant.watched(timeout)
+        except PlantError as error:
+            known = orjson.dumps(self.statuses, option=orjson.OPT_INDENT_2).decode()
+            raise RehearsalError(f"{error}; statuses: {known}; logs: {self.core.logs}") from error
+
+    async def finish_production(self) -> int:
+        """End production and return the samples that the plant produced, over all its sources."""
+        return sum([await plant.finish() for plant in self.plants])
+
+    def samples(self) -> int:
+        """Samples that the plant has logged so far, over all its sources."""
+        return sum(plant.samples() for plant in self.plants)
+
+    @property
+    def plants(self) -> list[PlantProcess | PiProcess]:
+        """The plant's sources, each with a log of its own."""
+        return [plant for plant in (self.plant, self.pi) if plant is not None]
 
     async def wait_for(self, condition: Callable[[], bool], what: str, timeout: float) -> None:
         """Wait until `condition()`; RehearsalError shows every status known when the time is over."""
@@ -236,7 +294,7 @@ class Rehearsal:
         overwritten: a value that SiteWise is sent again with the same property, time and quality overwrites itself, as
             it does in SiteWise; otherwise it counts as doubled. A stream manager that dies sends some again.
         """
-        if self.plant is None:
+        if not self.plants:
             raise RehearsalError("this rehearsal has no plant of its own")
         dropped = self._sinks_of("kinesis")
         deliveries = {name: read() for name, read in self.deliveries().items()}
@@ -245,8 +303,9 @@ class Rehearsal:
                 deliveries[name] = map(_identified, deliveries[name])
                 dropped.append(name)
         return reconcile(
-            self.plant.log,
+            [plant.log for plant in self.plants],
             deliveries,
+            assets=(DEFAULT_ASSET, PI_ASSET),
             repeats_dropped_by_id=dropped,
             appends=self._live_appends(),
             files=self._sinks_of("s3"),

@@ -19,12 +19,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rehearsal.site import COLLECTOR, EXPORTER
+from rehearsal.site import COLLECTOR, COLLECTORS, EXPORTER, PI_COLLECTOR
 
-COMPONENTS = (COLLECTOR, EXPORTER)
+COMPONENTS = (COLLECTOR, PI_COLLECTOR, EXPORTER)
+
+PLANTS = tuple(COLLECTORS)
+"""Kinds of sources, each at the end of a line of its own."""
+
+PI_FAULTS: Mapping[str, Mapping[str, Any]] = {
+    "archive_down": {},
+    "errors": {"status": 503, "share": 0.5},
+    "silence": {},
+    "truncate": {"share": 0.3},
+}
+"""What goes wrong with the PI Web API in every round, and how (plant.pi.faults)."""
 
 CRASH_POINTS: Mapping[str, tuple[str, ...]] = {
     COLLECTOR: ("stored",),
+    PI_COLLECTOR: ("stored",),
     EXPORTER: ("received", "intent", "appended", "committed", "sealed", "uploaded", "exported"),
 }
 """The commit boundaries at which each component can be told to die (`SLUICE_CRASH`)."""
@@ -131,13 +143,19 @@ def _round(dice: random.Random, window: Window) -> list[Act]:
         place("replies_lost", avoid=absent, operation="append", count=dice.randint(1, 3))
         place("connections_reset", avoid=absent, count=dice.randint(1, 3), accept=dice.random() < 0.5)
         place("ipc_replies_withheld", operation="PublishToTopic", count=dice.randint(1, 3))
-        place("line_cut")
+    for plant in PLANTS:
+        place("line_cut", plant=plant)
     place("replies_split", avoid=absent, count=dice.randint(5, 20), pause=round(dice.uniform(0.05, 0.3), 2))
     place("replies_delayed", avoid=absent, count=dice.randint(2, 5), pause=round(dice.uniform(0.2, 2.0), 1))
     place("ipc_restart")
-    place("line_blackhole", seconds=round(dice.uniform(3.0, 8.0), 1))
-    place("line_slow", seconds=round(dice.uniform(3.0, 6.0), 1), delay=round(dice.uniform(0.05, 0.3), 2))
-    place("line_refused", seconds=round(dice.uniform(2.0, 5.0), 1))
+    for plant in PLANTS:
+        place("line_blackhole", plant=plant, seconds=round(dice.uniform(3.0, 8.0), 1))
+        delay = round(dice.uniform(0.05, 0.3), 2)
+        place("line_slow", plant=plant, seconds=round(dice.uniform(3.0, 6.0), 1), delay=delay)
+        place("line_refused", plant=plant, seconds=round(dice.uniform(2.0, 5.0), 1))
+    for kind in PI_FAULTS:
+        place("pi_fault", kind=kind, seconds=round(dice.uniform(2.0, 4.0), 1))
+    place("pi_restart")
     for service in ("iotsitewise", "kinesis", "s3"):
         place("endpoint_unavailable", service=service, seconds=round(dice.uniform(2.0, 5.0), 1))
     throttle = dice.choice(("throttle", "throttle_entries"))

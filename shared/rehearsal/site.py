@@ -12,15 +12,24 @@ service wants it.
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cli.document import DocumentError, load
+from plant import PiProcess
+from plant.pi.production import definitions
 
 COLLECTOR = "io.sluice.OpcUaCollector"
+PI_COLLECTOR = "io.sluice.PiCollector"
 EXPORTER = "io.sluice.StreamExporter"
+PI_ASSET = "site/area/historian"
+"""Where `pi_config` says that the points belong."""
+COLLECTORS = {"opcua": COLLECTOR, "pi": PI_COLLECTOR}
+"""The component that collects from each kind of source of the simulated plant."""
 TAGS = "io.sluice.Tags."
 DATA_ONLY = ("io.sluice.Runtime", TAGS)
 """How the names of components begin that bring files for others and run nothing."""
@@ -48,8 +57,44 @@ def sinks(site: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: dict(sink) for name, sink in merge.get("sinks", {}).items() if isinstance(sink, Mapping)}
 
 
-def demo_site(collector: Mapping[str, Any], *, rotate: str = "5s") -> dict[str, Any]:
-    """The demonstration's site: the plant's connection (`collector`), and one sink of each kind.
+def pi_points(pi: PiProcess) -> list[str]:
+    """The names of the points of a PI plant that has units."""
+    return [definition.name for definition in definitions(pi.units)]
+
+
+def pi_config(
+    pi: PiProcess, points_csv: Path, *, port: int | None = None, user: str = "", password_file: Path | None = None
+) -> dict[str, Any]:
+    """The merge for the collector of the plant's PI Web API, its points in a CSV file that is written here.
+
+    port: where the PI Web API is reached, when that is not its own port.
+    """
+    with points_csv.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("tag", "point"))
+        writer.writerows((point, point) for point in pi_points(pi))
+    own = urlsplit(pi.url)
+    url = own if port is None else own._replace(netloc=f"{own.hostname}:{port}")
+    settings: dict[str, Any] = {
+        "url": url.geturl(),
+        "asset": PI_ASSET,
+        "tagsFile": str(points_csv),
+        # The demonstration's plant has its values at once, and a rehearsal has no patience for an office's intervals.
+        "settle": "1s",
+        "overlap": "30s",
+        "reconcile": {"every": "5s", "window": "1h"},
+        "heartbeat": "2s",
+        "load": {"requestsPerSecond": 100},
+    }
+    if pi.authority is not None:
+        settings["tls"] = {"ca": str(pi.authority)}
+    if user:
+        settings["user"] = {"name": user, "password": {"file": str(password_file)}}
+    return {"connections": {"historian": settings}}
+
+
+def demo_site(collectors: Mapping[str, Mapping[str, Any]], *, rotate: str = "5s") -> dict[str, Any]:
+    """The demonstration's site: the plant's connections (the merge of each collector), and one sink of each kind.
 
     rotate: how long a file stays open.
     """
@@ -64,7 +109,7 @@ def demo_site(collector: Mapping[str, Any], *, rotate: str = "5s") -> dict[str, 
     }
     return {
         "components": {
-            COLLECTOR: {"configurationUpdate": {"merge": dict(collector)}},
+            **{name: {"configurationUpdate": {"merge": dict(merge)}} for name, merge in collectors.items()},
             EXPORTER: {"configurationUpdate": {"merge": exporter}},
         }
     }

@@ -49,7 +49,7 @@ def test_wrong_arguments_are_refused_in_words_and_leave_nothing(
 
 @pytest.mark.parametrize(("rate", "units"), [(10.0, 1), (420.0, 1), (421.0, 2), (2000.0, 5)])
 def test_the_plant_has_units_enough_for_ten_rows_a_second(rate: float, units: int) -> None:
-    assert Options(60.0, 1, rate, "classic", None, None, False).units == units
+    assert Options(60.0, 1, rate, 400.0, "classic", None, None, False).units == units
 
 
 BALANCED = {"received": 10, "filtered": 1, "stored": 9, "dropped": 0, "acknowledged": 7, "kept": 2}

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from localcore import Core
+from plant import PiProcess
 from plant.line import Line
 from rehearsal.crashes import Crashes
 from rehearsal.faults import ACTIONS, FULL_DISK, Faults
@@ -46,7 +47,8 @@ class Device:
     def __init__(self, tmp_path: Path) -> None:
         self.calls: list[str] = []
         part = {
-            name: Recorder(self.calls, name) for name in ("ipc", "stream_manager", "aws", "component", "line", "core")
+            name: Recorder(self.calls, name)
+            for name in ("ipc", "stream_manager", "aws", "component", "line", "core", "pi")
         }
         self.part = part
         self.core = SimpleNamespace(
@@ -58,7 +60,8 @@ class Device:
             boot=part["core"].boot,
         )
         crashes = Crashes(cast(Core, self.core), [])
-        self.faults = Faults(cast(Core, self.core), cast(Line, part["line"]), crashes)
+        lines = {"opcua": cast(Line, part["line"]), "pi": cast(Line, part["line"])}
+        self.faults = Faults(cast(Core, self.core), lines, crashes, pi=cast(PiProcess, part["pi"]))
 
 
 @pytest.fixture
@@ -74,13 +77,17 @@ UNDONE = {
     "line_blackhole": "line.blackhole(False)",
     "line_slow": "line.delay(0.0)",
     "line_refused": "line.refuse(False)",
+    "pi_fault": "pi.heal(archive_down)",
     "endpoint_unavailable": "aws.fault(kinesis, unavailable, 0)",
     "sitewise_throttled": "aws.fault(iotsitewise, throttle, 0)",
 }
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "stall": {"component": "a"},
     "disk_full": {"component": "a"},
-    "line_slow": {"delay": 0.1},
+    "line_blackhole": {"plant": "pi"},
+    "line_slow": {"plant": "opcua", "delay": 0.1},
+    "line_refused": {"plant": "pi"},
+    "pi_fault": {"kind": "archive_down"},
     "endpoint_unavailable": {"service": "kinesis"},
     "sitewise_throttled": {"kind": "throttle"},
 }
@@ -121,7 +128,7 @@ async def test_a_full_disk_is_a_limit_on_the_size_of_files(device: Device) -> No
 async def test_a_fault_that_cannot_be_brought_about_is_told_and_the_others_go_on(device: Device) -> None:
     device.part["stream_manager"].broken = True
     device.faults.begin(Act(1.0, "replies_lost", {"operation": "append", "count": 2}))
-    device.faults.begin(Act(2.0, "line_cut"))
+    device.faults.begin(Act(2.0, "line_cut", {"plant": "pi"}))
     await device.faults.over()
     assert device.faults.failed == ["replies lost: operation=append, count=2: OSError: stream_manager is away"]
     assert device.faults.done == {"line_cut": 1}

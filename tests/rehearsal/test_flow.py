@@ -23,7 +23,7 @@ def cursors(number: int, epoch: str = "e") -> bytes:
 
 
 def test_a_producer_is_at_work_with_its_next_batch_and_an_announcement_is_none(clock: list[float]) -> None:
-    flow = Flow("producer", "consumer")
+    flow = Flow({"a": "producer", "z": "another"}, "consumer")
     flow.died("producer")
     clock[0] = 1.0
     flow.on_batch("sluice/data/a/b", ANNOUNCEMENT)
@@ -36,7 +36,7 @@ def test_a_producer_is_at_work_with_its_next_batch_and_an_announcement_is_none(c
 
 
 def test_a_consumer_is_at_work_when_a_cursor_moves_on(clock: list[float]) -> None:
-    flow = Flow("producer", "consumer")
+    flow = Flow({"a": "producer", "z": "another"}, "consumer")
     flow.on_acknowledgement("sluice/ack/a/c", cursors(5))
     flow.died("consumer")
     for second, message in enumerate((cursors(5), b"nonsense", b"[]", cursors(1, "f"), cursors(6)), 1):
@@ -46,10 +46,22 @@ def test_a_consumer_is_at_work_when_a_cursor_moves_on(clock: list[float]) -> Non
 
 
 def test_a_chain_of_deaths_is_one_time_away_since_the_first(clock: list[float]) -> None:
-    flow = Flow("producer", "consumer")
+    flow = Flow({"a": "producer", "z": "another"}, "consumer")
     flow.died("producer")
     clock[0] = 3.0
     flow.died("producer")
     clock[0] = 4.0
     flow.on_batch("sluice/data/a/b", b"(\xb5/\xfd")
     assert flow.recoveries()["producer"]["median_s"] == 4.0
+
+
+def test_each_producer_is_known_by_its_topics_live_and_replayed(clock: list[float]) -> None:
+    flow = Flow({"a": "producer", "z": "another"}, "consumer")
+    flow.died("producer")
+    flow.died("another")
+    clock[0] = 1.0
+    flow.on_batch("sluice/replay/consumer/z/b", b'{"v":1,"kind":"samples"}')
+    clock[0] = 2.0
+    flow.on_batch("sluice/data/a/b", b'{"v":1,"kind":"samples"}')
+    flow.on_batch("sluice/data/unknown/b", b'{"v":1,"kind":"samples"}')
+    assert {name: found["longest_s"] for name, found in flow.recoveries().items()} == {"another": 1.0, "producer": 2.0}

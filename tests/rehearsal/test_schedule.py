@@ -15,6 +15,8 @@ from rehearsal.schedule import (
     COMPONENTS,
     CRASH_POINTS,
     KILLS_PER_HOUR,
+    PI_FAULTS,
+    PLANTS,
     QUIET,
     SIMULATED_HOUR,
     Act,
@@ -35,7 +37,7 @@ def by_action(acts: list[Act]) -> dict[str, list[Act]]:
 
 def test_its_crash_points_are_those_that_the_components_have() -> None:
     points = [point for of_one in CRASH_POINTS.values() for point in of_one]
-    assert sorted(points) == sorted(crash.POINTS)
+    assert set(points) == set(crash.POINTS)
 
 
 @given(SEEDS, SECONDS)
@@ -61,6 +63,9 @@ def test_everything_that_must_happen_is_in_every_schedule(seed: int, seconds: fl
         assert [act.arguments["seconds"] for act in found["stall"] if act.arguments["component"] == component]
         assert [act for act in found["disk_full"] if act.arguments["component"] == component]
     assert {act.arguments["seconds"] for act in found["stream_manager_away"]} == {20.0}
+    for action in ("line_cut", "line_blackhole", "line_slow", "line_refused"):
+        assert {act.arguments["plant"] for act in found[action]} == set(PLANTS)
+    assert {act.arguments["kind"] for act in found["pi_fault"]} == set(PI_FAULTS)
     services = {act.arguments["service"] for act in found["endpoint_unavailable"]}
     assert services == {"iotsitewise", "kinesis", "s3"}
 

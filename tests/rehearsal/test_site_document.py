@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal.site import EXPORTER, SiteError, demo_site, load_site, sinks
+from rehearsal.site import COLLECTOR, EXPORTER, SiteError, demo_site, load_site, sinks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,7 +28,8 @@ def test_a_merge_may_be_json_text_as_the_service_wants_it() -> None:
 
 
 def test_the_demonstration_has_one_sink_of_each_kind() -> None:
-    site = demo_site({"connections": {}})
+    site = demo_site({COLLECTOR: {"connections": {}}})
+    assert list(site["components"]) == [COLLECTOR, EXPORTER]
     assert sorted(sink["type"] for sink in sinks(site).values()) == ["kinesis", "s3", "sitewise"]
 
 

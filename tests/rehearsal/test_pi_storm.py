@@ -1,0 +1,57 @@
+"""What happens to a PI Web API in a storm is decided by the seed; what a producer published is kept once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import zstandard
+
+from plant.pi import faults
+from rehearsal.pi_storm import LASTING, MOMENTARY, QUIET, blows
+from rehearsal.recorder import Recorder
+
+
+def test_every_fault_of_a_storm_is_one_that_the_server_has() -> None:
+    assert set(LASTING) <= set(faults.LASTING)
+    assert set(MOMENTARY) <= set(faults.MOMENTARY)
+
+
+def test_the_same_seed_does_the_same_and_another_something_else() -> None:
+    assert blows(1, 180.0, 2) == blows(1, 180.0, 2)
+    assert blows(1, 180.0, 2) != blows(2, 180.0, 2)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_in_three_minutes_everything_happens_and_the_end_is_quiet(seed: int) -> None:
+    planned = blows(seed, 180.0, 3)
+    happened = Counter(blow.name for blow in planned)
+    assert set(happened) == {*LASTING, *MOMENTARY, "kill"}
+    assert happened["kill"] == 3
+    assert all(blow.at <= 180.0 - QUIET for blow in planned)
+    assert all(blow.seconds > 0 for blow in planned if blow.name in LASTING)
+
+
+def batch(number: int, kind: str = "samples") -> dict[str, Any]:
+    body: dict[str, Any] = {"v": 1, "kind": kind, "stream": "pi-collector/historian", "epoch": "e", "seq": number}
+    if kind == "events":
+        return {**body, "events": [{"kind": "gap", "id": "g"}]}
+    return {**body, "series": [{"tag": "A"}], "s": [0, 0], "t0": 100, "dt": [0, 5], "value": [1.5, None], "q": [0, 2]}
+
+
+def test_a_recorder_keeps_each_batch_once_live_or_replayed(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "published", "pi-collector")
+    first = orjson.dumps(batch(1))
+    recorder.on_message("sluice/data/pi-collector/historian", first)
+    recorder.on_message("sluice/replay/exporter/pi-collector/historian", zstandard.compress(first))
+    recorder.on_message("sluice/data/pi-collector/historian", b'{"v":1,"kind":"announce"}')
+    recorder.on_message("sluice/data/pi-collector/historian", b"nonsense")
+    recorder.on_message("sluice/data/pi-collector/historian", orjson.dumps(batch(3, "events")))
+    assert list(recorder.samples()) == [("A", 100, 1.5, "GOOD", 0), ("A", 105, None, "BAD", 0)]
+    assert list(recorder.events()) == [{"kind": "gap", "id": "g"}]
+    assert (recorder.batches, recorder.repeats, recorder.malformed) == (2, 1, 1)
+    assert recorder.missing() == {"pi-collector/historian e": 1}
+    recorder.close()
