@@ -21,7 +21,8 @@ subscription before a client fetched them. It is told on its standard input:
     {"command": "stop"}                        finish the row, end the log; the server goes on serving
     {"command": "quit"}                        or the end of the input: end
 
-Nothing but these lines is written to standard output; what is logged goes to standard error.
+Nothing but these lines is written to standard output; what is logged goes to standard error. `python -m plant pi …` is
+a PI Web API server: plant/pi/command.py says what it says and is told.
 """
 
 from __future__ import annotations
@@ -29,16 +30,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from plant.dialogue import Command, CommandError, number_of, obey, positive, report
 from plant.log import PlantLog
 from plant.opcua_server import DEFAULT_HISTORY_ROWS, POLICIES, PlantServer
+from plant.pi import command as pi_command
 from plant.production import Production
 from plant.tennessee import DataError
 from plant.unit import Unit, samples_per_row
@@ -53,16 +53,12 @@ _UNIT_OFFSET = 137
 """Rows by which one unit is ahead of the one before; prime to the length of a run."""
 
 
-class CommandError(ValueError):
-    """A command that cannot be obeyed; the text names the field, its value and what is allowed."""
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the plant that the arguments describe."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
-        asyncio.run(_run(options))
+        asyncio.run(pi_command.run(options) if options.kind == "pi" else _run(options))
     except (DataError, OSError) as error:
         _LOG.error("%s", error)
         return 1
@@ -74,10 +70,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m plant", description="A simulated plant with real data.")
     kinds = parser.add_subparsers(dest="kind", required=True)
+    pi_command.add_parser(kinds.add_parser("pi", help="a PI Web API server"))
     opcua = kinds.add_parser("opcua", help="an OPC UA server")
     opcua.add_argument("--log", type=Path, required=True, help="file for the plant's own log")
     opcua.add_argument("--endpoint", default="opc.tcp://127.0.0.1:0/plant", help="port 0 takes a free one")
-    opcua.add_argument("--rate", type=_positive, default=1000.0, help="samples per second (%(default)s)")
+    opcua.add_argument("--rate", type=positive, default=1000.0, help="samples per second (%(default)s)")
     opcua.add_argument("--units", type=int, help=f"copies of the process (as many as give {ROWS_PER_SECOND} rows/s)")
     opcua.add_argument("--user", help="only this user may connect; the password is read from --password-file")
     opcua.add_argument("--password-file", type=Path)
@@ -91,13 +88,6 @@ def _parser() -> argparse.ArgumentParser:
     opcua.add_argument("--produce", action="store_true", help="produce without being told to start")
     opcua.add_argument("--history-rows", type=int, default=DEFAULT_HISTORY_ROWS, help="rows kept (%(default)s)")
     return parser
-
-
-def _positive(text: str) -> float:
-    number = float(text)
-    if not (number > 0 and math.isfinite(number)):
-        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
-    return number
 
 
 def _policies(text: str) -> tuple[str, ...]:
@@ -135,14 +125,14 @@ async def _run(options: argparse.Namespace) -> None:
         copies,
         rate=options.rate,
         expect_items=expected,
-        report=_report,
+        report=report,
         folder=options.data,
     )
     production.set_fault(options.fault)
     if options.produce:
         production.start()
     certificate = None if server.certificate is None else str(server.certificate.certificate)
-    _report(
+    report(
         "ready",
         {"endpoint": server.endpoint, "certificate": certificate, "items": len(server.tags), "units": units},
     )
@@ -160,14 +150,9 @@ async def _run(options: argparse.Namespace) -> None:
         await server.stop()
 
 
-def _report(event: str, fields: Mapping[str, object]) -> None:
-    sys.stdout.buffer.write(orjson.dumps({"event": event, **fields}, option=orjson.OPT_APPEND_NEWLINE))
-    sys.stdout.buffer.flush()
-
-
 async def _obey(production: Production, server: PlantServer, log: PlantLog) -> None:
     def counters(_: Mapping[str, Any]) -> None:
-        _report(
+        report(
             "counters",
             {
                 "services": server.services,
@@ -178,35 +163,15 @@ async def _obey(production: Production, server: PlantServer, log: PlantLog) -> N
             },
         )
 
-    forgetting: list[asyncio.Future[None]] = []
-    commands: dict[str, Callable[[Mapping[str, Any]], None]] = {
+    commands: dict[str, Command] = {
         "start": lambda _: production.start(),
         "stop": lambda _: production.stop(),
         "fault": lambda command: _fault(production, command),
-        "rate": lambda command: production.set_rate(_number(command, "values_per_s")),
+        "rate": lambda command: production.set_rate(number_of(command, "values_per_s")),
         "counters": counters,
-        "forget": lambda _: forgetting.append(asyncio.ensure_future(server.forget(subscriptions=True))),
+        "forget": lambda _: server.forget(subscriptions=True),
     }
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while (line := await reader.readline()) and _obey_line(line, commands):
-        while forgetting:
-            await forgetting.pop()
-
-
-def _obey_line(line: bytes, commands: Mapping[str, Callable[[Mapping[str, Any]], None]]) -> bool:
-    """Do what a line says; false when it is `quit`."""
-    try:
-        command = orjson.loads(line)
-        name = str(command.get("command")) if isinstance(command, dict) else line.decode(errors="replace").strip()
-        if name == "quit":
-            return False
-        if name not in commands:
-            raise CommandError(f"command {name!r}: expected one of {', '.join([*commands, 'quit'])}")
-        commands[name](command)
-    except (ValueError, DataError) as error:
-        _report("refused", {"problem": str(error)})
-    return True
+    await obey(commands)
 
 
 def _fault(production: Production, command: Mapping[str, Any]) -> None:
@@ -216,13 +181,6 @@ def _fault(production: Production, command: Mapping[str, Any]) -> None:
     if unit is not None and not (isinstance(unit, int) and 1 <= unit <= production.units):
         raise CommandError(f"unit {unit!r}: expected 1 to {production.units}, or none for all")
     production.set_fault(number, unit)
-
-
-def _number(command: Mapping[str, Any], key: str) -> float:
-    try:
-        return _positive(str(command.get(key)))
-    except (ValueError, argparse.ArgumentTypeError) as error:
-        raise CommandError(f"{key} {command.get(key)!r}: expected a number above 0") from error
 
 
 if __name__ == "__main__":

@@ -3,18 +3,18 @@
     waiting --start--> held --every expected item is watched--> producing --stop--> ended
 
 Row n is due n periods after the first. A row that is late is produced at once, with the time at which that really
-happens, and none is left out. Times are multiples of a microsecond (the resolution of asyncua's) and always ascend.
+happens, and none is left out. Times are whole ticks of the server (of asyncua's: a microsecond) and always ascend.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from plant.log import PlantLog
-from plant.opcua_server import PlantServer
 from plant.unit import Reading, Unit, Value, samples_per_row
 
 _WATCH_INTERVAL = 0.05
@@ -24,12 +24,55 @@ _TICK_NS = 1_000
 Report = Callable[[str, dict[str, object]], None]
 
 
+class Named(Protocol):
+    """Something with the name that it has everywhere in the plant."""
+
+    @property
+    def tag(self) -> str:
+        """Its name."""
+
+
+class Server(Protocol):
+    """What serves the rows."""
+
+    @property
+    def tags(self) -> Sequence[Named]:
+        """All its variables, unit by unit."""
+
+    @property
+    def watched(self) -> int:
+        """How many of them somebody follows."""
+
+    @property
+    def dropped(self) -> int:
+        """Values that left a queue before a client fetched them."""
+
+    @property
+    def services(self) -> Mapping[str, int]:
+        """What clients asked for, and how often."""
+
+    async def show(self, time_ns: int, readings: Sequence[Reading]) -> None:
+        """Serve a row."""
+
+
 class Production:
-    """Runs the units of a server. `report(event, fields)` is told what happens."""
+    """Runs the units of a server.
+
+    Args:
+        server: serves the rows.
+        log: the plant's own log, which has each row first.
+        units: the copies of the process.
+        rate: samples per second of the server's time.
+        expect_items: how many variables must be watched before the first row.
+        report: report(event, fields) is told what happens.
+        folder: other recorded runs.
+        now_ns: the server's time; tick_ns: its resolution; speed: its seconds in one of ours.
+        delivered: what the log says of (column, value, status), where a reader is given something else.
+    """
 
     def __init__(
         self,
-        server: PlantServer,
+        server: Server,
         log: PlantLog,
         units: Sequence[Unit],
         *,
@@ -37,6 +80,10 @@ class Production:
         expect_items: int,
         report: Report,
         folder: Path | None = None,
+        now_ns: Callable[[], int] = time.time_ns,
+        tick_ns: int = _TICK_NS,
+        speed: float = 1.0,
+        delivered: Callable[[int, Value, int], tuple[Value, int]] | None = None,
     ) -> None:
         self._server = server
         self._log = log
@@ -44,7 +91,11 @@ class Production:
         self._tags = [tag.tag for tag in server.tags]
         self._width = len(self._tags) // len(self._units)
         self._samples_per_row = samples_per_row(folder=folder) * len(self._units)
-        self._period = self._samples_per_row / rate
+        self._now_ns = now_ns
+        self._tick_ns = tick_ns
+        self._speed = speed
+        self._delivered = delivered
+        self._period = self._samples_per_row / rate / speed
         self._expect_items = expect_items
         self._report = report
         self._last_ns = 0
@@ -64,7 +115,7 @@ class Production:
 
     def set_rate(self, rate: float) -> None:
         """Produce that many samples per second from now on."""
-        self._period = self._samples_per_row / rate
+        self._period = self._samples_per_row / rate / self._speed
         self._rescheduled.set()
 
     def set_fault(self, number: int, unit: int | None = None) -> None:
@@ -141,16 +192,20 @@ class Production:
         return bool(done)
 
     async def _row(self, readings: Sequence[Reading]) -> None:
-        self._last_ns = max(time.time_ns() // _TICK_NS * _TICK_NS, self._last_ns + _TICK_NS)
+        tick = self._tick_ns
+        self._last_ns = max(self._now_ns() // tick * tick, self._last_ns + tick)
         values: dict[str, Value] = {}
         statuses: dict[str, int] = {}
         first = 0
         for reading in readings:
             for column in reading.changed:
                 tag = self._tags[first + column]
-                values[tag] = reading.values[column]
-                if reading.statuses[column]:
-                    statuses[tag] = reading.statuses[column]
+                value, status = reading.values[column], reading.statuses[column]
+                if self._delivered is not None:
+                    value, status = self._delivered(first + column, value, status)
+                values[tag] = value
+                if status:
+                    statuses[tag] = status
             first += self._width
         self._log.write(self._last_ns, values, statuses)
         await self._server.show(self._last_ns, readings)
