@@ -37,6 +37,7 @@ LARGEST_ERROR: Final = 65_536
 """Bytes of the text of an error that are read."""
 RETRY_AFTER: Final = 5.0
 """Seconds to wait after a 429 that does not say how long."""
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _MOST_TEXTS: Final = 5
 _LONGEST_TEXT: Final = 300
 _EXCEPTION: Final = b'"WebException"'
@@ -94,17 +95,15 @@ def check(status: int, headers: Mapping[str, str], body: bytes) -> None:
     if status == 204 and not body:
         return
     begin, end = body[:64].lstrip(_SPACE)[:1], body[-64:].rstrip(_SPACE)[-1:]
-    if body.startswith(b"\xef\xbb\xbf"):
-        begin = body[3:64].lstrip(_SPACE)[:1]
     if begin not in (b"{", b"["):
         raise no_json(body)
     if end not in (b"}", b"]"):
-        raise cut_off(len(body))
+        raise cut_off()
     if _EXCEPTION in body:
         try:
             content = orjson.loads(body)
         except orjson.JSONDecodeError:
-            raise cut_off(len(body)) from None
+            raise cut_off() from None
         if (error := exception_of(content)) is not None:
             raise error
 
@@ -154,9 +153,9 @@ def no_json(body: bytes) -> MalformedError:
     )
 
 
-def cut_off(size: int) -> MalformedError:
+def cut_off() -> MalformedError:
     """An answer that ends before its end."""
-    return MalformedError(f"broke an answer off after {size:,} bytes", _AGAIN)
+    return MalformedError("broke an answer off", _AGAIN)
 
 
 def too_large() -> TooMuchError:
@@ -245,7 +244,7 @@ def parts(body: bytes, asked: Mapping[str, Any]) -> dict[str, Answer]:
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError:
-        raise cut_off(len(body)) from None
+        raise cut_off() from None
     found: dict[str, Answer] = {}
     for name in asked:
         part = content.get(name) if isinstance(content, dict) else None

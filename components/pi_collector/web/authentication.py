@@ -50,6 +50,7 @@ LOOK: Final = 5.0
 LONGEST_PAUSE: Final = 300.0
 _LIFE: Final = 300.0  # seconds of a token that does not say how long it lives
 _LONGEST_LIFE: Final = 30 * 86_400.0
+_PATIENCE: Final = "it is tried again at longer and longer intervals, so that no account is locked"
 _NO_HEADER: Final = re.compile(r"[^\x20-\x7e\x80-\xff]")
 
 
@@ -160,7 +161,9 @@ class Client(Authenticator):
         self._asking = asyncio.Lock()
         self._pause = Backoff(LOOK, LONGEST_PAUSE)
         self._failed: CredentialsError | None = None
-        self._again = -math.inf
+        self._again = -math.inf  # no question before
+        self._look = -math.inf  # no look at the secret before
+        self._asked_with: Secret | None = None
 
     async def headers(self, now: float) -> Mapping[str, Secret]:
         if now < self._renew_at:
@@ -181,12 +184,13 @@ class Client(Authenticator):
 
     async def _ask(self, now: float) -> None:
         """Have another one, unless that has just failed; then the one that is left is used as long as it lives."""
-        if self._failed is None or now >= self._again:
+        if self._failed is None or now >= self._again or await self._another_secret(now):
             try:
                 self._made, life = await self._fetch()
             except CredentialsError as error:
                 self._failed = error
                 self._again = now + self._pause.next()
+                self._look = now + LOOK
             else:
                 self._failed = None
                 self._pause.reset()
@@ -197,8 +201,15 @@ class Client(Authenticator):
             assert self._failed is not None
             raise self._failed
 
+    async def _another_secret(self, now: float) -> bool:
+        if now < self._look:
+            return False
+        self._look = now + LOOK
+        return await resolve(self._source, self._secret, "bearer.clientSecret") != self._asked_with
+
     async def _fetch(self) -> tuple[Mapping[str, Secret], float]:
         secret = await resolve(self._source, self._secret, "bearer.clientSecret")
+        self._asked_with = secret
         form = {"grant_type": "client_credentials", "client_id": self._id, "client_secret": secret.reveal()}
         if self._scope:
             form["scope"] = self._scope
@@ -355,16 +366,14 @@ class Identity:
 
     async def _look_again(self, now: float) -> None:
         assert self._refusal is not None
-        refusal, left = self._refusal, self._until - now
+        refusal = self._refusal
         if now >= self._look:
             self._look = now + LOOK
             async with self._renewing:
                 if await self._renew(asking=False):
                     self._refusal = None
                     return
-        raise UnauthorizedError(
-            refusal.status, refusal.errors, refusal.problem, f"{refusal.remedy}; it is tried again in {left:.0f} s"
-        )
+        raise UnauthorizedError(refusal.status, refusal.errors, refusal.problem, f"{refusal.remedy}; {_PATIENCE}")
 
     async def _renew(self, *, asking: bool = True) -> bool:
         changed = False

@@ -263,7 +263,7 @@ class Client:
                     self._well(address)
                     self._identity.accepted()
                     return socket
-            self._judge(address, refused)
+            self._judge(address, refused, None)
             again = await self._repeat(refused, version, again)
 
     async def _open(self, url: str, headers: Mapping[str, str]) -> aiohttp.ClientWebSocketResponse:
@@ -309,7 +309,7 @@ class Client:
             try:
                 answers.check(status, told, body)
             except RefusedError as error:
-                self._judge(address, error)
+                self._judge(address, error, answers.retry_after(told))
                 again = await self._repeat(error, version, again)
                 continue
             except MalformedError:
@@ -435,12 +435,15 @@ class Client:
             return UntrustedError(*tls.why(certificate, shown, address, datetime.now(timezone.utc)))
         return UnreachableError(*explain(error, self._settings))
 
-    def _judge(self, address: str, error: RefusedError) -> None:
-        """The server answered with an error: what it means for its address, and for how much is asked."""
+    def _judge(self, address: str, error: RefusedError, wait: float | None) -> None:
+        """The server answered with an error: what it means for its address, and for how much is asked.
+
+        wait: seconds of its Retry-After.
+        """
         if isinstance(error, ThrottledError):
             self.pace.overloaded(error.retry_after)
         elif error.status == 503:
-            self.pace.overloaded()
+            self.pace.overloaded(wait or 0.0)
         if error.status in _AWAY:
             self._away(address, error)
         else:
@@ -454,8 +457,7 @@ class Client:
         now = asyncio.get_running_loop().time()
         breaker = self._breaker(address)
         if not breaker.may(now):
-            last = self._errors[address]
-            raise _again(last, breaker.closed_for(now))
+            raise _again(self._errors[address])
 
     def _well(self, address: str) -> None:
         self._breaker(address).well()
@@ -662,7 +664,7 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
         body = await _bounded(response, answers.LARGEST)
         if body is None:
             raise answers.too_large()
-        return body
+        return body.removeprefix(answers.BYTE_ORDER_MARK)
     return await _bounded(response, answers.LARGEST_ERROR) or b""
 
 
@@ -713,9 +715,9 @@ def _certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | N
     return None
 
 
-def _again(error: PiError, seconds: float) -> PiError:
-    """The error that an address is left alone for, said once more."""
-    remedy = f"{error.remedy}; it is asked again in {max(seconds, 0.0):.0f} s"
+def _again(error: PiError) -> PiError:
+    """The error that an address is left alone for, said once more. No seconds: each would be another text to tell."""
+    remedy = f"{error.remedy}; it is asked again once a minute at least"
     if isinstance(error, RefusedError):
         return type(error)(error.status, error.errors, error.problem, remedy)
     return type(error)(error.problem, remedy)

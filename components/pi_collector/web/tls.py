@@ -13,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import os
 import ssl
 import tempfile
+import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -31,7 +33,10 @@ from pi_collector.web.authentication import Source, resolve
 from pi_collector.web.errors import CredentialsError
 from sluice.tasks import within
 
+logger = logging.getLogger(__name__)
+
 _LOOK: Final = 5.0
+_FILES: Final = 2.0  # seconds between looks whether a file has changed
 _UNREADABLE: Final = (
     *(ValueError, TypeError, UnsupportedAlgorithm),
     *(x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType),
@@ -58,6 +63,7 @@ class Trust:
         self._certificate = directory / Path(settings.certificate).expanduser() if settings.certificate else None
         self._context: ssl.SSLContext | None = None
         self._stamp: Stamp = ()
+        self._looked = 0.0
         self._making = asyncio.Lock()
 
     @property
@@ -70,12 +76,26 @@ class Trust:
     async def context(self) -> ssl.SSLContext:
         """The one of now. Raises CredentialsError when a file or the key cannot be had."""
         async with self._making:
+            now = time.monotonic()
+            if self._context is not None and now - self._looked < _FILES:
+                return self._context
+            self._looked = now
             stamp = await asyncio.to_thread(self._look_at_files)
             if self._context is None or stamp != self._stamp:
-                key = await resolve(self._source, self._settings.key, "tls.key") if self._settings.key else None
-                self._context = await asyncio.to_thread(self._make, None if key is None else key.reveal())
+                try:
+                    self._context = await self._make_anew()
+                except CredentialsError as error:
+                    if self._context is None:
+                        raise
+                    logger.warning(
+                        "%s %s: %s; the one that was read before is used on", error.place, error.problem, error.remedy
+                    )
                 self._stamp = stamp
             return self._context
+
+    async def _make_anew(self) -> ssl.SSLContext:
+        key = await resolve(self._source, self._settings.key, "tls.key") if self._settings.key else None
+        return await asyncio.to_thread(self._make, None if key is None else key.reveal())
 
     def _look_at_files(self) -> Stamp:
         return tuple(map(_stamp, self._files))
