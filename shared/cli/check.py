@@ -186,6 +186,13 @@ def _show_estimate(shown: Console, report: Report) -> None:
             rate = "as fast as it can" if one.values_per_s is None else f"{one.values_per_s:,.1f}"
             table.add_row(one.source, f"{one.tags:,}", rate, _hours(one.outage_hours))
         shown.print(table)
+        for one in found.connections:
+            if one.requests_per_s is not None and one.bytes_per_s is not None:
+                shown.print(
+                    f"{one.source}: {_many(one.streams or 0, 'stream')}, {one.requests_per_s:,.1f} requests/s, "
+                    f"{one.bytes_per_s / 1000:,.1f} kB/s of answers, {_many(one.sockets or 0, 'websocket')}",
+                    soft_wrap=True,
+                )
     if found.sinks:
         table = Table("sink", "kind", box=None, pad_edge=False)
         for heading in ("values/s", "kB/s", "GB of flash/day", "disk"):

@@ -1,7 +1,8 @@
 """What a document's configuration will cost: values and bytes per second, flash per day, hours that the disk covers.
 
 Upper bounds, from what is configured: a server sends a value at most once in a sampling interval, and only when it has
-changed; `change` is the fraction of the intervals in which it has. Bytes per value are those that the README states
+changed; `change` is the fraction of the intervals in which it has. What comes of PI's archive is an assumption, see
+`cli.rates`. Bytes per value are those that the README states
 under "Measured"; hours of outage are computed with the largest of them, so there are rather more.
 """
 
@@ -14,8 +15,8 @@ from typing import Any, Final
 
 from cli.finding import Findings
 from cli.gateway import Gateway
+from cli.rates import asked, rates, unlimited
 from cli.routes import Source, exported, sources
-from opcua_collector.plan import Plan, plan
 from sluice.config import Problem
 
 DAY: Final = 86_400.0
@@ -42,13 +43,20 @@ _ENTRY_VALUE: Final = 105.0
 
 @dataclass(frozen=True, slots=True)
 class ConnectionEstimate:
-    """A connection. values_per_s is None where no interval limits it (samplingInterval: 0)."""
+    """A connection. values_per_s is None where no interval limits it (samplingInterval: 0).
+
+    Of a PI Web API also what is asked of it: streams, requests and bytes of answers per second, websockets.
+    """
 
     source: str
     tags: int
     values_per_s: float | None
     fastest_tag_per_s: float
     outage_hours: float | None
+    streams: int | None = None
+    requests_per_s: float | None = None
+    bytes_per_s: float | None = None
+    sockets: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +94,18 @@ class Estimate:
 
 def estimate(gateway: Gateway, change: float = 1.0) -> Estimate:
     """All figures of a document. `change` from 0 to 1."""
-    rates = {source.name: _rates(source, change) for source in sources(gateway)}
+    found = {source.name: rates(source, change) for source in sources(gateway)}
     taken = exported(gateway)
     by_producer: dict[str, float] = {}
     for source in sources(gateway):
         name = source.producer.member.id
-        by_producer[name] = by_producer.get(name, 0.0) + sum(rates[source.name])
+        by_producer[name] = by_producer.get(name, 0.0) + sum(found[source.name])
     connections = tuple(
-        ConnectionEstimate(
-            source.name,
-            len(source.producer.tags(source.connection)),
-            None if _unlimited(source) else round(sum(rates[source.name]), 3),
-            round(max(rates[source.name], default=0.0), 3),
-            _hours(source, by_producer[source.producer.member.id]),
-        )
+        _connection(source, found[source.name], by_producer[source.producer.member.id], change)
         for source in sources(gateway)
     )
     exporter = gateway.exporter
-    sinks = tuple(_sink(name, sink, taken, rates) for name, sink in (exporter.config.sinks.items() if exporter else ()))
+    sinks = tuple(_sink(name, sink, taken, found) for name, sink in (exporter.config.sinks.items() if exporter else ()))
     outboxes = {
         producer.member.id: producer.config.outbox.max_size
         for producer in gateway.producers()
@@ -115,25 +117,16 @@ def estimate(gateway: Gateway, change: float = 1.0) -> Estimate:
     return Estimate(change, connections, sinks, round(total, 3), round(flash, 3), disk, outboxes)
 
 
-def _unlimited(source: Source) -> bool:
-    return any(_interval(source, tag) == 0 for tag in source.producer.tags(source.connection).values())
-
-
-def _plan(source: Source, tag: Any) -> Plan:
-    """How the tag's group collects."""
-    return plan(source.settings, tag.group).of(tag)
-
-
-def _interval(source: Source, tag: Any) -> float:
-    """Seconds between two looks of the server at a tag's node, or of ours."""
-    how = _plan(source, tag)
-    return how.poll if how.mode == "poll" else how.sampling
-
-
-def _rates(source: Source, change: float) -> list[float]:
-    """Values per second of each tag. One that is sampled as fast as the server can is counted once a publication."""
-    tags = source.producer.tags(source.connection).values()
-    return [change / (_interval(source, tag) or _plan(source, tag).publishing) for tag in tags]
+def _connection(source: Source, each: list[float], of_producer: float, change: float) -> ConnectionEstimate:
+    load = asked(source, change)
+    return ConnectionEstimate(
+        source.name,
+        len(source.producer.tags(source.connection)),
+        None if unlimited(source) else round(sum(each), 3),
+        round(max(each, default=0.0), 3),
+        _hours(source, of_producer),
+        *((load.streams, load.requests_per_s, load.bytes_per_s, load.sockets) if load is not None else ()),
+    )
 
 
 def _hours(source: Source, values_per_s: float) -> float | None:
@@ -197,14 +190,18 @@ def _r(value: float) -> float:
 # --- what the figures say -------------------------------------------------------------------------------------------
 
 
+_COUNTED: Final = {"opcua_collector": "see how many there are with scripts/sluice browse --select"}
+
+
 def check_estimate(gateway: Gateway, found: Estimate, findings: Findings) -> None:
     """Rates beyond what a destination takes unasked. Warnings: they are upper bounds, and quotas can be raised."""
     for source in sources(gateway):
         if getattr(source.settings, "select", None):
             place = f"connections.{source.connection}.select"
             problem = "finds its tags on the server, so that their number is not in the figures"
-            remedy = "see how many there are with scripts/sluice browse --select"
+            remedy = _COUNTED.get(source.producer.member.package, "see the status of the component once it runs")
             findings.add("note", source.producer.member.name, Problem(place, None, problem, remedy))
+        _check_load(source, found, findings)
     exporter = gateway.exporter
     if exporter is None:
         return
@@ -238,6 +235,17 @@ def check_estimate(gateway: Gateway, found: Estimate, findings: Findings) -> Non
                 "than one shard takes",
                 f"give the stream {sink.shards} shards or on-demand capacity, or set compression: gzip",
             )
+
+
+def _check_load(source: Source, found: Estimate, findings: Findings) -> None:
+    """A PI Web API that would have to be asked more often than it may be."""
+    requests = next(one.requests_per_s for one in found.connections if one.source == source.name)
+    if requests is None or requests <= (most := source.settings.load.requests_per_second):
+        return
+    place = f"connections.{source.connection}.load.requestsPerSecond"
+    problem = f"is too few: the intervals of this connection take {requests:,.1f} requests/s"
+    remedy = "poll less often, use transport: channel, or raise it as far as the server's administrator allows"
+    findings.add("warning", source.producer.member.name, Problem(place, most, problem, remedy))
 
 
 def _fast_tags(gateway: Gateway, found: Estimate, sink: str, findings: Findings) -> None:

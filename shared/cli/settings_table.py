@@ -31,6 +31,7 @@ _ENTRIES: Final[Mapping[str, str]] = {
     "sinks": "sink",
     "groups": "group",
     "select": "filter",
+    "headers": "header",
 }
 
 

@@ -6,17 +6,19 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cli.finding import Findings
+from sluice import tables
 from sluice.config import Problem
 from sluice.tables import LARGEST, TableError
+from sluice.tag_tables import TagTables
+
+_BEGINNING: Final = 65_536  # bytes in which the header, and a row with a path, are looked for
 
 
 def check_tag_file(path: Path) -> Findings:
-    """Every row that a collector would refuse, by its own reader; a file that cannot be read is an error of its own."""
-    from opcua_collector.tags import parse
-
+    """Every row that its collector would refuse, by its reader; a file that cannot be read is an error of its own."""
     findings = Findings(path)
     try:
         with path.open("rb") as file:
@@ -26,7 +28,7 @@ def check_tag_file(path: Path) -> Findings:
         findings.at("error", (1, 1), "", problem)
         return findings
     try:
-        parsed = parse(data, (), path.name)
+        parsed = tag_tables(data).parse(data, (), path.name)
     except TableError as error:
         problem = Problem("file", error.value, error.problem, error.remedy)
         findings.at("error", (max(1, error.line), 1), "", problem)
@@ -36,6 +38,27 @@ def check_tag_file(path: Path) -> Findings:
     for warning in parsed.warnings:
         findings.at("warning", (max(1, warning.line), 1), "", warning)
     return findings
+
+
+def tag_tables(data: bytes) -> TagTables[Any]:
+    """Those of the collector that the table is for, by its columns; OPC UA's where they do not tell.
+
+    A table with the column path alone is PI's when its first path begins as those of points do.
+    """
+    from opcua_collector.tags import TABLES as OPCUA
+    from pi_collector.tags import TABLES as PI
+
+    begin = data[:_BEGINNING] if len(data) <= _BEGINNING else data[:_BEGINNING].rpartition(b"\n")[0]
+    try:
+        table = tables.read(begin, (*OPCUA.columns, "point"), (("tag",),))
+    except TableError:
+        return OPCUA
+    if "node" in table.columns or not {"point", "path"} & set(table.columns):
+        return OPCUA
+    if "point" in table.columns:
+        return PI
+    path = next((row.cells["path"] for row in table.rows if "path" in row.cells), "")
+    return PI if path.startswith("\\\\") else OPCUA
 
 
 def table_text(rows: Iterable[Sequence[Any]]) -> str:

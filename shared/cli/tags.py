@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from cli.finding import Findings
     from cli.tag_package import Package
 
-Table = Annotated[Path, typer.Argument(help="CSV as a spreadsheet saves it, with the columns tag and node (or path).")]
+Table = Annotated[
+    Path,
+    typer.Argument(
+        help="CSV as a spreadsheet saves it: the columns tag and node (or path), for PI tag and point (or path)."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
 
 
