@@ -51,12 +51,14 @@ class _Round:
 
 @dataclass(slots=True)
 class _Again:
-    """A slice that failed: of these streams, not before due."""
+    """A slice that is read once more: of these streams, not before due."""
 
     turn: Turn
     handles: NDArray[np.int32]
     due: float
     tries: int
+    rest: Piece | None = None
+    """What is left of it."""
 
 
 @dataclass(slots=True)
@@ -117,6 +119,9 @@ class Reconciling:
         return None
 
     def _piece(self, again: _Again, lower: int) -> Piece | None:
+        if again.rest is not None:
+            self._busy[id(again.rest)] = again.rest, again
+            return again.rest
         turn = again.turn
         earliest, stop = lower - int(turn.window * _SECOND), lower - int(turn.settle * _SECOND)
         begins = np.array([self.begin(handle) for handle in again.handles.tolist()], np.int64)
@@ -134,6 +139,15 @@ class Reconciling:
         if self._busy.pop(id(piece), None) is not None:
             self.slices += 1
 
+    def resumed(self, piece: Piece, reached: Mapping[int, int]) -> None:
+        """It made room for something more urgent: the rest of it is read soon. reached: up to when (ns), by stream."""
+        found = self._busy.pop(id(piece), None)
+        if found is not None:
+            starts = zip(piece.streams.tolist(), piece.start.tolist(), strict=True)
+            start = np.array([max(begin, reached.get(handle, begin)) for handle, begin in starts], np.int64)
+            rest = Piece(Kind.RECONCILE, piece.streams, start, piece.stop)
+            self._again.append(_Again(found[1].turn, found[1].handles, 0.0, found[1].tries, rest))
+
     def returned(self, piece: Piece, due: float) -> None:
         """It could not be read; not before `due` again."""
         found = self._busy.pop(id(piece), None)
@@ -143,7 +157,7 @@ class Reconciling:
         if again.tries + 1 >= _TRIES:
             self.given_up += 1
         else:
-            self._again.append(_Again(again.turn, again.handles, due, again.tries + 1))
+            self._again.append(_Again(again.turn, again.handles, due, again.tries + 1, again.rest))
 
     def status(self) -> dict[str, Any]:
         """Counters; nothing when there is nothing to tell."""
