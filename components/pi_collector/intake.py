@@ -39,6 +39,9 @@ from sluice.columns import Columns, Quality, Series, ValueType
 
 logger = logging.getLogger(__name__)
 
+Advances = tuple[NDArray[np.int32], NDArray[np.int64]]
+"""Streams, and up to when (ns, inclusive) each is read completely."""
+
 BULK_IMPORT: Final = (("route", "bulk-import"),)
 """Context of samples that are too old for where live ones go."""
 AGED_NS: Final = 7 * 86400 * 10**9
@@ -206,7 +209,7 @@ class Intake:
         timed: Timed,
         *,
         live: bool,
-        advances: tuple[NDArray[np.int32], NDArray[np.int64]] | None = None,
+        advances: Advances | None = None,
         fresh: bool = True,
         positions: Mapping[str, bytes | None] | None = None,
     ) -> Awaitable[None]:
@@ -232,7 +235,7 @@ class Intake:
         self,
         timed: Timed,
         live: bool,
-        advances: tuple[NDArray[np.int32], NDArray[np.int64]] | None,
+        advances: Advances | None,
         fresh: bool,
         positions: Mapping[str, bytes | None],
     ) -> asyncio.Future[None]:

@@ -10,8 +10,8 @@ Servers differ, and one value must not cost another: `Items` or `Value`, a singl
 fields that are missing or new, booleans as texts, NaN with and without quotes are all read. A value that cannot be
 placed (no object, no time) is `malformed`, one of a stream that nobody asked for `unknown`.
 
-In mode recorded nothing is made up for the archive: a value with Errors is told in `errors` and is no value, nor is a
-null that is not good: so channels tell that a value was deleted.
+Nothing is made up for what can be read again: there a value with Errors is told in `errors` and is no value; in modes
+snapshot and end it is BAD. In mode recorded a null that is not good is none either: so channels tell of deletions.
 """
 
 from __future__ import annotations
@@ -383,6 +383,7 @@ class _Rows:
         """Each value that is not plain, by itself; columns are set all at once."""
         decoded, rows = self._decoded, self._typings.table
         recorded = self._typings.recorded[stream[where]].tolist()
+        again = self._typings.again[stream[where]].tolist()
         numbers: list[float] = []
         texts: list[str | None] = []
         qualities: list[int] = []
@@ -397,12 +398,12 @@ class _Rows:
             value = values[i]
             read = _read(value, of, seen)
             facts = read.facts
-            if recorded[place] and (facts.error or (facts.null and not facts.good)):
+            if facts.error and again[place]:
                 columns.kept[i] = False
-                if facts.error:
-                    decoded.errors.setdefault(int(stream[i]), facts.error)
-                else:
-                    decoded.deleted.append((int(stream[i]), int(time[i])))
+                decoded.errors.setdefault(int(stream[i]), facts.error)
+            elif recorded[place] and facts.null and not facts.good and not facts.error:
+                columns.kept[i] = False
+                decoded.deleted.append((int(stream[i]), int(time[i])))
             elif facts.state in NO_EVENT and not facts.error:
                 columns.kept[i] = False
                 decoded.dropped += 1

@@ -71,7 +71,9 @@ class Typings:
         self.single: NDArray[np.bool_] = np.zeros(_ROOM, np.bool_)
         """The point keeps numbers of 32 bits, of which some servers write more digits than others."""
         self.recorded: NDArray[np.bool_] = np.zeros(_ROOM, np.bool_)
-        """Its values are those of the archive, and none is made up in the place of one that cannot be had."""
+        """Its values are those of the archive, where a null that is not good tells of a deletion."""
+        self.again: NDArray[np.bool_] = np.zeros(_ROOM, np.bool_)
+        """What cannot be had now can be read later: an error is no value."""
         self.table: Table = table()
 
     def fix(self, stream: Stream, settings: Connection) -> str:
@@ -87,6 +89,7 @@ class Typings:
         self.type[handle] = TYPES.index(TYPE_OF[kind])
         self.single[handle] = point.type in _SINGLE and stream.plan.mode != "summary"
         self.recorded[handle] = stream.plan.gapless
+        self.again[handle] = stream.plan.mode not in ("snapshot", "end")
         return ""
 
     def forget(self, handle: int) -> None:
@@ -112,6 +115,7 @@ class Typings:
         self.type = _grown(self.type, size, 0)
         self.single = _grown(self.single, size, False)
         self.recorded = _grown(self.recorded, size, False)
+        self.again = _grown(self.again, size, False)
 
 
 def _grown(column: NDArray[Any], size: int, filler: Any) -> NDArray[Any]:
