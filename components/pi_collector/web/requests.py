@@ -23,7 +23,7 @@ Query = Sequence[tuple[str, str]]
 
 BASE: Final = 128
 """Bytes of an address that are reserved for what stands before the path, such as /piwebapi."""
-_PATH: Final = re.compile(r"[A-Za-z0-9_.~%-]*(/[A-Za-z0-9_.~%-]+)*")
+_PATH: Final = re.compile(r"([A-Za-z0-9_.~%-]+(/[A-Za-z0-9_.~%-]+)*)?")
 _VALUE: Final = ("Timestamp", "Value", "Good", "Questionable", "Substituted", "Annotated", "Errors")
 _STREAM: Final = ("Items.WebId", "Items.UnitsAbbreviation", "Items.Errors")
 _POINT: Final = (
@@ -77,8 +77,8 @@ def chunks(
     fixed: the rest of the query. parameter: what each one is given as. What is too long even alone has a request of
     its own: the server says what it thinks of it.
     """
-    begin = BASE + len(written(path, fixed)) + 1
-    extra = len(parameter) + 2  # the name, = and &
+    begin = BASE + len(written(path, fixed))
+    extra = len(parameter) + 2  # the name, =, and what stands before: ? or &
     found: list[list[int]] = []
     used = url_bytes
     for index, stream in enumerate(streams):
