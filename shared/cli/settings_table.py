@@ -333,8 +333,10 @@ def limits_of(model: type[ComponentSettings]) -> list[tuple[str, str]]:
                 walk(annotation, f"{path}.")
             elif get_origin(annotation) is list:
                 found.extend((path, name.replace("length", "items")) for name in limits)
-                inner = unwrapped(get_args(annotation)[0], ())[1]
+                bare, inner = unwrapped(get_args(annotation)[0], ())
                 found.extend((path, name) for name in _limits(inner))
+                if len(literals(bare)) > 1:
+                    found.append((path, "words"))
             elif len(literals(annotation)) > 1:
                 found.append((path, "words"))
             else:

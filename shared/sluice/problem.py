@@ -14,10 +14,12 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from sluice.schema import Place, Settings, Unit, literals, unwrapped
+from sluice.schema import Place, Settings, Unit, element_of, literals, unwrapped
 from sluice.units import comma
 
-LOOKS_SECRET = re.compile(r"pas+w|pass|pwd|^pw$|secret|token|credential|key$", re.IGNORECASE | re.MULTILINE)
+LOOKS_SECRET = re.compile(
+    r"pas+w|pass|pwd|^pw$|secret|token|credential|authorization|key$", re.IGNORECASE | re.MULTILINE
+)
 _LONGEST_VALUE = 120
 _DEEPEST = 10  # levels of a value that are shown: what comes in may be nested without end
 _URL_LOGIN = re.compile(r"(?<=://)[^/@\s]*@")
@@ -150,7 +152,7 @@ def tell(error: dict[str, Any], info: Any, value: Any) -> tuple[str, str]:
         unit = _unit(info)
         return problem, remedy.format(unit.show(limit) if unit else limit)
     if kind in ("literal_error", "enum"):
-        words = literals(info.annotation) if info else []
+        words = (literals(info.annotation) or literals(element_of(info.annotation))) if info else []
         return "is not one of the allowed words", one_of([str(word) for word in words], value)
     if kind in _NUMBERS and (with_comma := comma(value)) is not None:
         return with_comma

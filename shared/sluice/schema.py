@@ -121,6 +121,12 @@ def literals(annotation: Any) -> list[Any]:
     return list(get_args(annotation)) if get_origin(annotation) is Literal else []
 
 
+def element_of(annotation: Any) -> Any:
+    """What a list has as elements; None for what is no list."""
+    annotation, _ = unwrapped(annotation, ())
+    return get_args(annotation)[0] if get_origin(annotation) is list else None
+
+
 @cache
 def words_of(model: type[Settings], key: str) -> dict[str, str] | None:
     """The words of a field that takes one value, by their lower case: those of its Literal, else none at all.

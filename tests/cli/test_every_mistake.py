@@ -27,8 +27,11 @@ from cli.suite import members
 from sluice.component import Component, Runner
 from sluice.config import Problem
 
+from .mistakes_of_pi import MISTAKES
+
 COLLECTOR = "io.sluice.OpcUaCollector"
 EXPORTER = "io.sluice.StreamExporter"
+PI = "io.sluice.PiCollector"
 NODE = "ns=2;s=x"
 LONG = "x" * 300
 
@@ -168,8 +171,8 @@ ROWS = [
     Row(
         COLLECTOR,
         {"cloudCommands": ["stauts"]},
-        'cloudCommands[0] = "stauts" is no command: use one of: status, backfill, forget, explain, browse, read; did '
-        "you mean status?; or [] to allow none (the default of cloudCommands applies)",
+        'cloudCommands[0] = "stauts" is no command: use one of: status, backfill, forget, explain, browse, read, '
+        "refresh; did you mean status?; or [] to allow none (the default of cloudCommands applies)",
     ),
     Row(
         COLLECTOR,
@@ -1510,6 +1513,8 @@ ROWS = [
     ),
 ]
 
+ROWS += [Row(PI, merge, text, dict(files)) for merge, text, files in MISTAKES]
+
 
 # --- what sluice check says -----------------------------------------------------------------------------------------
 
@@ -1583,7 +1588,7 @@ class LonelySubscription:
 
 def component_class(name: str) -> type[Component[Any]]:
     package = members()[name].package
-    main = importlib.import_module({"opcua_collector": "opcua_collector.collector"}.get(package, f"{package}.exporter"))
+    main = importlib.import_module(f"{package}.{'collector' if package.endswith('_collector') else 'exporter'}")
     [found] = [
         one
         for one in vars(main).values()
@@ -1660,11 +1665,12 @@ def in_template(path: str) -> str:
     path = re.sub(r"^connections\.line1\b", "connections.<connection>", path)
     path = re.sub(r"\.tags\.Temp\b", ".tags.<tag>", path)
     path = re.sub(r"\.groups\.fast\b", ".groups.<group>", path)
+    path = re.sub(r"\.headers\.X-Api-Key\b", ".headers.<header>", path)
     path = re.sub(r"\.select\.all\b", ".select.<filter>", path)
     return re.sub(r"^sinks\.out\b", "sinks.<sink>", path)
 
 
-@pytest.mark.parametrize("component", [COLLECTOR, EXPORTER])
+@pytest.mark.parametrize("component", [COLLECTOR, EXPORTER, PI])
 def test_every_limit_of_the_models_is_in_a_row(component: str, tmp_path: Path) -> None:
     model = members()[component].settings
     assert model is not None
@@ -1689,6 +1695,12 @@ UNREACHABLE_LIMITS = {
     ("connections.<connection>.samplingInterval", "ge"),
     ("connections.<connection>.tags.<tag>.samplingInterval", "ge"),
     ("connections.<connection>.groups.<group>.samplingInterval", "ge"),
+    ("connections.<connection>.overlap", "ge"),
+    ("connections.<connection>.settle", "ge"),
+    ("connections.<connection>.reconcile.window", "ge"),
+    ("connections.<connection>.groups.<group>.overlap", "ge"),
+    ("connections.<connection>.groups.<group>.settle", "ge"),
+    ("connections.<connection>.groups.<group>.reconcile.window", "ge"),
     # The same class has the field in each kind of sink; the row of one kind stands for all.
 }
 
@@ -1697,6 +1709,7 @@ SOURCES = (
     "sluice.units",
     "opcua_collector.config",
     "opcua_collector.address_space.address",
+    "pi_collector.config",
     "stream_exporter.config",
     "stream_exporter.checks",
 )
