@@ -199,7 +199,7 @@ class Handing:
         if not self.crowded:
             return 0.0
         begun = time.monotonic()
-        while self.crowded and time.monotonic() - begun < PATIENCE:
+        while self.crowded and time.monotonic() - begun < PATIENCE:  # noqa: ASYNC110 - room is made in several places
             await asyncio.sleep(_ROOM)
         return time.monotonic() - begun
 

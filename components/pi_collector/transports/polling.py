@@ -27,7 +27,7 @@ class Polling:
 
     async def live(self) -> None:
         """Never ends."""
-        while not self._means.client.clock.lower:
+        while not self._means.client.clock.lower:  # noqa: ASYNC110 - it comes with any answer
             await asyncio.sleep(0.1)
         self._want(0, 1)
         await asyncio.sleep(self._interval() * (self._shard.number * _GOLDEN % 1))

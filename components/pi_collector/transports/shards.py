@@ -5,9 +5,9 @@ stays keeps its shard, and so its socket, whatever else is configured; new strea
 missing when their shard is opened the next time. Shards that have become small are put together when none of them is
 open anyway.
 
-A server opens a channel for all streams of an address or for none. So when it refuses one and says why, the streams that
-it does not know are searched for by halves. That takes twice the logarithm of their number in openings for each; when
-even the first two that are asked for alone are refused and nothing was ever taken, it is not the streams.
+A server opens a channel for all streams of an address or for none. So when it refuses one, the streams that it does not
+know are searched for by halves. That takes twice the logarithm of their number in openings for each; when even the
+first two that are asked for alone are refused and nothing was ever taken, it is not the streams.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ class Shards:
 class Search:
     """Which of some streams the server refuses, after it has refused all of them together. Pure.
 
-    Ask for `ask()` until it is None, and tell what became of it by `answered`; then `refused` are those that it does not
-    take, or `hopeless` says that it takes nothing.
+    Ask for `ask()` until it is None, and tell what became of it by `answered`; then `refused` are those that it does
+    not take, or `hopeless` says that it takes nothing.
     """
 
     def __init__(self, handles: Sequence[int]) -> None:

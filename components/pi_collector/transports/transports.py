@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 TICK: Final = 0.25
 """Seconds between looks at what should run and what does."""
 _MOST_TOLD: Final = 20  # streams that are named in one problem
+_ENDED: Final = "the connection was begun anew"
 _FAULT: Final = "a fault of Sluice itself ended it; it was begun anew"
 
 
@@ -65,24 +66,19 @@ class Transports:
         self._faults: dict[Carrier, tuple[Backoff, float]] = {}
         self._suspended: tuple[str, str] | None = None
         self._wake = asyncio.Event()
-        self._running = False
 
     # --- what is wanted ---
 
     def want(self, streams: Sequence[Stream]) -> None:
         """Exactly these, from now on. Those that stay keep what they have."""
         load = self._means.settings.load
-        wanted = {stream.handle for stream in streams}
         arranged = self._shards.want(streams, load.points_per_channel, load.url_bytes)
         for shard, handles in arranged.left.items():
-            # Those that go on elsewhere are subscribed there anew. Those that nobody wants any more are not ours to tell.
+            # Those that go on elsewhere are subscribed there anew. Those that nobody wants are not ours to tell.
             carrier = self._carriers.get(shard)
             moved = [added.streams[handle] for added in arranged.added for handle in handles if handle in added.streams]
             if carrier is not None and carrier.present is not None and moved:
                 self._means.coverage.lost(handles_of(moved), CONFIGURATION)
-            logger.debug(
-                "%d streams left shard %d, %d of them for good", len(handles), shard.number, len(set(handles) - wanted)
-            )
         self._arrange(arranged)
         for shard, carrier in self._carriers.items():
             carrier.fix(self._setting(shard))
@@ -106,6 +102,9 @@ class Transports:
 
     def _isolate(self, shard: Shard, handles: Iterable[int], error: FailedError) -> None:
         named = [shard.streams[handle] for handle in handles if handle in shard.streams]
+        carrier = self._carriers.get(shard)
+        if carrier is not None and carrier.present is not None:
+            self._means.coverage.lost(handles_of(named), error.problem, error.remedy)
         arranged = self._shards.isolated(shard, [stream.handle for stream in named])
         for added in arranged.added:
             choice = Choice(self._setting(added))
@@ -154,7 +153,8 @@ class Transports:
 
     async def run(self) -> None:
         """Never ends. Raises what keeps values from being stored."""
-        self._running = True
+        for carrier in self._carriers.values():
+            carrier.lose(_ENDED)  # by whoever ended the last run
         try:
             while True:
                 self._wake.clear()
@@ -170,11 +170,8 @@ class Transports:
                     waiting.cancel()
                 self._look()
         finally:
-            self._running = False
             await end(*self._tasks.values(), *self._ending)
             self._tasks.clear()
-            for carrier in self._carriers.values():
-                carrier.present = None
 
     def _start(self) -> None:
         if self._suspended is not None:
@@ -202,7 +199,7 @@ class Transports:
             carrier.lose(_FAULT)
             if error is None:
                 continue
-            if getattr(self._means.intake, "broken", None) is not None:
+            if self._means.intake.broken is not None:
                 raise error
             logger.error("Connection %s: a transport ended", self._means.connection, exc_info=error)
             backoff = self._faults.get(carrier, (Backoff(1.0, 60.0), 0.0))[0]

@@ -3,10 +3,10 @@
     register  POST streamsets/updates            -> a marker for each stream, or why it cannot be registered
     ask       GET  streamsets/updates?marker=…   -> what happened since, in order, and the next marker
 
-What has happened since a marker waits on the server, so an answer that does not come, or cannot be read, costs nothing:
-the same marker is asked with again. But the server keeps this in memory, for a while. When it knows a marker no more, or
-says that a registration is not valid, that stream is lost from its last answer on, and begins anew. Markers belong to
-one process of one server and are kept nowhere.
+What has happened since a marker waits on the server, so an answer that does not come, or cannot be read, costs
+nothing: the same marker is asked with again. But the server keeps this in memory, for a while. When it knows a marker
+no more, or says that a registration is not valid, that stream is lost from its last answer on, and begins anew. Markers
+belong to one process of one server and are kept nowhere.
 
 An answer is complete: what was there when it was asked for is in it. So an answer confirms all its streams up to the
 server's time when it was asked for, less settle.
@@ -63,7 +63,10 @@ class Updates:
             await self._register(list(self._shard.streams.values()))
             self._at = await self._means.client.clock.after()
         except (PiError, OSError, asyncio.TimeoutError) as error:
-            raise failed(error) from error
+            found = failed(error)
+            if found.suspects:  # and it is not the streams: they were tried one by one
+                found.reason = Reason.CANNOT
+            raise found from error
         if not self._markers:
             why = next(iter(self._unfit.values()), "the server registered none of the streams")
             raise FailedError(f"no stream can be registered for updates: {why}", reason=Reason.CANNOT)
@@ -150,19 +153,22 @@ class Updates:
         by_handle = {stream.handle: stream for stream in streams}
         search = Search(list(by_handle))
         while (asked := search.ask()) is not None:
-            try:
-                await self._register_these([by_handle[handle] for handle in asked])
-            except PiError as again:
-                if not failed(again).suspects:
-                    raise
-                search.answered(taken=False)
-            else:
-                search.answered(taken=True)
+            search.answered(taken=await self._takes([by_handle[handle] for handle in asked]))
         if search.hopeless:
             raise error
         for handle in search.refused:
             self._unfit[handle] = error.problem
             self._means.refused(by_handle[handle], error.problem)
+
+    async def _takes(self, streams: Sequence[Stream]) -> bool:
+        """Registers them, if the server lets it. Raises PiError when it is not the streams."""
+        try:
+            await self._register_these(streams)
+        except PiError as error:
+            if not failed(error).suspects:
+                raise
+            return False
+        return True
 
     async def _register_these(self, streams: Sequence[Stream]) -> None:
         body = await self._means.client.register(requests.register(stream.point.web_id for stream in streams).query)
