@@ -72,7 +72,7 @@ def write(server: PiServer, name: str, value: float, *, ago_s: float = 0.0) -> E
     return change.event
 
 
-async def frame(socket: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
+async def frame(socket: Any) -> dict[str, Any]:
     """The next frame of a channel."""
     message = await socket.receive(timeout=10)
     assert message.type is aiohttp.WSMsgType.TEXT, message
