@@ -418,7 +418,7 @@ class Intake:
 
     # --- events ---
 
-    def tell(self, kind: str, **what: Any) -> None:
+    def tell(self, kind: str, /, **what: Any) -> None:
         """An event of this connection, now."""
         self._submit_events([{"kind": kind, "time_ns": self._clock(), **what}], {})
 

@@ -262,6 +262,12 @@ class State:
         positions[kept.JOURNAL] = self._pointer()
         return positions
 
+    def positions(self) -> list[str]:
+        """All that may be kept, for who wants to delete it."""
+        journals = [kept.journal_key(number) for number in range(self._first, self._next)]
+        tails = [kept.tail_key(segment.number) for segment in self.tail.segments]
+        return [kept.JOURNAL, kept.COVERAGE, kept.STREAMS, *journals, *tails, *self._stray]
+
     # --- what was kept ---
 
     def load(self, position: Callable[[str], bytes | None]) -> list[str]:
