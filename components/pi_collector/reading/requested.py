@@ -334,6 +334,10 @@ class Requested:
         self._numbers = numbers
         return ""
 
+    def positions(self) -> list[str]:
+        """Of everything that may be kept."""
+        return [POSITION, *(f"{POSITION}/{one.number}" for one in self._requests.values())]
+
     def status(self) -> dict[str, Any]:
         """What there is still to do; nothing when there is nothing."""
         request = self._present
