@@ -13,15 +13,12 @@ from typing import Final
 from pi_collector.config import TRIED_AGAIN, Configuration, Connection, Group
 from pi_collector.plan import OWN, plan
 from pi_collector.tags import TABLES, Selection, select
+from pi_collector.web.authentication import token_unencrypted, unencrypted
 from sluice.config import Problem
 from sluice.problem import render
 from sluice.schema import Place
 from sluice.units import format_duration
 
-IN_THE_OPEN: Final = (
-    "would be sent to an address that begins with http:, where others can read it",
-    "write https: in the address; or set allowUnencrypted: true if nobody else is on that network",
-)
 _CALCULATED: Final = ("interpolated", "summary")
 
 
@@ -57,27 +54,13 @@ def judged(name: str, connection: Connection, selection: Selection) -> Selection
     )
 
 
-def shown(connection: Connection) -> tuple[str, ...]:
-    """Settings that hold a secret which an address without encryption would show to others."""
-    if connection.allow_unencrypted:
-        return ()
-    places = []
-    token_url = connection.bearer.token_url if connection.bearer is not None else None
-    if any(address.startswith("http:") for address in connection.addresses):
-        if connection.user is not None:
-            places.append("user.password")
-        if connection.bearer is not None:
-            places.append("bearer")
-        places += [f"headers.{header}" for header, one in connection.headers.items() if one.secret is not None]
-    if token_url is not None and token_url.startswith("http:"):
-        places.append("bearer.clientSecret")
-    return tuple(places)
-
-
 def _in_the_open(name: str, connection: Connection) -> Iterator[Problem]:
     """A connection that would never be made: its secrets may not be sent where anyone could read them."""
-    for place in shown(connection):
-        yield Problem(render(("connections", name, *place.split(".", 1))), None, *IN_THE_OPEN, TRIED_AGAIN)
+    errors = [unencrypted(connection, address) for address in connection.addresses]
+    for error in (next(filter(None, errors), None), token_unencrypted(connection)):
+        if error is not None:
+            place = render(("connections", name, *error.place.split(".")))
+            yield Problem(place, None, error.problem, error.remedy, TRIED_AGAIN)
 
 
 # --- what stops nothing ---

@@ -37,6 +37,7 @@ from pi_collector.points.cache import Cache, Known
 from pi_collector.points.lookup import DataServer, Found, Lookup, Refusal, Web, Why
 from pi_collector.points.point import BLOB, Point, key_of
 from pi_collector.points.searching import MOST, Chosen, NoSearchError, choose, search
+from pi_collector.problems import Reporter
 from pi_collector.web.errors import ForbiddenError, NotFoundError, PiError, ThrottledError
 from pi_collector.web.pace import BACKFILL, LIVE, Priority
 from sluice.problem import Problem, render
@@ -56,13 +57,6 @@ _SHOW: Final = 1.0  # seconds between handing over what was found so far
 _MOST_TOLD: Final = 200  # tags set aside whose problems are told one by one
 _MOST_LOST: Final = 10_000
 _MOST_NAMED: Final = 16  # names in an event
-
-
-class Reporter(Protocol):
-    """Where problems are told: `sluice.component.Problems`."""
-
-    def report(self, scope: str, problem: str, remedy: str, value: Any = None, *, effect: str = "") -> None: ...
-    def clear(self, scope: str) -> None: ...
 
 
 class Server(Web, Protocol):

@@ -302,6 +302,18 @@ def unencrypted(settings: Connection, address: str) -> CredentialsError | None:
     )
 
 
+def token_unencrypted(settings: Connection) -> CredentialsError | None:
+    """Why no token is asked for: others could read the client's secret."""
+    url = settings.bearer.token_url if settings.bearer is not None else None
+    if url is None or not url.startswith("http:") or settings.allow_unencrypted:
+        return None
+    return CredentialsError(
+        "bearer.tokenUrl",
+        "begins with http:, and others could read the client's secret",
+        "write https:, or set allowUnencrypted: true if that is wanted; this holds for localhost as well",
+    )
+
+
 class Identity:
     """What all requests of a connection say of us, and when a refused login is tried again."""
 

@@ -37,7 +37,7 @@ from pi_collector.config import Connection
 from pi_collector.problems import Reporter, explain
 from pi_collector.web import answers, features, requests, tls
 from pi_collector.web.answers import Answer
-from pi_collector.web.authentication import Identity, Source, unencrypted
+from pi_collector.web.authentication import Identity, Source, token_unencrypted, unencrypted
 from pi_collector.web.clock import Clock, Instant, Look, from_date
 from pi_collector.web.errors import (
     CredentialsError,
@@ -390,12 +390,8 @@ class Client:
 
     async def _post_form(self, url: str, form: bytes) -> tuple[int, bytes]:
         """Ask for a token. It is no part of PI, and gets nothing but the form."""
-        if url.startswith("http:") and not self._settings.allow_unencrypted:
-            raise CredentialsError(
-                "bearer.tokenUrl",
-                "begins with http:, and others could read the client's secret",
-                "write https:, or set allowUnencrypted: true if that is wanted; this holds for localhost as well",
-            )
+        if (error := token_unencrypted(self._settings)) is not None:
+            raise error
         try:
             async with self._lines()[0].post(
                 URL(url),
