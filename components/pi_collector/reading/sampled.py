@@ -8,8 +8,8 @@ newest value is given again if it is older than what is remembered.
 
 *interpolated, summary*: values stand at whole multiples of the interval, in server time. A window is closed when it
 lies before the server's clock less `settle`; then it is read. What is late changes windows that were read: the last
-`overlap` is read again, every quarter of it, and what has another value then comes again with the same time. Coverage is
-kept as for everything else, so that windows that were missed are read later, `maxBackfill` back at most.
+`overlap` is read again, every quarter of it, and what has another value then comes again with the same time. Coverage
+is kept as for everything else, so that windows that were missed are read later, `maxBackfill` back at most.
 
 Streams that are asked for in the same way are one *job*, which asks for them many at a time:
 

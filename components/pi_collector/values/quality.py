@@ -20,8 +20,8 @@ is no value that a flag could make better.
     Substituted                                     GOOD (or UNCERTAIN)     kept      substituted
     else                                            GOOD                    kept
 
-Where it can be read again (all modes but snapshot and end) an error is no value, and in mode recorded a null that is not
-good is none: see `decode`.
+Where it can be read again (all modes but snapshot and end) an error is no value, and in mode recorded a null that is
+not good is none: see `decode`.
 """
 
 from __future__ import annotations

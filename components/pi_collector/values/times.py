@@ -24,7 +24,7 @@ LAST_YEAR: Final = 2200
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _ODD: Final = re.compile(
     r"\s*([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{0,30}))?"
-    r"\s*(?:[Zz]|([+-])([0-9]{2}):?([0-9]{2}))?\s*"
+    r"\s*(?:[Zz]|([+-])([01][0-9]|2[0-3]):?([0-5][0-9]))?\s*"
 )
 _SHORTEST, _LONGEST = 20, 28  # characters of the usual form
 _LINE: Final = 10
