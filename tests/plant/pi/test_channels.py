@@ -18,7 +18,7 @@ from plant.pi.system import Event
 
 from .serving import FAST, channel_url, frame, point, serving, until, write
 
-EMPTY = {"Links": {}, "Items": []}
+EMPTY: dict[str, Any] = {"Links": {}, "Items": []}
 
 
 def values(body: dict[str, Any]) -> list[tuple[str, Any]]:
