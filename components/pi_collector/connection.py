@@ -188,6 +188,10 @@ class Connection:
         """As many ranges of the past are asked for as can be."""
         return self._requested.waiting >= MOST_REQUESTS
 
+    def asked_for(self, identity: str) -> Request | None:
+        """The request of this id, done or not, as far as it is known."""
+        return self._requested.get(identity)
+
     def request(self, identity: str, first: int, until: int, tags: Collection[str]) -> Request:
         """Read a range of the past (ns, first <= time < until) again; an id that is known goes on where it was."""
         known = self._requested.get(identity)

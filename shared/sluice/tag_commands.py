@@ -150,6 +150,9 @@ class Collecting(Protocol):
     def asked(self) -> bool:
         """As many ranges of the past are asked for as can be."""
 
+    def asked_for(self, identity: str) -> PastRequest | None:
+        """The request of this id, done or not, as far as it is known."""
+
     def request(self, identity: str, first: int, until: int, tags: Collection[str]) -> PastRequest:
         """Read a range of the past (ns, first <= time < until) again; an id that is known goes on where it was."""
 
@@ -211,8 +214,10 @@ class TagCommands(ABC, Generic[C]):
     async def _backfill(self, call: Call[Backfill]) -> Mapping[str, Any]:
         wanted = call.arguments
         connection = self.connection(wanted.connection)
-        tags = matching(wanted.tags, connection.tags, wanted.connection)
-        request = connection.request(call.id, wanted.first, wanted.to, tags)
+        request = connection.asked_for(call.id)
+        if request is None:  # else it goes on, whether its tags are known again by now or not
+            tags = matching(wanted.tags, connection.tags, wanted.connection)
+            request = connection.request(call.id, wanted.first, wanted.to, tags)
         while not request.over:
             call.progress(request.progress, request.result())
             await asyncio.sleep(_LOOK)
@@ -220,6 +225,7 @@ class TagCommands(ABC, Generic[C]):
                 raise CommandError(
                     f"the connection {wanted.connection} was removed", "configure it again and send a new command"
                 )
+            request = connection.asked_for(call.id) or request  # a connection that began anew has read its notes
         await connection.settled()
         result = request.result()
         if request.tags and request.left_out == request.tags:

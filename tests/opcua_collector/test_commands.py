@@ -40,6 +40,9 @@ class Line:
     def history(self, tag: str) -> str | None:
         return self._history[tag]
 
+    def asked_for(self, identity: str) -> Request | None:
+        return self.requests.get(identity)
+
     def request(self, identity: str, first: int, until: int, tags: list[str]) -> Request:
         if identity not in self.requests:
             self.requests[identity] = Request(identity, first, until, len(tags), dict.fromkeys(tags, first - 1))
