@@ -187,9 +187,18 @@ MISTAKES: list[tuple[dict[str, Any], str, dict[str, str]]] = [
     ),
     (
         connection(url="http://pi/piwebapi", user={"name": "reader", "password": {"file": "p"}}),
-        "connections.line1.user.password would be sent to an address that begins with http:, where "
-        "others can read it: write https: in the address; or set allowUnencrypted: true if nobody else "
-        "is on that network (it is tried again; all other connections run on)",
+        "connections.line1.allowUnencrypted is not set, and on the way to http://pi/piwebapi others could read "
+        "the password or token: write https: in the address, or allowUnencrypted: true if that is wanted; this "
+        "holds for localhost as well (it is tried again; all other connections run on)",
+        {},
+    ),
+    (
+        connection(
+            bearer={"tokenUrl": "http://id/token", "clientId": "gateway", "clientSecret": {"file": "p"}},
+        ),
+        "connections.line1.bearer.tokenUrl begins with http:, and others could read the client's secret: write https:, "
+        "or set allowUnencrypted: true if that is wanted; this holds for localhost as well (it is tried again; all "
+        "other connections run on)",
         {},
     ),
     (
