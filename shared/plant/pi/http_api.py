@@ -49,6 +49,8 @@ class ApiOptions:
     """points/search: since 2021 SP3."""
     multiple: bool = True
     """points/multiple."""
+    unknown: int = 404
+    """What those two are answered by a server without them; 400: it takes the word for a web id."""
     max_returned: int = 150_000
     """MaxReturnedItemsPerCall."""
     counted: Literal["returned", "asked"] = "returned"
@@ -212,13 +214,16 @@ class Api:
             ("GET", "points/{id}/attributes", self._attributes),
             ("POST", "batch", lambda call: batch.answer(self, call, most=self.options.nesting)),
         ]
-        if self.options.search:
-            table.append(("GET", "points/search", self._search))
-        if self.options.multiple:
-            table.append(("GET", "points/multiple", self._multiple))
+        table += [
+            ("GET", "points/search", self._search if self.options.search else self._unknown),
+            ("GET", "points/multiple", self._multiple if self.options.multiple else self._unknown),
+        ]
         for name, handler in streams.items():
             table += [("GET", f"streams/{{id}}/{name}", handler), ("GET", f"streamsets/{name}", handler)]
         return table
+
+    def _unknown(self, call: Call) -> Answer:
+        raise CallError(self.options.unknown, f"No HTTP resource was found that matches '{call.address}'.")
 
     # ---- system
 

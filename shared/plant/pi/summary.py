@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Literal
 
 from plant.pi import reading
@@ -74,21 +75,27 @@ SAMPLES: Final = ("ExpressionRecordedValues", "Interval")
 
 _SECOND_NS: Final = 1_000_000_000
 _DAY_S: Final = 86400.0
-_WITHOUT_NUMBERS: Final[tuple[Type, ...]] = ("Count", "PercentGood")
 
 
 @dataclass(frozen=True, slots=True)
-class _Figures:
-    """What an interval comes to. weight: seconds, or events. None: there is no good number in it."""
+class _Numbers:
+    """What the good numbers of an interval come to."""
 
-    weight: float
-    percent_good: float
     total: float
     mean: float
     variance: float
     sample_variance: float | None
     least: tuple[float, int]
     greatest: tuple[float, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """What an interval comes to. good: how many seconds, or events. numbers: None without a good one."""
+
+    good: float
+    percent_good: float
+    numbers: _Numbers | None
 
 
 def summaries(
@@ -114,7 +121,7 @@ def summaries(
     if "All" in wanted:
         wanted |= set(TYPES[:9])
     if "AllForNonNumeric" in wanted:
-        wanted |= set(_WITHOUT_NUMBERS)
+        wanted |= {"Count", "PercentGood"}
     found: list[tuple[Type, Event]] = []
     first = earliest
     while first < latest or first == earliest:
@@ -163,64 +170,58 @@ def _line(point: PiPoint, first: int, until: int, sample_ns: int | None, now_ns:
     return [ends[0], *map(archive.event, rows), ends[1]]
 
 
-def _of_events(events: Sequence[Event], test: Test | None) -> _Figures | None:
+def _of_events(events: Sequence[Event], test: Test | None) -> _Figures:
     if test is not None:
         events = [event for event in events if test(event)]
-    good = [(number, event.time_ns) for event in events if event.good and (number := _finite(event)) is not None]
-    if not good:
-        return None
-    numbers = [number for number, _ in good]
+    good = [event for event in events if _is_good(event)]
+    percent = 100.0 * len(good) / len(events) if events else 0.0
+    numbered = [(number, event.time_ns) for event in good if (number := event.number) is not None]
+    if not numbered:
+        return _Figures(len(good), percent, None)
+    numbers = [number for number, _ in numbered]
     mean = math.fsum(numbers) / len(numbers)
     squares = math.fsum((number - mean) ** 2 for number in numbers)
+    sample_variance = squares / (len(numbers) - 1) if len(numbers) > 1 else None
+    least, greatest = min(numbered, key=lambda one: one[0]), max(numbered, key=lambda one: one[0])
     return _Figures(
         len(good),
-        100.0 * len(good) / len(events),
-        math.fsum(numbers),
-        mean,
-        squares / len(numbers),
-        squares / (len(numbers) - 1) if len(numbers) > 1 else None,
-        min(good, key=lambda one: one[0]),
-        max(good, key=lambda one: one[0]),
+        percent,
+        _Numbers(math.fsum(numbers), mean, squares / len(numbers), sample_variance, least, greatest),
     )
 
 
-def _of_line(events: Sequence[Event], test: Test | None, *, step: bool) -> _Figures | None:
+def _of_line(events: Sequence[Event], test: Test | None, *, step: bool) -> _Figures:
     whole_s = (events[-1].time_ns - events[0].time_ns) / _SECOND_NS
     if not whole_s:
         return _of_events(events[:1], test)
     pieces = list(_pieces(events, test, step=step))
-    weight = math.fsum(piece.seconds for piece in pieces)
-    if not pieces or not weight:
-        return None
-    integral = math.fsum(piece.seconds * (piece.first + piece.last) / 2 for piece in pieces)
+    good = math.fsum(piece.seconds for piece in pieces)
+    percent = 100.0 * good / whole_s
+    lines = [(piece, piece.first, piece.last) for piece in pieces if piece.first is not None and piece.last is not None]
+    weight = math.fsum(piece.seconds for piece, _, _ in lines)
+    if not weight:
+        return _Figures(good, percent, None)
+    integral = math.fsum(piece.seconds * (first + last) / 2 for piece, first, last in lines)
     mean = integral / weight
     squares = math.fsum(
         piece.seconds * (a * a + a * b + b * b) / 3
-        for piece in pieces
-        for a, b in [(piece.first - mean, piece.last - mean)]
+        for piece, first, last in lines
+        for a, b in [(first - mean, last - mean)]
     )
     variance = max(0.0, squares / weight)
-    ends = [end for piece in pieces for end in ((piece.first, piece.from_ns), (piece.last, piece.to_ns))]
-    return _Figures(
-        weight,
-        100.0 * weight / whole_s,
-        integral / _DAY_S,
-        mean,
-        variance,
-        variance,
-        min(ends, key=lambda one: one[0]),
-        max(ends, key=lambda one: one[0]),
-    )
+    ends = [end for piece, first, last in lines for end in ((first, piece.from_ns), (last, piece.to_ns))]
+    least, greatest = min(ends, key=lambda one: one[0]), max(ends, key=lambda one: one[0])
+    return _Figures(good, percent, _Numbers(integral / _DAY_S, mean, variance, variance, least, greatest))
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A straight part of the line."""
+    """A part of the line that is good: straight between two numbers, or something that is no number."""
 
     from_ns: int
     to_ns: int
-    first: float
-    last: float
+    first: float | None
+    last: float | None
 
     @property
     def seconds(self) -> float:
@@ -228,45 +229,38 @@ class _Piece:
 
 
 def _pieces(events: Sequence[Event], test: Test | None, *, step: bool) -> Iterator[_Piece]:
-    for number in range(len(events) - 1):
-        before, after = events[number], events[number + 1]
-        first, last = _finite(before), _finite(after)
-        if (
-            not before.good
-            or first is None
-            or before.time_ns == after.time_ns
-            or (test is not None and not test(before))
-        ):
+    for before, after in pairwise(events):
+        if not _is_good(before) or before.time_ns == after.time_ns or (test is not None and not test(before)):
             continue
-        if step or last is None or not after.good:
+        first, last = before.number, after.number
+        if step or last is None or not _is_good(after):
             last = first
         yield _Piece(before.time_ns, after.time_ns, first, last)
 
 
-def _finite(event: Event) -> float | None:
-    number = event.number
-    if number is None and event.state is not None and not event.state.is_system:
-        return None
-    return number if number is not None and math.isfinite(number) else None
+def _is_good(event: Event) -> bool:
+    """Whether it is good, and no number that is none."""
+    return event.good and (event.number is None or math.isfinite(event.number))
 
 
-def _told(kind: Type, figures: _Figures | None, stamp: Stamp, first: int, until: int) -> Event:
+def _told(kind: Type, figures: _Figures, stamp: Stamp, first: int, until: int) -> Event:
     time = until if stamp == "MostRecentTime" else first
-    if figures is None:
-        return Event(time, 0.0) if kind in _WITHOUT_NUMBERS else reading.no_data(time)
+    numbers = figures.numbers
+    if kind == "Count":
+        return Event(time, figures.good)
+    if kind == "PercentGood":
+        return Event(time, figures.percent_good)
+    if numbers is None or (kind == "StdDev" and numbers.sample_variance is None):
+        return reading.no_data(time)
     if kind == "Minimum":
-        return Event(figures.least[1] if stamp == "Auto" else time, figures.least[0])
+        return Event(numbers.least[1] if stamp == "Auto" else time, numbers.least[0])
     if kind == "Maximum":
-        return Event(figures.greatest[1] if stamp == "Auto" else time, figures.greatest[0])
-    if kind == "StdDev":
-        variance = figures.sample_variance
-        return reading.no_data(time) if variance is None else Event(time, math.sqrt(variance))
+        return Event(numbers.greatest[1] if stamp == "Auto" else time, numbers.greatest[0])
     number = {
-        "Total": figures.total,
-        "Average": figures.mean,
-        "Range": figures.greatest[0] - figures.least[0],
-        "PopulationStdDev": math.sqrt(figures.variance),
-        "Count": figures.weight,
-        "PercentGood": figures.percent_good,
+        "Total": numbers.total,
+        "Average": numbers.mean,
+        "Range": numbers.greatest[0] - numbers.least[0],
+        "StdDev": math.sqrt(numbers.sample_variance or 0.0),
+        "PopulationStdDev": math.sqrt(numbers.variance),
     }[kind]
     return Event(time, number)
