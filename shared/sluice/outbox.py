@@ -210,7 +210,7 @@ class Outbox:
         )
 
     def position(self, key: str) -> bytes | None:
-        """The position as it was put last, whether it is on the disk yet or not."""
+        """The position as it was put last, whether it is on the disk yet or not, unless that was refused."""
         return self._positions.get(key)
 
     async def read(self, stream: str, first: int, max_bytes: int) -> list[Frame]:
@@ -338,6 +338,7 @@ class Outbox:
             self._pending -= part.bytes
         error = stored.exception()
         if error is not None:
+            self._take_back(change.positions)
             _fail(change.done, error)
             return
         for part in change.parts:
@@ -359,6 +360,12 @@ class Outbox:
         if not change.done.done():
             change.done.set_result(None)
         self._look()
+
+    def _take_back(self, positions: Mapping[str, bytes | None]) -> None:
+        """They will never be on the disk: what is there counts again, unless something else was put meanwhile."""
+        for key, value in positions.items():
+            if self._positions.get(key) == value:
+                _place(self._positions, key, self._committed.get(key))
 
     # --- settling and forgetting ---
 

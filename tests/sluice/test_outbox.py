@@ -201,6 +201,28 @@ async def test_positions_are_on_the_disk_with_their_frames(tmp_path: Path) -> No
             assert (other.state(LIVE).next, other.position("sequence")) == (3, b"2")
 
 
+async def test_positions_of_a_put_that_is_refused_are_those_that_were_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = sluice.outbox_tables.store
+
+    def choosy(connection: Any, change: Any, room: Any) -> Any:
+        if b"refused" in change.positions.values():
+            raise ValueError("not this one")
+        return store(connection, change, room)
+
+    monkeypatch.setattr(sluice.outbox_tables, "store", choosy)
+    async with opened(tmp_path / "outbox.db") as outbox:
+        source = Source(outbox)
+        await source.put(1, {"sequence": b"1", "marks": b"m"})
+        refused = outbox.put([], {"sequence": b"refused", "marks": b"refused", "session": b"refused"})
+        later = outbox.put([], {"marks": b"later"})
+        with pytest.raises(ValueError, match="not this one"):
+            await refused
+        await later
+        assert [outbox.position(key) for key in ("sequence", "marks", "session")] == [b"1", b"later", None]
+
+
 async def test_holes_in_the_numbers_are_refused_and_nothing_of_the_put_is_stored(tmp_path: Path) -> None:
     async with opened(tmp_path / "outbox.db") as outbox:
         await Source(outbox).put(3)
