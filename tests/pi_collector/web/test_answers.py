@@ -216,7 +216,7 @@ def test_retry_after_is_a_number_or_a_date_by_the_servers_own_clock(header: str,
 
 
 def test_the_parts_of_a_batch_have_an_answer_each() -> None:
-    asked = {"1": {}, "2": {}, "3": {}}
+    asked: dict[str, Any] = {"1": {}, "2": {}, "3": {}}
     found = answers.parts(
         body(
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import pytest
@@ -115,7 +116,7 @@ def test_chunks_have_every_stream_once_in_order_and_keep_their_bounds(
 @given(STREAMS, st.integers(1, 20), st.integers(300, 2000))
 def test_no_chunk_could_have_taken_the_next_stream(streams: list[str], most: int, url_bytes: int) -> None:
     found = requests.chunks("p", (), streams, most, url_bytes, parameter="marker")
-    for chunk, after in zip(found, found[1:], strict=False):
+    for chunk, after in itertools.pairwise(found):
         query = [("marker", streams[index]) for index in (*chunk, after[0])]
         assert len(chunk) == most or requests.BASE + len(requests.written("p", query)) > url_bytes
 
