@@ -25,6 +25,7 @@ MOST: Final = 100_000
 PAGE: Final = 1000
 """Points of one answer; more of them PI's point search does not give."""
 _LONGEST_NAME: Final = 256
+_OLDER: Final = re.compile(r"web ?id|no http resource", re.IGNORECASE)
 
 
 class FoundTag(Tag):
@@ -83,7 +84,7 @@ def _does_not_search(error: RefusedError) -> bool:
     """An older server takes `search` for the WebId of a point."""
     if isinstance(error, (NotFoundError, UnsupportedError)):
         return True
-    return error.status == 400 and any("webid" in text.lower().replace(" ", "") for text in error.errors)
+    return error.status == 400 and any(_OLDER.search(text) for text in error.errors)
 
 
 # --- the tags that searches give ---
