@@ -3,10 +3,10 @@
     python -m plant pi --log plant.log --rate 1000 --units 2
 
 It says what `python -m plant opcua` says (`ready` with url, authority, items, units, points; `watched`, `started`,
-`progress`, `counters`, `finished`, `refused`), is told the same (`start`, `stop`, `rate`, `counters`, `quit`), and:
+`progress`, `counters`, `finished`, `refused`), is told the same (`start`, `stop`, `rate`, `counters`, `quit`) and:
 
-    {"command": "fault", "fault": "throttle", "share": 0.3}     see faults.py; "fault": "process", "number": 4, "unit": 1
-                                                                for one of the plant's own
+    {"command": "fault", "fault": "throttle", "share": 0.3}     see faults.py
+    {"command": "fault", "fault": "process", "number": 4}       one of the plant's own; "unit": 1 for one unit only
     {"command": "heal", "fault": "throttle"}                    without a name: all
     {"command": "storm", "late": 2.0, …}                        see activity.py; {"command": "calm"} ends it
     {"command": "password", "user": …, "password": …}

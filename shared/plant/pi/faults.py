@@ -297,8 +297,8 @@ class Faults:
 
     async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """What the request is answered with, with the faults at work."""
-        if self.silent:
-            await self._swallow(request)
+        if not self._loud.is_set():
+            return await self._swallow(request)
         if (arguments := self._active.get("delay")) is not None:
             self.hits["delay"] += 1
             await asyncio.sleep(arguments["seconds"])
@@ -310,8 +310,8 @@ class Faults:
         if (arguments := self._hit("errors")) is not None:
             return web.json_response({"Errors": ["The service is unavailable."]}, status=arguments["status"])
         response = await handler(request)
-        if self.silent and not isinstance(response, web.WebSocketResponse):
-            await self._swallow(request)
+        if not self._loud.is_set() and not isinstance(response, web.WebSocketResponse):
+            return await self._swallow(request)
         if not isinstance(response, web.Response) or not isinstance(response.body, bytes) or response.status >= 300:
             return response
         return await self._spoiled(request, response, response.body)
@@ -334,13 +334,13 @@ class Faults:
                 await asyncio.sleep(1 / _DRIPS_PER_SECOND)
         return slow
 
-    async def _swallow(self, request: web.Request) -> None:
-        """Say nothing until it is over; the connection is reset then."""
+    async def _swallow(self, request: web.Request) -> web.Response:
+        """Say nothing until it is over; the connection is reset then, and nobody gets the answer."""
         self.hits["silence"] += 1
         await self.loud()
         if request.transport is not None:
             request.transport.abort()
-        raise ConnectionResetError("the server was silent")
+        return web.Response(status=503)
 
     def _hit(self, name: str) -> dict[str, Any] | None:
         arguments = self._active.get(name)

@@ -128,25 +128,29 @@ async def test_how_a_deletion_looks_is_the_servers_choice(deletions: Literal["nu
 
 
 async def test_shapes_of_the_documentation_one_value_per_stream_and_texts_for_booleans() -> None:
-    async with serving("A", options=fast(shape="Value", text_booleans=True)) as (server, client):
-        async with client.ws_connect(channel_url(server, "A")) as socket:
-            await opened(server)
-            write(server, "A", 1.0)
-            write(server, "A", 2.0)
-            told = [(await frame(socket))["Items"][0] for _ in range(2)]
+    async with (
+        serving("A", options=fast(shape="Value", text_booleans=True)) as (server, client),
+        client.ws_connect(channel_url(server, "A")) as socket,
+    ):
+        await opened(server)
+        write(server, "A", 1.0)
+        write(server, "A", 2.0)
+        told = [(await frame(socket))["Items"][0] for _ in range(2)]
     assert [item["Value"]["Value"] for item in told] == [1.0, 2.0]
     assert all(item["Value"]["Good"] == "true" and "Items" not in item for item in told)
 
 
 async def test_values_of_a_frame_may_come_in_any_order() -> None:
-    async with serving("A", options=fast(shuffled=True)) as (server, client):
-        async with client.ws_connect(channel_url(server, "A")) as socket:
-            await opened(server)
-            for at in range(50):
-                write(server, "A", float(at))
-            told: list[float] = []
-            while len(told) < 50:
-                told += [value for _, value in values(await frame(socket))]
+    async with (
+        serving("A", options=fast(shuffled=True)) as (server, client),
+        client.ws_connect(channel_url(server, "A")) as socket,
+    ):
+        await opened(server)
+        for at in range(50):
+            write(server, "A", float(at))
+        told: list[float] = []
+        while len(told) < 50:
+            told += [value for _, value in values(await frame(socket))]
     assert sorted(told) == [float(at) for at in range(50)] != told
 
 
@@ -202,12 +206,14 @@ async def test_a_frame_counts_as_read_when_the_client_has_taken_it_and_not_befor
 
 
 async def test_a_client_that_reads_too_slowly_loses_the_oldest_values_and_the_server_counts_them() -> None:
-    async with serving("A", options=Options(channels=ChannelOptions(poll_s=0.3, queue=10))) as (server, client):
-        async with client.ws_connect(channel_url(server, "A")) as socket:
-            await opened(server)
-            for at in range(25):
-                write(server, "A", float(at))
-            assert [value for _, value in values(await frame(socket))] == [float(at) for at in range(15, 25)]
+    async with (
+        serving("A", options=Options(channels=ChannelOptions(poll_s=0.3, queue=10))) as (server, client),
+        client.ws_connect(channel_url(server, "A")) as socket,
+    ):
+        await opened(server)
+        for at in range(25):
+            write(server, "A", float(at))
+        assert [value for _, value in values(await frame(socket))] == [float(at) for at in range(15, 25)]
     assert server.channels.lost == 15
 
 
@@ -231,10 +237,12 @@ async def test_a_single_stream_has_a_channel_too() -> None:
 
 
 async def test_closing_the_server_says_so_to_every_channel() -> None:
-    async with serving("A", options=Options(channels=FAST)) as (server, client):
-        async with client.ws_connect(channel_url(server, "A")) as socket:
-            await opened(server)
-            closing = asyncio.ensure_future(server.close())
-            message = await socket.receive(timeout=10)
-            assert (message.type, socket.close_code) == (aiohttp.WSMsgType.CLOSE, 1001)
-            await closing
+    async with (
+        serving("A", options=Options(channels=FAST)) as (server, client),
+        client.ws_connect(channel_url(server, "A")) as socket,
+    ):
+        await opened(server)
+        closing = asyncio.ensure_future(server.close())
+        message = await socket.receive(timeout=10)
+        assert (message.type, socket.close_code) == (aiohttp.WSMsgType.CLOSE, 1001)
+        await closing

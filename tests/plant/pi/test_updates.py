@@ -223,7 +223,9 @@ async def test_a_restart_loses_every_marker_and_so_do_renaming_and_removing_a_po
 
 
 async def test_an_old_server_has_no_updates() -> None:
-    async with serving("A", options=Options(updates=None)) as (server, client):
-        async with client.post(f"{server.url}/streamsets/updates?webId=x", headers=POST) as response:
-            assert response.status == 404
-            assert (await response.json())["Errors"]
+    async with (
+        serving("A", options=Options(updates=None)) as (server, client),
+        client.post(f"{server.url}/streamsets/updates?webId=x", headers=POST) as response,
+    ):
+        assert response.status == 404
+        assert (await response.json())["Errors"]
