@@ -48,7 +48,7 @@ def test_one_stream_alone_has_the_fields_of_its_own_shape() -> None:
 def test_newest_and_last_values_are_asked_for_without_a_time() -> None:
     assert asked(requests.value(["I1DPa"]))[0] == "streamsets/value"
     assert asked(requests.end_value(["I1DPa"]))[0] == "streamsets/end"
-    assert set(dict(asked(requests.value(["I1DPa"]))[1])) == {"selectedFields", "webId"}
+    assert set(dict(asked(requests.value(["I1DPa"]))[1])) == {"selectedFields", "webId", "webIdType"}
 
 
 def test_calculated_values_say_their_interval_and_where_they_stand() -> None:
