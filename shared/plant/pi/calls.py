@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from typing import Any, TypeVar
@@ -175,3 +175,7 @@ class Call:
     """The whole address, without the query."""
     pairs: tuple[tuple[str, str], ...] = ()
     """The query as it was written."""
+
+
+Handler = Callable[[Call], Answer]
+"""Answers a call, or raises CallError."""
