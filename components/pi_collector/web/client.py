@@ -322,7 +322,7 @@ class Client:
 
     async def _headers(self, address: str, *, fresh: bool) -> tuple[int, dict[str, str]]:
         """What stands above each request. Raises CredentialsError and UnauthorizedError."""
-        if (error := unencrypted(self._settings, address)) is not None:
+        if (error := unencrypted(self._settings, address) or token_unencrypted(self._settings)) is not None:
             raise error
         version, headers = await self._identity.headers()
         headers.update(
