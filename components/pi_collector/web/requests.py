@@ -21,6 +21,9 @@ from pi_collector.values.times import format7
 
 Query = Sequence[tuple[str, str]]
 
+_ID_ONLY: Final = ("webIdType", "IDOnly")
+"""Answers name streams as they were asked for: without it by another kind of WebId, the longest."""
+
 BASE: Final = 128
 """Bytes of an address that are reserved for what stands before the path, such as /piwebapi."""
 _PATH: Final = re.compile(r"([A-Za-z0-9_.~%-]+(/[A-Za-z0-9_.~%-]+)*)?")
@@ -110,6 +113,7 @@ def recorded_query(start: int, stop: int, max_count: int) -> Query:
         ("endTime", format7(stop)),
         ("boundaryType", "Inside"),
         ("maxCount", str(max_count)),
+        _ID_ONLY,
         ("selectedFields", _RECORDED),
     )
 
@@ -128,7 +132,7 @@ def recorded_alone(web_id: str, start: int, stop: int, max_count: int) -> Reques
 
 def value_query() -> Query:
     """All of `value` and `end_value` but their streams, for `chunks`."""
-    return (("selectedFields", _CURRENT),)
+    return (_ID_ONLY, ("selectedFields", _CURRENT))
 
 
 def value(web_ids: Iterable[str]) -> Request:
@@ -147,6 +151,7 @@ def interpolated_query(start: int, stop: int, interval: float) -> Query:
         ("startTime", format7(start)),
         ("endTime", format7(stop)),
         ("interval", span(interval)),
+        _ID_ONLY,
         ("selectedFields", _RECORDED),
     )
 
@@ -165,6 +170,7 @@ def summary_query(start: int, stop: int, interval: float, summaries: Iterable[st
         *(("summaryType", kind) for kind in summaries),
         ("calculationBasis", "TimeWeighted"),
         ("timeType", "EarliestTime"),
+        _ID_ONLY,
         ("selectedFields", _SUMMARY),
     )
 
@@ -185,18 +191,18 @@ def data_servers() -> Request:
 
 def point(path: str) -> Request:
     r"""One point by its path, \\SERVER\NAME."""
-    return Request("points", (("path", path), ("webIdType", "IDOnly"), ("selectedFields", ";".join(_POINT))))
+    return Request("points", (("path", path), _ID_ONLY, ("selectedFields", ";".join(_POINT))))
 
 
 def point_of(web_id: str) -> Request:
     """One point by its WebId."""
-    query = (("webIdType", "IDOnly"), ("selectedFields", ";".join(_POINT)))
+    query = (_ID_ONLY, ("selectedFields", ";".join(_POINT)))
     return Request(f"points/{quote(web_id, safe='')}", query)
 
 
 def points_query() -> Query:
     """All of `points_by_path` and `points_by_id` but what is asked for, for `chunks` with parameter path or webId."""
-    return (("webIdType", "IDOnly"), ("includeMode", "All"), ("selectedFields", _MULTIPLE))
+    return (_ID_ONLY, ("includeMode", "All"), ("selectedFields", _MULTIPLE))
 
 
 def points_by_path(paths: Iterable[str]) -> Request:
@@ -236,7 +242,7 @@ def _page(start_index: int, max_count: int) -> Query:
     return (
         ("startIndex", str(start_index)),
         ("maxCount", str(max_count)),
-        ("webIdType", "IDOnly"),
+        _ID_ONLY,
         ("selectedFields", _POINTS),
     )
 
@@ -246,7 +252,7 @@ def _page(start_index: int, max_count: int) -> Query:
 
 def channel_query(heartbeat: int) -> Query:
     """All of `channel` but its streams, for `chunks`. heartbeat: polls of the server that find nothing new."""
-    return (("includeInitialValues", "true"), ("heartbeatRate", str(heartbeat)))
+    return (("includeInitialValues", "true"), ("heartbeatRate", str(heartbeat)), _ID_ONLY)
 
 
 def channel(web_ids: Iterable[str], heartbeat: int) -> Request:
@@ -255,20 +261,20 @@ def channel(web_ids: Iterable[str], heartbeat: int) -> Request:
 
 
 def register_query() -> Query:
-    """All of `register` but its streams, for `chunks`: nothing."""
-    return ()
+    """All of `register` but its streams, for `chunks`."""
+    return (_ID_ONLY,)
 
 
 def register(web_ids: Iterable[str]) -> Request:
     """Register streams for updates; to be sent with `Client.register`."""
-    return Request("streamsets/updates", _streams(web_ids))
+    return Request("streamsets/updates", [*register_query(), *_streams(web_ids)])
 
 
 def updates_query() -> Query:
     """All of `updates` but its markers, for `chunks` with parameter marker."""
-    return ()
+    return (_ID_ONLY,)
 
 
 def updates(markers: Iterable[str]) -> Request:
     """What has come since each marker."""
-    return Request("streamsets/updates", [("marker", marker) for marker in markers])
+    return Request("streamsets/updates", [*updates_query(), *(("marker", marker) for marker in markers)])

@@ -82,9 +82,10 @@ def test_points_are_looked_up_by_path_by_many_and_by_search() -> None:
 def test_what_comes_by_itself_is_asked_for_by_stream_or_marker() -> None:
     path, query = asked(requests.channel(["I1DPa"], 5))
     assert path == "streamsets/channel"
-    assert query == [("includeInitialValues", "true"), ("heartbeatRate", "5"), ("webId", "I1DPa")]
-    assert asked(requests.register(["I1DPa"])) == ("streamsets/updates", [("webId", "I1DPa")])
-    assert asked(requests.updates(["0cbb_12"])) == ("streamsets/updates", [("marker", "0cbb_12")])
+    kind = ("webIdType", "IDOnly")
+    assert query == [("includeInitialValues", "true"), ("heartbeatRate", "5"), kind, ("webId", "I1DPa")]
+    assert asked(requests.register(["I1DPa"])) == ("streamsets/updates", [kind, ("webId", "I1DPa")])
+    assert asked(requests.updates(["0cbb_12"])) == ("streamsets/updates", [kind, ("marker", "0cbb_12")])
 
 
 @pytest.mark.parametrize("path", ["../admin", "a/../b", "a//b", "/a", "a?b=c", "a#b", "https://other/x", "a b", "a\\b"])
