@@ -1,0 +1,230 @@
+"""One connection against a simulated PI Web API: the archive and the server's own log are the judges."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from .disk import Disk
+from .running import SECOND, Plant, arrived, running, settings, tags, until
+
+TRANSPORTS = ["channel", "updates", "poll"]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_everything_since_the_start_arrives_once_whatever_it_comes_by(tmp_path: Path, transport: str) -> None:
+    plant, disk = Plant("A", "B"), Disk()
+    plant.history("A", 50, first=3600)
+    async with plant.server:
+        begun = plant.clock.now_ns()
+        async with running(plant, tmp_path, disk, tags("A", "B"), transport=transport) as run:
+            await run.state("running")
+            for number in range(30):
+                plant.write("A", 100.0 + number)
+                plant.write("B", 200.0 + number)
+                await asyncio.sleep(0.03)
+            await arrived(disk, lambda: plant.archived(since=begun + 3 * SECOND), run.shown)
+            assert run.connection.status()["transports"]["connection"]["transport"] == transport
+        older = {row for row in disk.rows if row[1] < begun}
+        assert older <= {max(plant.archived("A") - {row for row in disk.rows if row[1] >= begun})}, "initial: now"
+        assert plant.server.written == 0
+
+
+async def test_a_past_that_is_wanted_is_read_beside_what_comes_live(tmp_path: Path) -> None:
+    plant, disk = Plant("A", "B"), Disk()
+    plant.history("A", 5000, first=86400, last=60)
+    plant.history("B", 10, first=80000, last=60)
+    async with plant.server:
+        async with running(plant, tmp_path, disk, tags("A", "B"), initial="2d") as run:
+            await run.state("running")
+            for number in range(20):
+                plant.write("B", 1000.0 + number)
+                await asyncio.sleep(0.02)
+            await arrived(disk, plant.archived, run.shown)
+            await until(lambda: run.connection.status()["gaps"]["open"] == 0, run.shown)
+            gaps = run.connection.status()["gaps"]
+            assert gaps["opened"] == gaps["filled"] + gaps["abandoned"]
+            await until(lambda: disk.gaps("filled"), run.shown)
+        assert any(row[0] == "A" for row in disk.past)
+        assert [gap["cause"] for gap in disk.gaps("filled")] == ["initial"]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_what_is_written_while_the_line_is_cut_is_read_back(tmp_path: Path, transport: str) -> None:
+    plant, disk = Plant("A", "B"), Disk()
+    async with plant.server, running(plant, tmp_path, disk, tags("A", "B"), transport=transport) as run:
+        await run.live("A", "B")
+        begun = plant.clock.now_ns()
+        for number in range(60):
+            plant.write("A", float(number))
+            if number == 20:
+                plant.server.cut()
+            if number == 30:
+                await plant.server.close()
+            if number == 40:
+                await plant.server.start()
+            await asyncio.sleep(0.02)
+        await arrived(disk, lambda: plant.archived(since=begun), run.shown)
+        await until(lambda: run.connection.status()["gaps"]["open"] == 0, run.shown)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_after_a_kill_everything_goes_on_where_it_was_without_loss_or_repeats(
+    tmp_path: Path, transport: str
+) -> None:
+    plant, disk = Plant("A", "B", "C"), Disk()
+    plant.history("C", 3000, first=86400, last=30)
+    async with plant.server:
+        written = 0
+
+        async def write(values: int) -> None:
+            nonlocal written
+            for _ in range(values):
+                written += 1
+                plant.write("A", float(written))
+                plant.write("B", float(-written))
+                await asyncio.sleep(0.01)
+
+        begun = 0
+        for turn in range(4):
+            async with running(plant, tmp_path, disk, tags("A", "B", "C"), transport=transport, initial="2d") as run:
+                if turn == 0:
+                    await run.state("running")
+                    begun = plant.clock.now_ns()
+                await write(30)
+                if turn < 3:
+                    await run.kill()
+                    await write(10)
+                else:
+                    await arrived(
+                        disk, lambda since=begun: plant.archived(since=since) | plant.archived("C"), run.shown
+                    )
+                    await until(lambda: run.connection.status()["gaps"]["open"] == 0, run.shown)
+                    gaps = run.connection.status()["gaps"]
+                    assert gaps["opened"] == gaps["filled"] + gaps["abandoned"]
+
+
+async def test_while_the_archive_is_down_the_status_says_so_and_what_was_missed_comes_later(tmp_path: Path) -> None:
+    plant, disk = Plant("A"), Disk()
+    async with plant.server, running(plant, tmp_path, disk, tags("A")) as run:
+        await run.live("A")
+        begun = plant.clock.now_ns()
+        plant.write("A", 1.0)
+        plant.server.faults.archive_down()
+        await run.state("waiting")
+        assert "has no connection to the data archive PISERVER" in run.connection.status()["why"]
+        plant.write("A", 2.0)
+        plant.server.faults.heal()
+        plant.write("A", 3.0)
+        await run.state("running")
+        await arrived(disk, lambda: plant.archived(since=begun), run.shown)
+        assert any("data archive" in gap["cause"] for gap in disk.gaps("opened"))
+
+
+async def test_a_full_outbox_pauses_everything_and_nothing_is_missed(tmp_path: Path) -> None:
+    plant, disk = Plant("A"), Disk()
+    async with plant.server, running(plant, tmp_path, disk, tags("A")) as run:
+        await run.live("A")
+        assert run.outlet.recoverable
+        begun = plant.clock.now_ns()
+        run.outlet.full = True
+        await run.state("paused")
+        before = len(disk.rows)
+        for number in range(20):
+            plant.write("A", float(number))
+            await asyncio.sleep(0.02)
+        assert len(disk.rows) - before <= 1
+        run.outlet.full = False
+        await run.state("running")
+        await arrived(disk, lambda: plant.archived(since=begun), run.shown)
+        assert any(gap["cause"] == "the outbox is full" for gap in disk.gaps("opened"))
+
+
+async def test_when_storing_fails_it_begins_anew_from_what_is_stored(tmp_path: Path) -> None:
+    plant, disk = Plant("A"), Disk()
+    async with plant.server, running(plant, tmp_path, disk, tags("A")) as run:
+        await run.live("A")
+        begun = plant.clock.now_ns()
+        plant.write("A", 1.0)
+        await until(lambda: disk.rows, run.shown)
+        run.outlet.broken = OSError("the disk is gone")
+        plant.write("A", 2.0)
+        await until(lambda: run.connection.status().get("begun_anew"), run.shown)
+        plant.write("A", 3.0)
+        run.outlet.broken = None
+        await arrived(disk, lambda: plant.archived(since=begun), run.shown)
+
+
+async def test_late_values_are_found_by_looking_again(tmp_path: Path) -> None:
+    plant, disk = Plant("A"), Disk()
+    async with plant.server:
+        async with running(
+            plant, tmp_path, disk, tags("A"), initial="1h", reconcile={"every": "1s", "window": "1h"}, transport="poll"
+        ) as run:
+            await run.live("A")
+            plant.write("A", 1.0)
+            plant.write("A", 2.0, ago=1800)
+            await arrived(disk, plant.archived, run.shown)
+            await until(lambda: run.connection.status()["reconciled"]["slices"] >= 3, run.shown)
+            assert run.connection.status()["reconciled"]["late"] == 1
+        assert set(disk.counted().values()) == {1}
+
+
+async def test_a_change_of_tags_touches_nobody_else(tmp_path: Path) -> None:
+    plant, disk = Plant("A", "B", "C"), Disk()
+    async with plant.server, running(plant, tmp_path, disk, tags("A", "B"), transport="channel") as run:
+        await run.live("A", "B")
+        begun = plant.clock.now_ns()
+        opened = plant.server.requests["GET streamsets/channel"]
+        run.connection.reconfigure(settings(plant, transport="channel"), tags("B", "C"))
+        await until(lambda: run.connection.status()["streams"]["streams"] == 2, run.shown)
+        await run.live("B", "C")
+        await asyncio.sleep(0.2)
+        later = plant.clock.now_ns()
+        for number in range(20):
+            for name in ("A", "B", "C"):
+                plant.write(name, float(number))
+            await asyncio.sleep(0.02)
+        await arrived(disk, lambda: plant.archived("B", since=begun) | plant.archived("C", since=later), run.shown)
+        assert plant.server.requests["GET streamsets/channel"] == opened + 1, "one for what is new"
+        assert not [row for row in disk.rows if row[0] == "A" and row[1] >= later]
+        assert not disk.gaps("opened"), "nobody lost anything"
+
+
+async def test_a_tag_that_is_unknown_is_told_and_the_others_run(tmp_path: Path) -> None:
+    plant, disk = Plant("A"), Disk()
+    async with plant.server:
+        begun = plant.clock.now_ns()
+        async with running(plant, tmp_path, disk, tags("A", "NOWHERE")) as run:
+            await run.live("A")
+            plant.write("A", 1.0)
+            await arrived(disk, lambda: plant.archived("A", since=begun), run.shown)
+            assert "is not found" in run.problems.told["connections.site.tags.NOWHERE"][0]
+            assert run.connection.status()["points"]["set_aside"] == 1
+
+
+async def test_a_server_that_is_not_there_is_told_and_tried_again(tmp_path: Path) -> None:
+    plant, disk = Plant("A"), Disk()
+    await plant.server.start()
+    await plant.server.close()
+    async with running(plant, tmp_path, disk, tags("A")) as run:
+        await run.state("waiting")
+        assert run.connection.status()["why"] == "connections.site.url: refuses the connection"
+        assert "connections.site.url" in run.problems.told
+        async with plant.server:
+            await run.state("running")
+            assert "connections.site.url" not in run.problems.told
+
+
+async def test_one_that_is_removed_leaves_nothing_behind(tmp_path: Path) -> None:
+    plant, disk = Plant("A"), Disk()
+    async with plant.server, running(plant, tmp_path, disk, tags("A")) as run:
+        await run.live("A")
+        plant.write("A", 1.0)
+        await until(lambda: disk.rows and disk.positions, run.shown)
+        run.connection.leave()
+        await run.stop()
+        run.connection.forget()
+        await until(lambda: not disk.positions, lambda: disk.positions.keys())
