@@ -179,3 +179,48 @@ def test_tags_that_only_the_server_knows_are_not_in_the_figures_and_it_says_so(t
     ).findings
     notes = [str(one.problem) for one in found if one.level == "note"]
     assert [note for note in notes if "connections.line1.select finds its tags on the server" in note], notes
+
+
+# --- PI -------------------------------------------------------------------------------------------------------------
+
+
+def of_pi(folder: Path, change: float = 1.0, count: int = 1000, **settings: Any) -> Estimate:
+    connection = {"url": "https://pi/piwebapi", "tags": {f"T{n}": {"point": f"P{n}"} for n in range(count)}, **settings}
+    site = {"io.sluice.PiCollector": {"configurationUpdate": {"merge": {"connections": {"pi": connection}}}}}
+    path = folder / "site.json"
+    path.write_text(json.dumps({"components": site}))
+    return estimate(Gateway.of(load(path)), change)
+
+
+@pytest.mark.parametrize(
+    ("settings", "values", "streams", "requests", "sockets"),
+    [
+        # 50 values/s of 1,000 points is what archives have; 10 requests of 100 points each 10 minutes look again.
+        ({}, 50.0, 1000, 10 / 600, 2),
+        ({"reconcile": {"window": 0}}, 50.0, 1000, 0.0, 2),
+        ({"transport": "poll", "pollInterval": "10s", "reconcile": {"window": 0}}, 50.0, 1000, 1.0, 0),
+        ({"mode": "snapshot", "pollInterval": "5s"}, 200.0, 1000, 2.0, 0),
+        ({"mode": "summary", "interval": "1m", "summaries": ["Average", "Maximum"]}, 33.333, 2000, 0.167, 0),
+        ({"mode": "interpolated", "interval": "10s", "load": {"pointsPerRequest": 50}}, 100.0, 1000, 2.0, 0),
+    ],
+    ids=str,
+)
+def test_what_is_asked_of_a_pi_web_api(
+    tmp_path: Path, settings: dict[str, Any], values: float, streams: int, requests: float, sockets: int
+) -> None:
+    [one] = of_pi(tmp_path, **settings).connections
+    assert one.source == "pi-collector/pi"
+    assert one.values_per_s == values
+    assert (one.streams, one.requests_per_s, one.sockets) == (streams, round(requests, 3), sockets)
+    assert one.bytes_per_s is not None
+    assert one.bytes_per_s >= values * 130
+
+
+def test_a_pi_web_api_that_would_be_asked_too_often_is_told(tmp_path: Path) -> None:
+    of_pi(tmp_path, transport="poll", pollInterval="1s", count=3000)
+    findings = check_document(load(tmp_path / "site.json"), nucleus="classic").findings
+    said = [str(one.problem) for one in findings if "requestsPerSecond" in one.problem.path]
+    assert said == [
+        "connections.pi.load.requestsPerSecond = 20.0 is too few: the intervals of this connection take 30.1 "
+        "requests/s: poll less often, use transport: channel, or raise it as far as the server's administrator allows"
+    ]

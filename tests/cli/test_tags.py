@@ -206,3 +206,35 @@ def test_normalising_keeps_every_tag_and_is_idempotent(rows: list[tuple[str, str
     assert count == len(rows)
     assert normalised(once) == (once, count)
     assert parse(once, (), "t").tags == parse(data, (), "t").tags
+
+
+# --- tables of PI points --------------------------------------------------------------------------------------------
+
+
+def test_the_columns_tell_which_collector_a_table_is_for(tmp_path: Path) -> None:
+    path = tmp_path / "pi.csv"
+    path.write_text("Tag;Point;Unit;Remarks\nReactor/Temp;SINUSOID;degC;neu\nReactor/Level;CDT158;;\n", "utf-8-sig")
+    told = made(path, "--name", "site-a", "--output", tmp_path / "out")
+    assert told["tags"] == 2
+    assert files(tmp_path / "out")[f"artifacts/{NAME}/1.0.0/tags.csv"].decode() == (
+        "tag,point,unit\nReactor/Level,CDT158,\nReactor/Temp,SINUSOID,degC\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tag,point,path\nA,X,\nB,,S/Y\n", "B.path = \"S/Y\" is no path of a point"),
+        ("tag,path\nA,\\\\S\\X\nB,S\\Y\n", "B.path = \"S\\\\Y\" is no path of a point"),
+        ("tag,path\nA,/Objects/2:X\nB,Objects\n", "B.path"),
+        ("tag,node,point\nA,nonsense,X\n", "is no node id"),
+        ("tag,unit\nA,bar\n", "has no column node or path"),
+    ],
+)  # fmt: skip
+def test_a_table_is_checked_by_the_collector_that_it_is_for(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "tags.csv"
+    path.write_text(text, encoding="utf-8")
+    result = run("check", path)
+    assert result.exit_code == 1
+    assert said in result.output
+    assert "1 error" in result.output
