@@ -128,7 +128,10 @@ def _run(api: Runs, call: Call, request: Mapping[str, Any], results: Mapping[str
 
 def _readable(results: Mapping[str, Mapping[str, Any]], parents: Sequence[str]) -> dict[str, Any]:
     """The answers of the parents as a client would read them."""
-    return {name: orjson.loads(orjson.dumps(results[name])) for name in parents}
+    try:
+        return {name: orjson.loads(orjson.dumps(results[name])) for name in parents}
+    except ValueError as error:  # a number that is none, written as a symbol
+        raise CallError(400, f"What the parents were answered is no JSON: {error}") from error
 
 
 def _one(

@@ -11,6 +11,7 @@ from plant.pi import filtering, time_syntax, webid
 from plant.pi.selecting import Selection
 
 _Word = TypeVar("_Word", bound=str)
+_DIGITS = 18  # of a whole number
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False, "": False}
 
 
@@ -80,7 +81,7 @@ class Query:
     def whole(self, name: str, default: int, *, least: int = 0, most: int | None = None) -> int:
         """A whole number; above the maximum it is refused with PI Web API's words."""
         text = self.text(name, str(default)).strip()
-        if not text.removeprefix("-").isdecimal():
+        if not text.removeprefix("-").isdecimal() or len(text) > _DIGITS:
             raise CallError(400, f"The value '{text}' of the parameter '{name}' is not valid.")
         number = int(text)
         if number < least:

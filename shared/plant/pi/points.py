@@ -146,7 +146,7 @@ class PiPoint:
             value = _single(value)
         else:
             value = float(value)
-        return replace(event, time_ns=time_ns, value=value, state=state, good=good)
+        return Event(time_ns, value, good, event.questionable, event.substituted, event.annotated, state)
 
     def write(self, event: Event, mode: Mode = "insert") -> Change | None:
         """Take an event, already as `taken` makes it; what it did, or None when the mode forbids it."""

@@ -101,11 +101,11 @@ class StreamCalls:
                 item["Value"] = content
             else:
                 count += len(content)
+                self._need_room(count)
                 item["Items"] = content
                 item["UnitsAbbreviation"] = point.units
             item["Links"] = {"Source": f"{call.base}/points/{web_id}"}
             items.append(item)
-        self._need_room(count)
         if "sortField" in call.query:
             call.query.word("sortField", ("Name",), "Name")
             descending = call.query.word("sortOrder", _SORTS, "Ascending") == "Descending"

@@ -60,6 +60,7 @@ class PiSystem:
         self._points: dict[int, PiPoint] = {}
         self._by_name: dict[str, PiPoint] = {}
         self._by_web_id: dict[str, PiPoint] = {}
+        self._web_ids: dict[tuple[PiPoint, webid.Kind], str] = {}
         self._sorted: list[PiPoint] | None = None
         self._next = 1
 
@@ -148,7 +149,7 @@ class PiSystem:
         tag, _, number = tag.partition("?")
         if server.casefold() not in (self.name.casefold(), str(self.guid)) and guid.casefold() != str(self.guid):
             return None
-        return self.by_name(tag) or (self.by_id(int(number)) if number.isdecimal() else None)
+        return self.by_name(tag) or (self.by_id(int(number)) if number.isdecimal() and len(number) <= 10 else None)
 
     def by_web_id(self, text: str) -> PiPoint | None:
         """The point of a web id of any kind; None for what is none, or somebody else's."""
@@ -167,7 +168,14 @@ class PiSystem:
 
     def web_id_of(self, point: PiPoint, kind: webid.Kind = "Full") -> str:
         """A point's web id of that kind."""
-        return webid.of_point(self.guid, point.id, point.path).encode(kind)
+        key = (point, kind)
+        found = self._web_ids.get(key)
+        if found is None:
+            found = webid.of_point(self.guid, point.id, point.path).encode(kind)
+            if len(self._web_ids) >= _REMEMBERED:
+                self._web_ids.clear()
+            self._web_ids[key] = found
+        return found
 
     # ---- events
 
@@ -234,6 +242,7 @@ class PiSystem:
 
     def _told(self, point: PiPoint, change: PointChange) -> None:
         self._by_web_id.clear()
+        self._web_ids.clear()
         self._sorted = None
         for listener in self.point_listeners:
             listener(point, change)

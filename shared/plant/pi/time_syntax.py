@@ -27,6 +27,9 @@ from zoneinfo import ZoneInfo
 SECOND_NS: Final = 1_000_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
+_FIRST_NS: Final = -62_135_596_800 * SECOND_NS  # the year 1, where the calendar of .NET begins
+_LAST_NS: Final = 253_402_300_800 * SECOND_NS - 100  # the last tick of the year 9999
+
 _WEEKDAYS: Final = tuple(day.casefold() for day in calendar.day_name)
 _MONTHS: Final = tuple(month.casefold() for month in calendar.month_name)
 _ZONES: Final = {
@@ -97,6 +100,8 @@ def parse(text: str | None, now_ns: int, zone: tzinfo, *, base_ns: int | None = 
         time_ns = found
     if offset:
         time_ns = _moved(time_ns, offset.group(2), -1 if offset.group(1) == "-" else 1, zone, whole)
+    if not _FIRST_NS <= time_ns <= _LAST_NS:
+        raise TimeSyntaxError(f"The specified time '{text}' is not valid.")
     return time_ns
 
 
