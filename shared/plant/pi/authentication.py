@@ -21,6 +21,9 @@ from aiohttp import web
 TOKEN_PATH = "/identity/connect/token"  # noqa: S105 - where tokens are found
 _KEPT = 10_000
 
+USER = web.RequestKey("user", str)
+"""Under which a request has the name of who asks."""
+
 ANONYMOUS = ""
 """The name of who has not said who they are."""
 
@@ -134,4 +137,4 @@ class Authentication:
         return web.json_response({"error": error}, status=400)
 
 
-__all__ = ["ANONYMOUS", "TOKEN_PATH", "Authentication"]
+__all__ = ["ANONYMOUS", "TOKEN_PATH", "USER", "Authentication"]

@@ -4,7 +4,7 @@ r"""The reading part of PI Web API: system, data servers, points, streams, strea
     application.add_routes(api.routes("/piwebapi"))
 
 Routes and names of parameters are known in any case. What fails is answered `{"Errors": [...]}`. Who may write, be
-pushed to, or come in at all is not decided here; `request["user"]` says who asks.
+pushed to, or come in at all is not decided here; `request[USER]` says who asks.
 
 Elements, attributes and event frames would be further tables of calls; there are none.
 """
@@ -19,6 +19,7 @@ from aiohttp import web
 
 from plant.pi import batch, timed_values
 from plant.pi.api_options import ApiOptions
+from plant.pi.authentication import ANONYMOUS, USER
 from plant.pi.calls import Answer, Call, CallError, Handler, Query
 from plant.pi.events import Event
 from plant.pi.lookup import Lookup
@@ -115,7 +116,7 @@ class Api:
             ids,
             query,
             f"{request.scheme}://{request.host}{base}",
-            request.get("user", ""),
+            request.get(USER, ANONYMOUS),
             body,
             address,
             pairs,

@@ -28,7 +28,8 @@ from aiohttp import web
 
 from plant.pi import control, http_api
 from plant.pi.activity import Activity
-from plant.pi.authentication import TOKEN_PATH, Authentication
+from plant.pi.api_options import ApiOptions
+from plant.pi.authentication import ANONYMOUS, TOKEN_PATH, USER, Authentication
 from plant.pi.channels import ChannelOptions, Channels
 from plant.pi.clock import Clock
 from plant.pi.faults import Faults, Handler, zipped
@@ -52,7 +53,7 @@ class Options:
 
     port: int = 0
     """0 takes a free one."""
-    api: http_api.ApiOptions = field(default_factory=lambda: http_api.ApiOptions())
+    api: ApiOptions = field(default_factory=ApiOptions)
     channels: ChannelOptions = field(default_factory=ChannelOptions)
     updates: UpdatesOptions | None = field(default_factory=UpdatesOptions)
     """None: the server is too old for stream updates, and answers 404."""
@@ -296,7 +297,7 @@ class PiServer:
             for challenge in self.authentication.challenges():
                 response.headers.add("WWW-Authenticate", challenge)
             return response
-        request["user"] = user
+        request[USER] = user
         if self.options.csrf and request.method not in ("GET", "HEAD") and "X-Requested-With" not in request.headers:
             return _errors(400, "The X-Requested-With header is missing: the request may be forged.")
         if self._too_many(request.remote or ""):
@@ -393,7 +394,7 @@ class PiServer:
     def _found(self, request: web.Request, web_id: str) -> tuple[PiPoint | None, str]:
         """The point of a web id that may be read; else why not."""
         point = self.system.by_web_id(web_id)
-        user = request.get("user", "")
+        user = request.get(USER, ANONYMOUS)
         visible = None if point is None else point.definition.visible_to
         if point is None or (visible is not None and user not in visible):
             return None, f"The specified WebID {web_id!r} was not found."
