@@ -98,7 +98,7 @@ class TimedValues:
     def encode(self, selection: Selection) -> bytes:
         """A JSON list of the values, with the wanted fields."""
         parts: list[str] = []
-        template = _Template(self.point.units, selection, self.nan)
+        template = _template(self.point.units, selection, self.nan)
         for run in self.runs:
             if isinstance(run, range):
                 parts += _rows(self.point, run, template)
@@ -117,7 +117,7 @@ class OneValue:
 
     def encode(self, selection: Selection) -> bytes:
         """A JSON object with the wanted fields."""
-        return _Template(self.point.units, selection, self.nan).event(self.event).encode()
+        return _template(self.point.units, selection, self.nan).event(self.event).encode()
 
 
 class _Template:
@@ -167,6 +167,11 @@ class _Template:
                 return repr(value)
             return f'"{_not_finite(value)}"' if self.nan == "text" else _not_finite(value)
         return orjson.dumps(value).decode()
+
+
+@lru_cache(maxsize=1024)  # a stream set writes the same one for each of its streams
+def _template(units: str, selection: Selection, nan: NaN) -> _Template:
+    return _Template(units, selection, nan)
 
 
 def _rows(point: PiPoint, rows: range, template: _Template) -> list[str]:
