@@ -22,6 +22,9 @@ from sluice.config import Problem
 
 _REACH: Final = "see that the server runs, that host and port are right, and that no firewall is between"
 _WAIT: Final = "none is needed: it is tried again; look whether the server or the network has too much to do"
+_OR_CERTIFICATE: Final = (
+    f"{_WAIT}; one that does so with every request may want a certificate of ours (tls.certificate)"
+)
 _HTTPS: Final = "see that a PI Web API answers there, and that the address begins with https: or http: as it must"
 _OWN_CERTIFICATE: Final = (
     "refuses us for want of a certificate that it trusts",
@@ -65,14 +68,15 @@ def explain(error: BaseException, settings: Connection) -> tuple[str, str]:
     """(problem, remedy) of whatever keeps a connection, or a request of it, from what it should do."""
     if isinstance(error, PiError):
         return error.problem, error.remedy
+    refused = certificate_error(error)
+    if refused is not None:
+        return (
+            f"shows a certificate that is not believed: {_text(getattr(refused, 'verify_message', str(refused)))}",
+            "have the server's certificate and its chain looked at",
+        )
     chain = list(_causes(error))
     for cause in chain:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return (
-                f"shows a certificate that is not believed: {_text(cause.verify_message)}",
-                "have the server's certificate and its chain looked at",
-            )
-        if isinstance(cause, ssl.SSLError):
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
             reason = cause.reason or ""
             known = _TLS.get(reason) or next((words for name, words in _TLS.items() if name in str(cause)), None)
             return known or (f"does not agree with us on TLS ({_text(reason or str(cause))})", _HTTPS)
@@ -88,6 +92,8 @@ def explain(error: BaseException, settings: Connection) -> tuple[str, str]:
     if isinstance(error, aiohttp.ClientPayloadError):
         return "broke an answer off", _WAIT
     if isinstance(error, (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError)):
+        if settings.url.startswith("https:") and not settings.tls.certificate:
+            return "closed the line", _OR_CERTIFICATE
         return "closed the line", _WAIT
     if isinstance(error, aiohttp.ClientResponseError):
         return f"answers with something that is no HTTP ({_text(error.message)})", _HTTPS
@@ -95,6 +101,14 @@ def explain(error: BaseException, settings: Connection) -> tuple[str, str]:
         if isinstance(cause, OSError) and cause.strerror:
             return f"cannot be reached: {_text(cause.strerror)}", _REACH
     return f"failed: {type(error).__name__}: {_text(str(error))}", "look into the component's log for the details"
+
+
+def certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    """The server's certificate is not believed: what OpenSSL says of it. aiohttp's own errors only look like it."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError) and not isinstance(cause, aiohttp.ClientError):
+            return cause
+    return None
 
 
 def place_of(error: BaseException, settings: Connection) -> tuple[str, Any]:

@@ -34,7 +34,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from pi_collector.config import Connection
-from pi_collector.problems import Reporter, explain
+from pi_collector.problems import Reporter, certificate_error, explain
 from pi_collector.web import answers, features, requests, tls
 from pi_collector.web.answers import Answer
 from pi_collector.web.authentication import Identity, Source, token_unencrypted, unencrypted
@@ -390,8 +390,8 @@ class Client:
 
     async def _post_form(self, url: str, form: bytes) -> tuple[int, bytes]:
         """Ask for a token. It is no part of PI, and gets nothing but the form."""
-        if (error := token_unencrypted(self._settings)) is not None:
-            raise error
+        if (why := token_unencrypted(self._settings)) is not None:
+            raise why
         try:
             async with self._lines()[0].post(
                 URL(url),
@@ -425,7 +425,7 @@ class Client:
     async def _told(self, address: str, error: Exception) -> PiError:
         if isinstance(error, PiError):
             return error
-        certificate = _certificate_error(error)
+        certificate = certificate_error(error)
         if certificate is not None:
             shown = await tls.look(address)
             return UntrustedError(*tls.why(certificate, shown, address, datetime.now(timezone.utc)))
@@ -702,13 +702,6 @@ def _handshake(error: aiohttp.WSServerHandshakeError) -> RefusedError:
             "see that what stands between us and the server lets websockets pass (Upgrade)",
         )
     return answers.refusal(error.status, (), wait=answers.retry_after(error.headers or {}))
-
-
-def _certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
-    for cause in (error, getattr(error, "certificate_error", None), error.__cause__):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return cause
-    return None
 
 
 def _again(error: PiError) -> PiError:

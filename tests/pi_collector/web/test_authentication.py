@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -113,7 +114,7 @@ async def test_a_password_that_stays_wrong_is_tried_ever_more_rarely() -> None:
                 tries.append(setting.now)
         except UnauthorizedError:
             continue
-    pauses = [after - before for before, after in zip(tries, tries[1:], strict=False)]
+    pauses = [after - before for before, after in itertools.pairwise(tries)]
     assert 4 <= pauses[0] <= 7
     assert pauses[:5] == sorted(pauses[:5])
     assert all(240 <= pause <= 361 for pause in pauses[7:])
