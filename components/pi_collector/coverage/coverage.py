@@ -267,7 +267,8 @@ class Coverage:
         if len(first):
             self._flags[first] &= np.uint8(255 - LIVE)
             self._dirty[first] = True
-            self._ends(first, self._want[first])
+            # What came by itself until a moment ago may be as young as the present: the gap goes up to there.
+            self._ends(first, self._want[first] + self._settle[first])
         self._idle = None
 
     def _ends(self, handles: Handles, ends: Times) -> None:

@@ -59,7 +59,8 @@ def test_ordinals_count_identical_rows_in_the_order_of_the_answer(rows: list[tup
     seen: Counter[tuple[int, int, int]] = Counter()
     expected: dict[tuple[int, int, int, int], int] = {}
     for row, key in zip(rows, by_row.tolist(), strict=True):
-        expected[(*row, seen[row])] = key
+        stream, time, value = row
+        expected[stream, time, value, seen[row]] = key
         seen[row] += 1
     alone = {(*row, 0): int(keys([row])[0][0]) for row in set(rows)}
     assert {name: expected[name] for name in alone} == alone
