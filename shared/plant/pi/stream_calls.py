@@ -16,6 +16,7 @@ from plant.pi.timed_values import OneValue, TimedValues, error_value, time_text
 
 _PAGE: Final = 1000
 _SORTS: Final = ("Ascending", "Descending")
+_UNITS: Final = {"Count": "", "PercentGood": "%"}  # of what is no value of the point
 
 
 class StreamCalls:
@@ -94,7 +95,13 @@ class StreamCalls:
             if problem is not None:
                 items.append(self._failed(call, read, point, text, problem[1:]))
                 continue
-            content = read(call.query, point)
+            try:
+                content = read(call.query, point)
+            except CallError as error:
+                if error.status != 404:
+                    raise
+                items.append(self._failed(call, read, point, text, error.texts))
+                continue
             web_id = self._system.web_id_of(point, kind)
             item: dict[str, Any] = {"WebId": web_id, "Name": point.name, "Path": point.path}
             if isinstance(content, OneValue):
@@ -241,7 +248,10 @@ class StreamCalls:
             sample_ns=sample,
             test=query.filter(),
         )
-        return [{"Type": kind, "Value": self._one(point, event)} for kind, event in found]
+        return [
+            {"Type": kind, "Value": OneValue(point, event, self._options.nan, _UNITS.get(kind))}
+            for kind, event in found
+        ]
 
     def _one(self, point: PiPoint, event: Event) -> OneValue:
         return OneValue(point, event, self._options.nan)

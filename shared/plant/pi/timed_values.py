@@ -114,10 +114,13 @@ class OneValue:
     point: PiPoint
     event: Event
     nan: NaN = "text"
+    units: str | None = None
+    """None: the point's."""
 
     def encode(self, selection: Selection) -> bytes:
         """A JSON object with the wanted fields."""
-        return _template(self.point.units, selection, self.nan).event(self.event).encode()
+        units = self.point.units if self.units is None else self.units
+        return _template(units, selection, self.nan).event(self.event).encode()
 
 
 class _Template:

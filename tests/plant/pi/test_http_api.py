@@ -34,12 +34,12 @@ class _Pi:
 
     def __init__(self, system: PiSystem, client: Any) -> None:
         self.system = system
-        self._client = client
+        self.client = client
         self.user = ""
         self.broken: dict[int, str] = {}
 
     async def get(self, path: str, *query: tuple[str, str], status: int = 200, method: str = "GET") -> Any:
-        async with self._client.request(
+        async with self.client.request(
             method, f"/piwebapi/{path}", params=list(query), headers={"x-user": self.user}
         ) as response:
             content = await response.json()
@@ -273,7 +273,7 @@ async def test_value_and_end_of_a_stream_set_have_one_value_each() -> None:
 
 async def test_each_way_to_read_is_there_for_streams_and_stream_sets() -> None:
     async with _served() as pi:
-        point = pi.point("A", 11)
+        point = pi.point("A", 11, unit="degC")
         stream, streams = f"streams/{pi.id(point)}", ("webId", pi.id(point))
 
         async def both(path: str, *query: tuple[str, str]) -> Any:
@@ -292,10 +292,14 @@ async def test_each_way_to_read_is_there_for_streams_and_stream_sets() -> None:
             9,
         ]
         summary = await both("summary", *window, ("summaryType", "Average"), ("summaryType", "Count"))
-        assert [(one["Type"], one["Value"]["Value"]) for one in summary["Items"]] == [("Average", 5.0), ("Count", 10.0)]
+        told = [(one["Type"], one["Value"]["Value"], one["Value"]["UnitsAbbreviation"]) for one in summary["Items"]]
+        assert told == [("Average", 5.0, "degC"), ("Count", 10.0, "")]
         assert _values(await both("recorded", *window, ("filterExpression", "'.' > 8"))) == [9, 10]
         assert _values(await both("recorded", ("startTime", "*-1.5s"), ("boundaryType", "outside"))) == [8, 9, 10]
-        await pi.get(f"{stream}/recordedattime", ("time", "*-0.5s"), ("retrievalMode", "Exact"), status=404)
+        exactly = (("time", "*-0.5s"), ("retrievalMode", "Exact"))
+        await pi.get(f"{stream}/recordedattime", *exactly, status=404)
+        (item,) = (await pi.get("streamsets/recordedattime", streams, *exactly))["Items"]
+        assert "No value" in item["Value"]["Errors"][0]["Message"][0]
 
 
 async def test_an_empty_range_is_no_error() -> None:
@@ -420,6 +424,8 @@ async def test_paths_are_known_in_any_case_and_others_are_answered_with_errors()
             ("points", "PUT", 405),
         ):
             assert (await pi.get(path, status=status, method=method))["Errors"]
+        async with pi.client.head("/piwebapi/system") as response:
+            assert (response.status, await response.read()) == (200, b"")
 
 
 _READS = [
