@@ -56,7 +56,7 @@ class Activity:
         events = []
         for _ in range(values):
             point = self._random.choice(chosen)
-            events.append((point, self._event(point, self._clock.now_ns() - self._within(back_s))))
+            events.append((point, self._event(point, self._clock.true_ns() - self._within(back_s))))
         self._inlet.write_many(events)
         self.counts["late"] += values
         return values
@@ -82,14 +82,14 @@ class Activity:
     def burst(self, points: Sequence[PiPoint], values: int = 500) -> None:
         """Many values of one point at once, a tick of 100 ns apart."""
         point = self._random.choice(points)
-        last = max(self._clock.now_ns() - values * TICK_NS, self._last(point) + TICK_NS)
+        last = max(self._clock.true_ns() - values * TICK_NS, self._last(point) + TICK_NS)
         self._inlet.write_many([(point, self._event(point, last + at * TICK_NS)) for at in range(values)])
         self.counts["bursts"] += 1
 
     def same_time(self, points: Sequence[PiPoint], values: int = 3) -> None:
         """Several values of one point at the same time; two of them the same."""
         point = self._random.choice(points)
-        at = max(self._clock.now_ns(), self._last(point) + TICK_NS)
+        at = max(self._clock.true_ns(), self._last(point) + TICK_NS)
         events = [self._event(point, at) for _ in range(values)]
         self._inlet.write_many([(point, event) for event in (*events, events[-1])])
         self.counts["same time"] += 1
@@ -98,7 +98,7 @@ class Activity:
         """A point has a state of the system in the place of a value."""
         point = self._random.choice(points)
         code = self._random.choice(_STATES)
-        self._inlet.write(point, Event.of_system(self._clock.now_ns(), system_state(code).code))
+        self._inlet.write(point, Event.of_system(self._clock.true_ns(), system_state(code).code))
         self.counts["states"] += 1
 
     async def run(self, points: Sequence[PiPoint], options: ActivityOptions) -> None:
@@ -132,7 +132,7 @@ class Activity:
 
     def _old(self, points: Sequence[PiPoint], back_s: float) -> tuple[PiPoint, Event] | None:
         point = self._random.choice(points)
-        first = point.archive.first_at(self._clock.now_ns() - round(back_s * _SECOND_NS))
+        first = point.archive.first_at(self._clock.true_ns() - round(back_s * _SECOND_NS))
         if first >= len(point.archive):
             return None
         return point, point.archive.event(self._random.randrange(first, len(point.archive)))

@@ -2,6 +2,7 @@
 
     clock = Clock(speed=20)          from now on, 20 server seconds in one of ours
     clock.now_ns()                   the archive's time
+    clock.true_ns()                  the time at the machines, which is right when the archive's is not
     clock.date_ns()                  what the `Date` header says
     await clock.sleep(5)             five server seconds: 0.25 of ours
     clock.skew(hours)                the whole server jumps; clock.skew(hours, date_only=True): its Date header alone
@@ -45,8 +46,12 @@ class Clock:
 
     def now_ns(self) -> int:
         """The server's present."""
+        return (self.true_ns() + self._skew_ns) // TICK_NS * TICK_NS
+
+    def true_ns(self) -> int:
+        """The present at the machines, whatever the server's clock says."""
         elapsed = round((self._now() - self._begun) * self.speed * _SECOND_NS)
-        return (self._start_ns + self._skew_ns + elapsed) // TICK_NS * TICK_NS
+        return (self._start_ns + elapsed) // TICK_NS * TICK_NS
 
     def date_ns(self) -> int:
         """The time that the web server writes into its answers."""

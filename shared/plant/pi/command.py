@@ -108,7 +108,7 @@ async def run(options: argparse.Namespace) -> None:
             expect_items=expected if expected is not None else 1 if options.produce else len(plant.points),
             report=report,
             folder=options.data,
-            now_ns=clock.now_ns,
+            now_ns=clock.true_ns,
             tick_ns=TICK_NS,
             speed=options.speed,
             delivered=plant.delivered,

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from plant.pi.events import Event, Mode
 from plant.pi.faults import Faults
 from plant.pi.points import PiPoint
-from plant.pi.system import PiSystem
+from plant.pi.system import AHEAD_NS, PiSystem
 
 _Write = tuple[PiPoint, Event, Mode]
 
 
 class Inlet:
-    """Writes to a PI system, and keeps what is written while its archive is down."""
+    """Writes to a PI system, and keeps what is written while its archive is down, or its clock so far behind that it
+    would refuse it as of the future."""
 
     def __init__(self, system: PiSystem, faults: Faults) -> None:
         self._system = system
@@ -32,21 +33,24 @@ class Inlet:
 
     def write_many(self, events: Iterable[tuple[PiPoint, Event]], *, mode: Mode = "insert") -> None:
         """Write events in their order; those of points that are there no more are left out."""
+        writes = [(point, event, mode) for point, event in events if point.exists]
         if self._faults.archive_is_down:
-            self._buffer.extend((point, event, mode) for point, event in events)
-        else:
-            self._system.write_many([(p, e) for p, e in events if p.exists], mode=mode)
+            self._buffer += writes
+            return
+        latest = self._system.clock.now_ns() + AHEAD_NS
+        if writes and max(event.time_ns for _, event, _ in writes) > latest:
+            self._buffer += [write for write in writes if write[1].time_ns > latest]
+            writes = [write for write in writes if write[1].time_ns <= latest]
+        self._system.write_many([(point, event) for point, event, _ in writes], mode=mode)
 
     def delete(self, point: PiPoint, time_ns: int) -> bool:
         """Remove the first event at that time; False when nothing was removed, also while the archive is down."""
         return not self._faults.archive_is_down and self._system.delete(point, time_ns) is not None
 
-    def _healed(self, name: str) -> None:
-        if name != "archive_down":
-            return
+    def _healed(self, _: str) -> None:
         waiting, self._buffer = self._buffer, []
         for batch in _batches(waiting):
-            self._system.write_many([(p, e) for p, e, _ in batch if p.exists], mode=batch[0][2])
+            self.write_many([(point, event) for point, event, _ in batch], mode=batch[0][2])
 
 
 def _batches(writes: Sequence[_Write]) -> list[list[_Write]]:

@@ -157,6 +157,10 @@ class Load:
         self._expect_items = expect_items
         self._report = report
         self._next = 0
+        # A stride that meets every point in its turn, so that each moment's events are spread over all of them.
+        self._stride = next(
+            one for one in range(round(points * 0.618) + 1, 2 * points + 2) if math.gcd(one, points) == 1
+        )
         self._last_ns = 0
         self._late_rows = 0
         self._wanted = asyncio.Event()
@@ -240,9 +244,9 @@ class Load:
     def _row(self, count: int) -> None:
         if not count:
             return
-        self._last_ns = max(self._server.clock.now_ns(), self._last_ns + TICK_NS)
-        chosen = [(self._next + at) % len(self._points) for at in range(count)]
-        self._next = (self._next + count) % len(self._points)
+        self._last_ns = max(self._server.clock.true_ns(), self._last_ns + TICK_NS)
+        chosen = [(self._next + at * self._stride) % len(self._points) for at in range(count)]
+        self._next = (self._next + count * self._stride) % len(self._points)
         events = [(self._points[n], Event(self._last_ns, _wave(self._log.rows, n))) for n in chosen]
         self._log.write(self._last_ns, {point.name: event.value for point, event in events}, {})
         self._server.inlet.write_many(events)

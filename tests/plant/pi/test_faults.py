@@ -200,6 +200,20 @@ async def test_an_archive_that_is_down_says_so_and_what_was_written_arrives_late
         assert servers["Items"][0]["IsConnected"] is True
 
 
+async def test_values_of_machines_whose_clock_is_right_wait_while_the_archives_is_far_behind() -> None:
+    async with serving("A") as (server, _):
+        a = point(server, "A")
+        for at, behind in enumerate((0.0, -7200.0, -60.0)):
+            if behind:
+                server.faults.skew(behind)
+            server.inlet.write(a, Event(server.clock.true_ns(), float(at)))
+        # Two hours behind it would have refused the second as of the future; a minute is allowed.
+        assert [event.value for event in server.system.archived(a)] == [0.0, 2.0]
+        assert server.inlet.buffered == 1
+        server.faults.heal()
+        assert [event.value for event in server.system.archived(a)] == [0.0, 1.0, 2.0]
+
+
 async def test_heartbeats_go_on_while_the_archive_is_down_when_that_is_asked_for() -> None:
     async with (
         serving("A") as (server, client),
