@@ -120,6 +120,8 @@ def site(rehearsal: Rehearsal) -> dict[str, Any]:
         "settle": "10s",
         "overlap": "2m",
         "reconcile": {"every": "4s", "window": "3h"},
+        # Values that come late lie up to 5400 s back: before a point's beginning they would be nobody's.
+        "initial": "2h",
         "heartbeat": "1s",
         "requestTimeout": "5s",
         "load": {"requestsPerSecond": 200, "parallel": 6},

@@ -6,7 +6,7 @@ end. A value is (tag, time, value, quality, state); of each one there may be sev
     archive     held by the archive at the end: must have been delivered, as often as it is there
     frames      in a frame that the client has read: must have been delivered, as often as one frame had it
     invented    delivered, but no such value ever reached PI
-    doubled     delivered more often than the archive or any frame had it
+    doubled     delivered more often than it reached PI
     discarded   reached PI, was compressed away before anybody could read it, and was not delivered: must lie in a gap
                 that the collector has told of that tag (`listed`), else it was lost in silence (`unlisted`)
 
@@ -125,9 +125,11 @@ def judge(
             in_frames[key] = max(in_frames[key], count)
 
     reached: dict[Key, int] = {}
+    times: Counter[Key] = Counter()
     for one in truth.produced(log):
         if one.how not in ("Delete", "Refresh") and (key := key_of(one.sample, tags, types)) is not None:
             reached[key] = one.at_ns
+            times[key] += 1
     found.produced = len(reached)
 
     gaps = Gaps(gap_events)
@@ -146,8 +148,8 @@ def judge(
     invented = [key for key in got if key not in reached and key not in held]
     found.invented = len(invented)
     _tell(found, "delivered and never produced", invented)
-    doubled = [key for key, count in got.items() if count > max(held[key], in_frames[key], 1)]
-    found.doubled = sum(got[key] - max(held[key], in_frames[key], 1) for key in doubled)
+    doubled = [key for key, count in got.items() if count > max(held[key], times[key], 1)]
+    found.doubled = sum(got[key] - max(held[key], times[key], 1) for key in doubled)
     _tell(found, "delivered more than once", doubled)
     unlisted = []
     for key, at_ns in reached.items():
