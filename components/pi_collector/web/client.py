@@ -41,6 +41,7 @@ from pi_collector.web.authentication import Identity, Source, token_unencrypted,
 from pi_collector.web.clock import Clock, Instant, Look, from_date
 from pi_collector.web.errors import (
     CredentialsError,
+    ForbiddenError,
     MalformedError,
     NotFoundError,
     PiError,
@@ -207,7 +208,7 @@ class Client:
         try:
             body, _ = await self._exchange("GET", path, query, priority=priority, fresh=fresh)
         except (NotFoundError, UnsupportedError):
-            if path == "points/search":
+            if path == "points/search" and not self.features.has_search:
                 self.features.has_search = False
             raise
         if path == "points/search":
@@ -233,7 +234,8 @@ class Client:
         try:
             body, _ = await self._exchange("POST", "streamsets/updates", query)
         except (NotFoundError, UnsupportedError):
-            self.features.has_updates = False
+            if not self.features.has_updates:  # one that had it means a stream, or a marker
+                self.features.has_updates = False
             raise
         self.features.has_updates = True
         return body
@@ -491,13 +493,15 @@ class Client:
     # --- what is there, and how it is ---
 
     async def _learn(self) -> None:
-        content = features.read(await self.get("", fresh=True))
-        self.features.version = features.version(content)
-        if not self.features.version:
+        for path in ("", "system", "system/versions"):
             try:
-                self.features.version = features.version(features.read(await self.get("system/versions")))
+                self.features.version = features.version(features.read(await self.get(path, fresh=True)))
             except RefusedError as error:
-                logger.info("Connection %s: the server's version is not known: %s", self.name, error.problem)
+                if not path or not isinstance(error, (NotFoundError, ForbiddenError, UnsupportedError)):
+                    raise  # the landing page is for everybody: what keeps us from it keeps us from all
+                logger.info("Connection %s: %s: %s", self.name, path, error.problem)
+            if self.features.version:
+                break
         await self._look()
         await self._look_at_process()
 

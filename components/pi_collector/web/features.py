@@ -18,6 +18,7 @@ from pi_collector.web.errors import MalformedError
 
 _MINUTE: Final = 60 * 1_000_000_000
 _MOST_SERVERS: Final = 1000
+_OURS: Final = re.compile(r"web ?api|osisoft\.rest", re.IGNORECASE)
 _VERSION: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,9}){1,4}")
 
 State = Literal["well", "archive-down", "unreachable", "refused", "busy"]
@@ -77,7 +78,7 @@ def version(content: Any) -> str:
         return ""
     told = [content.get("ProductVersion")]
     for name, part in content.items():
-        if isinstance(name, str) and "web api" in name.lower().replace("webapi", "web api"):
+        if isinstance(name, str) and _OURS.search(name):
             told += [part.get("FullVersion"), part.get("Version")] if isinstance(part, dict) else [part]
     found = (_VERSION.search(text) for text in told if isinstance(text, str))
     return next((match.group() for match in found if match), "")

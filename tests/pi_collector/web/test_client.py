@@ -167,16 +167,19 @@ async def test_a_batch_has_whole_addresses_and_an_answer_for_each_part() -> None
 async def test_what_a_server_cannot_do_is_learnt_from_its_answers() -> None:
     async with Scripted() as server, Using(server.url, **FAST) as one:
         assert (one.features.has_search, one.features.has_updates) == (None, None)
-        await one.get("points/search")
-        await one.register([("webId", "a")])
-        assert (one.features.has_search, one.features.has_updates) == (True, True)
-        server.on["points/search"] = says(answer({"Message": "No HTTP resource was found"}, 404))
-        server.on["streamsets/updates"] = says(answer({}, 405))
+        server.on["points/search"] = says(answer({"Message": "No HTTP resource was found"}, 404), answer({}))
+        server.on["streamsets/updates"] = says(answer({}, 405), answer({}), answer({}, 404))
         with pytest.raises(NotFoundError):
             await one.get("points/search")
         with pytest.raises(UnsupportedError):
             await one.register([("webId", "a")])
         assert (one.features.has_search, one.features.has_updates) == (False, False)
+        await one.get("points/search")
+        await one.register([("webId", "a")])
+        assert (one.features.has_search, one.features.has_updates) == (True, True)
+        with pytest.raises(NotFoundError):
+            await one.register([("webId", "gone")])
+        assert one.features.has_updates, "what is not known is the stream, not the call"
 
 
 # --- what goes wrong ---

@@ -20,6 +20,7 @@ NOW = 1_772_359_200_000_000_000
     [
         ({"ProductTitle": "PI Web API", "ProductVersion": "1.13.0.6518", "Links": {}}, "1.13.0.6518"),
         ({"PI Web API": {"FullVersion": "1.18.0.44", "Build": "44"}}, "1.18.0.44"),
+        ({"OSIsoft.REST.Services": {"FullVersion": "1.13.0.6518"}, "Other": {"FullVersion": "9.9"}}, "1.13.0.6518"),
         ({"OSIsoft.PIWebAPI": "1.10.0"}, "1.10.0"),
         ({"ProductVersion": 5}, ""),
         ({"ProductVersion": "?"}, ""),
