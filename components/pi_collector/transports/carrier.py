@@ -43,9 +43,11 @@ class Carrier:
         *,
         isolate: Isolate,
         halve: Halve,
+        channels_work: Callable[[], bool],
         choice: Choice | None = None,
     ) -> None:
-        """isolate: take streams that the server refuses out of the shard; halve: it is too large."""
+        """isolate: take streams that the server refuses out of the shard; halve: it is too large.
+        channels_work: whether others have one."""
         self._means = means
         self.shard = shard
         self.choice = choice or Choice(setting)
@@ -60,6 +62,7 @@ class Carrier:
         """Nothing is open, and nothing is being opened."""
         self._isolate = isolate
         self._halve = halve
+        self._channels_work = channels_work
         self._changed = asyncio.Event()
 
     def fix(self, setting: Setting) -> None:
@@ -91,8 +94,7 @@ class Carrier:
                 return await self._begun(self.choice.way)
             return await self._use(transport)
         except FailedError as error:
-            if error.too_large:
-                self._halve(self.shard)
+            logger.debug("carrier %d: %s", self.shard.number, error.problem)
             return None
 
     def lose(self, cause: str, remedy: str = "") -> None:
@@ -124,6 +126,8 @@ class Carrier:
     def _note(self, way: Way, error: FailedError) -> None:
         self.trouble = error
         self.choice.failed(way, error.reason, error.problem, time.monotonic(), after=error.after)
+        if error.too_large and way is Way.CHANNEL:
+            self._halve(self.shard)
         logger.info(
             "Connection %s: %s of %d streams: %s",
             self._means.connection,
@@ -183,19 +187,21 @@ class Carrier:
 
     async def _search(self, error: FailedError) -> None:
         """The server refuses the channel, maybe for streams that it does not know: they are taken out of it."""
-        search = Search(list(self.shard.streams))
+        search = Search(list(self.shard.streams), works=self._channels_work())
         try:
             while (asked := search.ask()) is not None:
                 search.answered(taken=await self._takes(asked))
         except FailedError as other:
             self._note(Way.CHANNEL, other)
             return
-        if search.hopeless:
-            problem = f"the server opens no channel for any stream: {error.problem}"
-            self._note(Way.CHANNEL, FailedError(problem, error.remedy, Reason.CANNOT))
-        elif search.refused:
+        if search.refused and len(search.refused) < len(self.shard.streams) and not search.hopeless:
             self._isolate(self.shard, search.refused, error)
             self.choice.again(Way.CHANNEL, time.monotonic())
+        elif search.refused:
+            if len(search.refused) == len(self.shard.streams):
+                self._isolate(self.shard, search.refused, error)
+            problem = f"the server opens no channel for any of the streams: {error.problem}"
+            self._note(Way.CHANNEL, FailedError(problem, error.remedy, Reason.CANNOT))
 
     async def _takes(self, handles: Collection[int]) -> bool:
         """Whether the server opens a channel for these. Raises FailedError when that cannot be learnt."""

@@ -24,7 +24,7 @@ from aiohttp import WSMsgType
 from pi_collector.points.point import Stream
 from pi_collector.transports.choosing import FailedError, Way, failed
 from pi_collector.transports.confirmation import Confirmation, Watch
-from pi_collector.transports.means import PATIENCE, Handing, Means, handles_of, settled, tell_deleted
+from pi_collector.transports.means import PATIENCE, Handing, Means, aliases, handles_of, settled, tell_deleted
 from pi_collector.transports.shards import Shard
 from pi_collector.values.decode import decode_recorded
 from pi_collector.web import requests
@@ -46,6 +46,7 @@ OPENED: Final = 30.0
 _CLOSING: Final = 0.8  # seconds for the server to say goodbye
 _POLL: Final = 5.0  # seconds that servers take from one look for news to the next, as far as it is known
 _TOO_BIG: Final = 1009
+_MOST_STRANGERS: Final = 100  # messages in which streams that are not known are looked for by their paths
 
 _WORDS: Final = {
     1000: "the server closed the channel",
@@ -93,6 +94,7 @@ class Channel:
         self._watch = Watch(means.settings.heartbeat, self.opened)
         self._handles = {stream.point.web_id: stream.handle for stream in self.streams.values()}
         self._is_live = False
+        self._strangers = 0
         self._again: set[int] = set()  # streams that are to be subscribed anew
         self._again_at = 0.0
         self._wanted_at = 0.0
@@ -258,6 +260,10 @@ class Channel:
     def _message(self, data: str | bytes, now: float) -> None:
         try:
             decoded = decode_recorded(data, self._handles, self._means.intake.typings)
+            if decoded.unknown and self._strangers < _MOST_STRANGERS:
+                self._strangers += 1
+                self._handles.update(aliases(data, self.streams.values()))
+                decoded = decode_recorded(data, self._handles, self._means.intake.typings)
         except MalformedError as error:
             self._means.counts["channel_messages_malformed"] += 1
             raise FailedError(f"a channel sent what cannot be read: {error.problem}", error.remedy) from error

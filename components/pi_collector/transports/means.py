@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pi_collector.config import Connection as Settings
 from pi_collector.points.point import Stream
 from pi_collector.transports.choosing import Way
-from pi_collector.values.decode import Decoded
+from pi_collector.values.decode import Decoded, loads
 from pi_collector.values.timed import Timed
 from pi_collector.values.typing import Typings
 from pi_collector.web.requests import Query
@@ -168,6 +168,21 @@ def tell_deleted(means: Means, decoded: Decoded, streams: Mapping[int, Stream]) 
     for handle, of in times.items():
         if (stream := streams.get(handle)) is not None:
             means.intake.tell("deleted", tag=stream.tag, values=len(of), from_ns=min(of), to_ns=max(of))
+
+
+def aliases(body: bytes | str, streams: Iterable[Stream]) -> dict[str, int]:
+    """What an answer calls streams that it names by other WebIds than we do: by their paths."""
+    paths = {stream.point.path.casefold(): stream.handle for stream in streams}
+    top = loads(body)
+    items = top.get("Items") if isinstance(top, dict) else None
+    found: dict[str, int] = {}
+    for item in items if isinstance(items, list) else ():
+        if not isinstance(item, dict):
+            continue
+        web_id, path = item.get("Source", item.get("WebId")), item.get("SourcePath", item.get("Path"))
+        if isinstance(web_id, str) and isinstance(path, str) and (handle := paths.get(path.casefold())) is not None:
+            found[web_id] = handle
+    return found
 
 
 class Handing:

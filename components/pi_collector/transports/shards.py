@@ -138,10 +138,11 @@ class Search:
     not take, or `hopeless` says that it takes nothing.
     """
 
-    def __init__(self, handles: Sequence[int]) -> None:
+    def __init__(self, handles: Sequence[int], *, works: bool = False) -> None:
+        """works: other streams are taken, so it is these."""
         self._left: list[tuple[int, ...]] = []
         self._openings = 0
-        self._taken = False
+        self._taken = works
         self.refused: list[int] = []
         self.hopeless = False
         self._split(tuple(handles))

@@ -39,6 +39,7 @@ TICK: Final = 0.25
 """Seconds between looks at what should run and what does."""
 _MOST_TOLD: Final = 20  # streams that are named in one problem
 _ENDED: Final = "the connection was begun anew"
+_HALVED: Final = "a channel of these streams would be too large: they have two from now on"
 _FAULT: Final = "a fault of Sluice itself ended it; it was begun anew"
 
 
@@ -96,16 +97,22 @@ class Transports:
         for shard in arranged.added:
             setting = self._setting(shard)
             self._carriers[shard] = Carrier(
-                self._means, shard, setting, isolate=self._isolate, halve=self._halve, choice=choice
+                self._means,
+                shard,
+                setting,
+                isolate=self._isolate,
+                halve=self._halve,
+                channels_work=self._channels_work,
+                choice=choice,
             )
         self._wake.set()
 
     def _isolate(self, shard: Shard, handles: Iterable[int], error: FailedError) -> None:
         named = [shard.streams[handle] for handle in handles if handle in shard.streams]
         carrier = self._carriers.get(shard)
-        if carrier is not None and carrier.present is not None:
-            self._means.coverage.lost(handles_of(named), error.problem, error.remedy)
         arranged = self._shards.isolated(shard, [stream.handle for stream in named])
+        if arranged.added and carrier is not None and carrier.present is not None:
+            self._means.coverage.lost(handles_of(named), error.problem, error.remedy)
         for added in arranged.added:
             choice = Choice(self._setting(added))
             choice.failed(Way.CHANNEL, Reason.CANNOT, error.problem, time.monotonic())
@@ -116,9 +123,15 @@ class Transports:
             self._means.refused(stream, error.problem)
 
     def _halve(self, shard: Shard) -> None:
+        carrier = self._carriers.get(shard)
         arranged = self._shards.halved(shard)
         if arranged.gone:
+            if carrier is not None:
+                carrier.lose(_HALVED)
             self._arrange(arranged)
+
+    def _channels_work(self) -> bool:
+        return any(isinstance(carrier.present, Channel) for carrier in self._carriers.values())
 
     def apply(self, settings: Settings) -> None:
         """Other settings. What they change of the way to the server makes all channels and registrations begin anew."""

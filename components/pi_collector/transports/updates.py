@@ -22,9 +22,9 @@ from typing import Final
 
 from pi_collector.points.point import Stream
 from pi_collector.transports.choosing import FailedError, Reason, Way, failed
-from pi_collector.transports.means import Handing, Means, handles_of, settled, tell_deleted
+from pi_collector.transports.means import Handing, Means, aliases, handles_of, settled, tell_deleted
 from pi_collector.transports.shards import Search, Shard
-from pi_collector.values.decode import Decoded, decode_updates, loads
+from pi_collector.values.decode import Decoded, decode_updates
 from pi_collector.web import requests
 from pi_collector.web.errors import ConflictError, MalformedError, NotFoundError, PiError
 
@@ -175,7 +175,7 @@ class Updates:
         sources = {stream.point.web_id: stream.handle for stream in streams}
         decoded = decode_updates(body, sources, self._means.intake.typings)
         if len(decoded.markers) + len(decoded.unregistered) < len(streams):
-            sources.update(_by_path(body, streams))
+            sources.update(aliases(body, streams))
             decoded = decode_updates(body, sources, self._means.intake.typings)
         self._sources.update(sources)
         for stream in streams:
@@ -262,17 +262,3 @@ class Updates:
         for why, streams in causes.items():
             self._means.counts["registrations_lost"] += len(streams)
             self._means.coverage.lost(handles_of(streams), f"stream updates: {why}")
-
-
-def _by_path(body: bytes, streams: Sequence[Stream]) -> dict[str, int]:
-    """What the server calls streams that it names by other WebIds than we do, by their paths."""
-    paths = {stream.point.path.casefold(): stream.handle for stream in streams}
-    top = loads(body)
-    items = top.get("Items") if isinstance(top, dict) else None
-    found: dict[str, int] = {}
-    for item in items if isinstance(items, list) else ():
-        if isinstance(item, dict) and isinstance(item.get("Source"), str):
-            handle = paths.get(str(item.get("SourcePath")).casefold())
-            if handle is not None:
-                found[item["Source"]] = handle
-    return found
