@@ -147,7 +147,7 @@ class Run:
         def there() -> bool:
             told = self.connection.status().get("streams", {})
             moving = told.get("live", 0) + told.get("polled", 0)
-            return moving >= (count or told.get("streams", 1)) and told.get("behind") == 0
+            return bool(moving >= (count or told.get("streams", 1)) and told.get("behind") == 0)
 
         await until(there, self.shown)
 

@@ -126,6 +126,7 @@ class Coverage(Protocol):
     """What is needed of `coverage.coverage.Coverage`."""
 
     def work(self, server_lower_ns: int, now_mono: float, most_streams: int) -> Piece | None: ...
+    def covered(self, handle: int) -> int: ...
     def polls_due(self, server_lower_ns: int, now_mono: float) -> bool: ...
     def finished(self, piece: Piece) -> None: ...
     def returned(self, piece: Piece, due_mono: float, streams: NDArray[np.int32] | None = None) -> None: ...
@@ -459,6 +460,9 @@ class Reader:
         elif piece.kind is Kind.RECONCILE:
             self.counts.reconciled += len(timed)
             reading.reached.update(zip(handles.tolist(), upto.tolist(), strict=True))
+            # What lies beyond comes in its own way, and in its own stream.
+            covered = {handle: self._coverage.covered(handle) for handle in np.unique(timed.stream).tolist()}
+            timed = timed.take(timed.time <= np.array([covered[one] for one in timed.stream.tolist()], np.int64))
             if not len(timed):
                 return
             self._reconciling.late += int((~self._known(timed)).sum())
