@@ -164,6 +164,8 @@ class _Job:
 
     way: Way
     streams: dict[int, Stream]
+    heard: int = 0
+    """The server's clock at the last poll."""
     missed: int = 0
     """Polls in a row of which nothing came."""
     away: bool = False
@@ -280,13 +282,15 @@ class Sampled:
         if self._intake.full:
             return
         try:
-            if job.away:
-                await self._client.clock.after()  # asks the server whether it is there, and what time it is
+            lower = self._client.clock.lower
+            if job.away or lower == job.heard:  # nobody hears of the server: is it there, and what time is it?
+                await self._client.clock.after()
+            job.heard = self._client.clock.lower
             asked = await self._ask_all(job)
         except PiError as error:
             self._failed(job, error)
             asked = False
-        if asked:
+        if asked or (asked is None and not job.away):
             job.missed, job.away, job.trouble = 0, False, ""
         elif asked is False:
             job.missed += 1
