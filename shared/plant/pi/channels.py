@@ -32,6 +32,8 @@ from plant.pi.truth import Sample, Truth
 
 HEARTBEAT = '{"Links":{},"Items":[]}'
 _CLOSE_S = 0.5
+_UNREAD = 10_000
+"""Frames of a channel whose pong may still come; a client that never answers is not remembered for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Channel:
     sent: int = 0
     last_sent_ns: int = 0
     oversize: int = 0
-    unread: set[int] = field(default_factory=set)
+    unread: deque[int] = field(default_factory=lambda: deque(maxlen=_UNREAD))
 
     @property
     def name(self) -> str:
@@ -222,9 +224,11 @@ class Channels:
 
     def _pong(self, channel: Channel, payload: bytes) -> None:
         number = int(payload) if payload.isdigit() and len(payload) < 16 else -1
-        if number in channel.unread:
-            channel.unread.discard(number)
-            self._truth.read(number)
+        if number not in channel.unread:
+            return
+        # A client may answer the newest of several pings alone (RFC 6455, 5.5.3): it has read what came before too.
+        while channel.unread and channel.unread[0] <= number:
+            self._truth.read(channel.unread.popleft())
 
     async def _send(self, channel: Channel, *, initial: bool) -> None:
         if initial:
@@ -257,7 +261,7 @@ class Channels:
         text = self._encoded(channel, told)
         for _ in range(2 if self._faults.twice() else 1):
             number = self._truth.frame(channel.name, [(Sample.of(c.point.id, c.event), c.action) for c in told])
-            channel.unread.add(number)
+            channel.unread.append(number)
             await self._text(channel, text)
             await channel.socket.ping(str(number).encode())
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 import ssl
 import struct
@@ -44,6 +45,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _HOST = "127.0.0.1"
 _BASE = "/piwebapi"
 _SHUTDOWN_S = 1.0
+_WORD = re.compile(r"\{(_\d+)[^}]*\}")
 _TRUTHS = ("true", "1", "yes")
 
 
@@ -248,9 +250,9 @@ class PiServer:
         application.on_response_prepare.append(self._dated)
         application.add_routes(
             [
-                web.get(f"{_BASE}/streams/{{webId}}/channel", self._channel),
-                web.get(f"{_BASE}/streamsets/channel", self._channel),
-                web.get(f"{_BASE}/channels/instances", self._instances),
+                web.get(_any_case("streams/{webId}/channel"), self._channel),
+                web.get(_any_case("streamsets/channel"), self._channel),
+                web.get(_any_case("channels/instances"), self._instances),
                 web.post(TOKEN_PATH, self.authentication.token),
                 *control.routes(self),
             ]
@@ -258,10 +260,10 @@ class PiServer:
         if self.updates is not None:
             application.add_routes(
                 [
-                    web.post(f"{_BASE}/streamsets/updates", self._register),
-                    web.get(f"{_BASE}/streamsets/updates", self._updates),
-                    web.post(f"{_BASE}/streams/{{webId}}/updates", self._register_one),
-                    web.get(f"{_BASE}/streams/updates/{{marker}}", self._updates_one),
+                    web.post(_any_case("streamsets/updates"), self._register),
+                    web.get(_any_case("streamsets/updates"), self._updates),
+                    web.post(_any_case("streams/{webId}/updates"), self._register_one),
+                    web.get(_any_case("streams/updates/{marker}"), self._updates_one),
                 ]
             )
         application.add_routes(self.api.routes(_BASE))  # the last of them takes all that no other does
@@ -424,7 +426,15 @@ def _route(request: web.Request) -> str:
     """The route that serves the request, without the base."""
     resource = request.match_info.route.resource
     path = request.path if resource is None else resource.canonical
-    return path.removeprefix(_BASE).strip("/")
+    return _WORD.sub(lambda word: request.match_info[word[1]].lower(), path).removeprefix(_BASE).strip("/")
+
+
+def _any_case(route: str) -> str:
+    """A route below the base whose words are known in any case."""
+    parts = [
+        part if part.startswith("{") else f"{{_{number}:(?i:{part})}}" for number, part in enumerate(route.split("/"))
+    ]
+    return f"{_BASE}/{'/'.join(parts)}"
 
 
 def _reads(name: str) -> bool:

@@ -226,6 +226,29 @@ async def test_running_channels_can_be_listed() -> None:
     assert {"Id", "StartTime", "LastMessageSentTime"} < set(instance)
 
 
+async def test_routes_and_parameters_are_known_in_any_case() -> None:
+    async with serving("A") as (server, client):
+        url = channel_url(server, "A", heartbeatrate=1).replace("streamsets/channel", "StreamSets/Channel")
+        async with client.ws_connect(url.replace("webId", "WEBID")) as socket:
+            assert await frame(socket) == EMPTY
+        assert server.requests == {"GET streamsets/channel": 1}
+
+
+async def test_a_pong_to_the_newest_ping_speaks_for_those_before() -> None:
+    async with serving("A") as (server, client), client.ws_connect(channel_url(server, "A"), autoping=False) as socket:
+        await opened(server)
+        pings = []
+        for value in range(3):
+            write(server, "A", float(value))
+            await frame(socket)
+            ping = await socket.receive(timeout=10)
+            assert ping.type is aiohttp.WSMsgType.PING
+            pings.append(ping.data)
+        assert server.truth.frames_read == 0
+        await socket.pong(pings[-1])
+        await until(lambda: server.truth.frames_read == 3, lambda: server.truth.frames_read)
+
+
 async def test_a_single_stream_has_a_channel_too() -> None:
     async with serving("A") as (server, client):
         web_id = server.system.web_id_of(point(server, "A"), "IDOnly")
