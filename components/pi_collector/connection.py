@@ -369,7 +369,7 @@ class Connection:
 
     def _clear(self) -> None:
         """Forget what was wrong with the connection itself, not with its tags."""
-        for place in ("url", "user", "bearer", "tls", "headers"):
+        for place in ("url", "user", "bearer", "tls", "headers", "allowUnencrypted"):
             self._problems.clear(f"connections.{self.name}.{place}")
 
     async def _watched(
