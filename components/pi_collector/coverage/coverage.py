@@ -221,6 +221,8 @@ class Coverage:
         self._confirmed[handles] = np.maximum(self._confirmed[handles], upto_ns)
         whole = handles[~self._hole[handles]]
         self.moved |= bool(len(whole))
+        if upto_ns > self.lower + _CLOCK_BACK:
+            self._idle = None  # `work` looks whether the clock is still so far
         # Not noted: a frontier that is kept a little behind costs nothing, and this comes every second.
         self._covered[whole] = np.maximum(self._covered[whole], self._confirmed[whole])
 
@@ -256,12 +258,14 @@ class Coverage:
         self._dirty[handles] = True
 
     def want(self, handles: Handles, upto_ns: int, *, elsewhere: bool = False) -> None:
-        """Polled: the archive is to be read up to this time. elsewhere: somebody else does, and calls `advance`."""
+        """Polled: the archive is to be read up to this time. elsewhere: somebody else does, and calls `advance`.
+
+        Streams whose values come by themselves stay live: reading only proves that they have come.
+        """
         handles = self._collected(handles)
-        handles = handles[self._live_from[handles] == UNSET]
         if not len(handles):
             return
-        first = handles[self._want[handles] == UNSET]
+        first = handles[(self._want[handles] == UNSET) & (self._live_from[handles] == UNSET)]
         self._want[handles] = np.maximum(self._want[handles], upto_ns)
         self._elsewhere[handles] = elsewhere
         if len(first):
@@ -321,6 +325,8 @@ class Coverage:
 
         server_lower_ns: the server's clock has reached this; a piece never goes past it. now_mono: seconds.
         """
+        if server_lower_ns < self.lower:
+            self._idle = None
         self._now, self.lower = now_mono, server_lower_ns
         if self._idle is not None and server_lower_ns < self._idle.lower and now_mono < self._idle.mono:
             return None
@@ -535,7 +541,7 @@ class Coverage:
         return {
             "streams": int(active.sum()),
             "live": int((active & (self._live_from[:n] != UNSET)).sum()),
-            "polled": int((active & (self._want[:n] != UNSET)).sum()),
+            "polled": int((active & (self._live_from[:n] == UNSET) & (self._want[:n] != UNSET)).sum()),
             "behind": self.behind(),
             "reading": int(self._busy[:n].sum()),
             "failing": int((active & (self._failures[:n] > 0)).sum()),

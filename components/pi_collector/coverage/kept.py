@@ -108,6 +108,19 @@ def column(sections: Mapping[str, bytes], name: str, kind: type[S], rows: int | 
     return np.frombuffer(content, np.dtype(kind).newbyteorder("<")).astype(kind)
 
 
+def steps(handles: NDArray[np.int32]) -> bytes:
+    """Handles as a section: from one to the next, which compresses to nearly nothing."""
+    return content(np.diff(handles, prepend=np.int32(0)))
+
+
+def from_steps(sections: Mapping[str, bytes], name: str) -> NDArray[np.int32]:
+    """And back. Raises DamagedError."""
+    handles = np.cumsum(column(sections, name, np.int32), dtype=np.int32)
+    if len(handles) and int(handles.min()) < 0:
+        raise DamagedError(f"its section {name} has handles below 0")
+    return handles
+
+
 def content(values: NDArray[Any]) -> bytes:
     """A column as a section."""
     return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()

@@ -29,6 +29,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from pi_collector.coverage import kept
+
 MOST: Final = 64
 MOST_UNTOLD: Final = 256
 NONE: Final = -1
@@ -300,14 +302,17 @@ class Ledger:
         sections = {"ledger": orjson.dumps(head)}
         for number in grown:
             if number in self._gaps:
-                sections[f"members/{number}"] = self._gaps[number].handles.astype("<i4", copy=False).tobytes()
+                sections[f"members/{number}"] = kept.steps(self._gaps[number].handles)
         self._dirty.clear()
         self._grown.clear()
         self._changed = False
         return sections
 
     def load(self, sections: Mapping[str, bytes]) -> None:
-        """Sections as `dump` made them, one after another. Raises ValueError, KeyError or TypeError for others."""
+        """Sections as `dump` made them, one after another.
+
+        Raises DamagedError, ValueError, KeyError or TypeError for others.
+        """
         if "ledger" not in sections:
             return
         head = orjson.loads(sections["ledger"])
@@ -315,14 +320,14 @@ class Ledger:
         self.opened, self.filled, self.abandoned, self.untold = (int(count) for count in head["counts"])
         for number in head["gone"]:
             self._gaps.pop(number, None)
-        for kept in head["gaps"]:
-            gap = Gap(**{name: kept[name] for name in _KEPT})
+        for record in head["gaps"]:
+            gap = Gap(**{name: record[name] for name in _KEPT})
             if gap.number in self._gaps:
                 gap.members = self._gaps[gap.number].members
             self._gaps[gap.number] = gap
-        for name, content in sections.items():
+        for name in sections:
             if name.startswith("members/") and (found := self._gaps.get(int(name.removeprefix("members/")))):
-                found.members = [np.frombuffer(content, "<i4").astype(np.int32)]
+                found.members = [kept.from_steps(sections, name)]
 
     def settle(self, inside: Mapping[int, int]) -> None:
         """After loading: how many streams are in each gap. One that has none is closed, and one that lacks its record

@@ -203,7 +203,7 @@ class State:
             return {}
         covered, floor, flags, gap = self.coverage.frontiers(handles)
         return {
-            "handles": kept.content(handles),
+            "handles": kept.steps(handles),
             "covered": kept.content(covered),
             "floor": kept.content(floor),
             "flags": kept.content(flags),
@@ -340,7 +340,7 @@ class State:
             self._gone[key] = float(gone)
 
     def _load_frontiers(self, sections: Mapping[str, bytes]) -> None:
-        handles = kept.column(sections, "handles", np.int32)
+        handles = kept.from_steps(sections, "handles")
         rows = len(handles)
         covered, floor = (kept.column(sections, name, np.int64, rows) for name in ("covered", "floor"))
         flags, gap = kept.column(sections, "flags", np.uint8, rows), kept.column(sections, "gap", np.int32, rows)
