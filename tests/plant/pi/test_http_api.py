@@ -159,6 +159,8 @@ async def test_lists_of_points_are_turned_page_by_page() -> None:
         )
         assert len(odd["Items"]) == 12
         assert odd["Items"][0] == {"Name": "Tag01"}
+        last = await pi.get("points/search", ("query", "*"), ("maxCount", "5"), ("startIndex", "20"))
+        assert (len(last["Items"]), "Next" in last["Links"]) == (5, False)
         await pi.get("points/search", ("query", "*"), ("maxCount", "1001"), status=400)
 
 

@@ -105,6 +105,15 @@ def test_a_value_holds_where_no_line_can_be() -> None:
     assert reading.interpolated_at(_point([(0, 0), (10, 10)], type="Int32"), 4 * _S, _NOW).value == 4
 
 
+def test_no_line_leads_to_a_number_that_is_not_good() -> None:
+    point = _point([(0, 0), (20, 20)])
+    point.write(Event(10 * _S, 10.0, good=False))
+    assert [reading.interpolated_at(point, s * _S, _NOW) for s in (5, 15)] == [
+        Event(5 * _S, 0.0),
+        Event(15 * _S, 10.0, good=False),
+    ]
+
+
 def test_there_is_nothing_further_ahead_than_ten_minutes() -> None:
     assert reading.interpolated_at(_point([(0, 1)]), _NOW + 601 * _S, _NOW).value == 248
 

@@ -140,3 +140,12 @@ def test_of_what_has_no_numbers_there_are_count_and_share_alone() -> None:
     assert (found["Count"].value, found["PercentGood"].value, found["Average"].value) == (6.0, 60.0, 248)
     found = _found(point, 0, 10, basis="EventWeighted")
     assert (found["Count"].value, found["PercentGood"].value, found["Total"].value) == (1, 50.0, 248)
+
+
+def test_no_line_leads_to_a_number_that_is_not_good() -> None:
+    point = _point({0: 2})
+    point.write(Event(4 * _S, 100.0, good=False))
+    point.write(Event(8 * _S, 4.0))
+    found = _found(point, 0, 10)
+    assert found["Count"].value == 6.0
+    assert found["Average"].value == pytest.approx((4 * 2 + 2 * 4) / 6)
