@@ -37,7 +37,7 @@ from pi_collector.config import Connection
 from pi_collector.problems import Reporter, certificate_error, explain
 from pi_collector.web import answers, features, requests, tls
 from pi_collector.web.answers import Answer
-from pi_collector.web.authentication import Identity, Source, token_unencrypted, unencrypted
+from pi_collector.web.authentication import Identity, Source
 from pi_collector.web.clock import Clock, Instant, Look, from_date
 from pi_collector.web.errors import (
     CredentialsError,
@@ -54,6 +54,7 @@ from pi_collector.web.errors import (
     UntrustedError,
 )
 from pi_collector.web.features import Features, Health
+from pi_collector.web.open_lines import token_unencrypted, unencrypted
 from pi_collector.web.pace import LIVE, Breaker, Pace, Priority
 from pi_collector.web.requests import Query
 from sluice.tasks import end, within
@@ -105,7 +106,7 @@ class Client:
         self.generation = 1
         """Rises when another address, or another process of the server, is used."""
         self.servers: frozenset[str] = frozenset()
-        """Names of further data servers that points are on: their time counts, and they must be connected."""
+        """Names of the data servers that points are on: their time counts, and they must be connected."""
         self._settings = settings
         self._source = secret
         self._directory = directory
@@ -246,7 +247,8 @@ class Client:
         again = True
         while True:
             address = self.address
-            version, headers = await self._headers(address, fresh=False)
+            identity = self._identity
+            version, headers = await self._headers(address, identity, fresh=False)
             async with self.pace.turn(LIVE):
                 self._may(address)
                 try:
@@ -263,10 +265,10 @@ class Client:
                     raise
                 else:
                     self._well(address)
-                    self._identity.accepted()
+                    identity.accepted()
                     return socket
             self._judge(address, refused, None)
-            again = await self._repeat(refused, version, again)
+            again = await self._repeat(refused, identity, version, again)
 
     async def _open(self, url: str, headers: Mapping[str, str]) -> aiohttp.ClientWebSocketResponse:
         context = await self._context(url)
@@ -299,7 +301,8 @@ class Client:
         while True:
             address = self.address
             async with self.pace.turn(priority):
-                version, headers = await self._headers(address, fresh=fresh)
+                identity = self._identity
+                version, headers = await self._headers(address, identity, fresh=fresh)
                 self._may(address)
                 try:
                     status, told, body, date = await self._send(method, f"{address}/{target}", headers, content)
@@ -312,21 +315,21 @@ class Client:
                 answers.check(status, told, body)
             except RefusedError as error:
                 self._judge(address, error, answers.retry_after(told))
-                again = await self._repeat(error, version, again)
+                again = await self._repeat(error, identity, version, again)
                 continue
             except MalformedError:
                 self._well(address)  # it is there; what it says is another question
                 raise
             self._well(address)
-            self._identity.accepted()
+            identity.accepted()
             self.pace.well()
             return body, date
 
-    async def _headers(self, address: str, *, fresh: bool) -> tuple[int, dict[str, str]]:
+    async def _headers(self, address: str, identity: Identity, *, fresh: bool) -> tuple[int, dict[str, str]]:
         """What stands above each request. Raises CredentialsError and UnauthorizedError."""
         if (error := unencrypted(self._settings, address) or token_unencrypted(self._settings)) is not None:
             raise error
-        version, headers = await self._identity.headers()
+        version, headers = await identity.headers()
         headers.update(
             {
                 "X-Requested-With": "Sluice",
@@ -370,13 +373,13 @@ class Client:
                     raise
         raise AssertionError("unreachable")
 
-    async def _repeat(self, error: RefusedError, version: int, again: bool) -> bool:
+    async def _repeat(self, error: RefusedError, identity: Identity, version: int, again: bool) -> bool:
         """Comes back when the request is worth a repetition, which is the last one; raises the error otherwise."""
         if not isinstance(error, UnauthorizedError):
             raise error
-        if again and await self._identity.refused(version):
+        if again and await identity.refused(version):
             return False
-        self._identity.deny(version, error)
+        identity.deny(version, error)
         raise error
 
     def _lines(self) -> tuple[aiohttp.ClientSession, aiohttp.ClientSession]:
@@ -532,7 +535,7 @@ class Client:
                 raise
             return await self._look_at_date(error)
         received = time.time()
-        concerned = features.concerned(servers, (self._settings.data_server, *self.servers) if self._named else ())
+        concerned = features.concerned(servers, (self._settings.data_server, *self.servers))
         known = [server.time for server in concerned if server.connected and server.time is not None]
         least = min(known, key=lambda instant: instant.ns, default=None)
         if generation == self.generation:
@@ -541,10 +544,6 @@ class Client:
             self._note(features.health(concerned))
         most = max(known, key=lambda instant: instant.end, default=None)
         return Look(date, most)
-
-    @property
-    def _named(self) -> bool:
-        return bool(self._settings.data_server)
 
     async def _look_at_date(self, error: RefusedError) -> Look:
         """The list of archives is not for us: the time is that of the Date header alone."""
@@ -612,7 +611,7 @@ class Client:
         """One look at the first address, beside all counting."""
         address = self._addresses[0]
         try:
-            _, headers = await self._headers(address, fresh=True)
+            _, headers = await self._headers(address, self._identity, fresh=True)
             async with self.pace.turn(LIVE):
                 status, told, body, _ = await self._send("GET", f"{address}/system/status", headers, None)
             answers.check(status, told, body)

@@ -13,8 +13,9 @@ from urllib.parse import parse_qs
 import pytest
 
 from pi_collector.config import Connection
-from pi_collector.web.authentication import Identity, unencrypted
+from pi_collector.web.authentication import Identity
 from pi_collector.web.errors import CredentialsError, UnauthorizedError, UnreachableError
+from pi_collector.web.open_lines import unencrypted
 from sluice.config import SecretRef
 from sluice.log import Secret
 from sluice.secrets import SecretError
