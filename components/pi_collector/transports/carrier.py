@@ -198,7 +198,8 @@ class Carrier:
             self._isolate(self.shard, search.refused, error)
             self.choice.again(Way.CHANNEL, time.monotonic())
         elif search.refused:
-            if len(search.refused) == len(self.shard.streams):
+            # Of one alone, or where others have channels, it is the streams; else it is the server.
+            if len(search.refused) == len(self.shard.streams) and not (search.hopeless and len(search.refused) > 1):
                 self._isolate(self.shard, search.refused, error)
             problem = f"the server opens no channel for any of the streams: {error.problem}"
             self._note(Way.CHANNEL, FailedError(problem, error.remedy, Reason.CANNOT))
