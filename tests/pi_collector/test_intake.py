@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pi_collector import intake as module
@@ -19,7 +22,7 @@ from pi_collector.points.point import Stream
 from pi_collector.values.decode import decode_recorded
 from pi_collector.values.timed import Timed, nothing
 from pi_collector.values.times import format7
-from sluice.columns import Quality, ValueType
+from sluice.columns import Quality, Sample, ValueType
 from sluice.tasks import within
 
 from .kept_outlet import KeptOutlet
@@ -366,3 +369,60 @@ async def test_events_say_whose_they_are_and_carry_what_the_state_knows_of_them(
     assert [event["connection"] for event in gaps.events] == ["line1", "line1"]
     assert not told.positions
     assert gaps.positions
+
+
+# --- whatever befalls it ---
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("read"), st.integers(0, 2), st.integers(1, 6)),
+        st.tuples(st.just("store"), st.integers(0, 4), st.just(0)),
+        st.tuples(st.sampled_from(["crash", "refuse", "checkpoint"]), st.just(0), st.just(0)),
+    ),
+    max_size=40,
+)
+ARCHIVE = 20  # values of each stream, one a tick
+
+
+@given(STEPS, st.integers(0, 3))
+def test_each_value_arrives_once_whenever_it_is_killed_or_refused(
+    steps: list[tuple[str, int, int]], overlap: int
+) -> None:
+    """Each stream is read from its frontier less an overlap, in pages; what was not stored is gone with a crash."""
+
+    async def live() -> list[Sample]:
+        outlet = KeptOutlet(at_once=False)
+        site = Site(*["Float32"] * 3, outlet=outlet)
+
+        def read(handle: int, size: int) -> None:
+            frontier = (site.state.coverage.covered(handle) - NOW) // 100
+            first = max(0, frontier - overlap)
+            last = min(first + size + overlap, ARCHIVE)
+            page = site.timed(*((handle, NOW + 100 * tick, tick) for tick in range(first, last)))
+            site.intake.hand_on(page, live=True, advances=covered((handle, NOW + 100 * last)))
+
+        def begin_anew() -> Site:
+            site.intake.close()
+            outlet.waiting = []
+            return Site(*["Float32"] * 3, outlet=outlet)
+
+        for what, number, size in steps:
+            if what == "read":
+                read(number, size)
+            elif what == "store":
+                outlet.store(number)
+            elif what == "checkpoint":
+                site.intake.checkpoint()
+            else:
+                if what == "refuse":
+                    outlet.refuse(RuntimeError("gone"))
+                    await asyncio.sleep(0)
+                site = begin_anew()
+        for handle in range(3):
+            read(handle, ARCHIVE)
+        outlet.store()
+        site.intake.close()
+        return outlet.samples
+
+    arrived = Counter((sample.tag, sample.value) for sample in asyncio.run(live()))
+    assert arrived == Counter({(f"T{handle}", float(tick)): 1 for handle in range(3) for tick in range(ARCHIVE)})

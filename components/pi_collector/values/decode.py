@@ -37,6 +37,7 @@ _MOST_INTEGER: Final = 2**53
 _LONGEST_ERROR: Final = 300
 _NOT_FINITE: Final = frozenset(("nan", "infinity", "-infinity", "+infinity", "inf", "-inf", "∞", "-∞"))
 _NOTHING: Final = int(Form.NOTHING) * LEVELS
+_UNKNOWN: Final = int(Kind.UNKNOWN)
 
 
 @dataclass(slots=True, eq=False)
@@ -252,6 +253,8 @@ class _Rows:
     def __init__(self, decoded: Decoded, typings: Typings) -> None:
         self._decoded = decoded
         self._typings = typings
+        self._kind = typings.kind
+        self._size = len(typings.kind)
         self._values: list[Any] = []
         self._handles: list[int] = []
         self._counts: list[int] = []
@@ -278,7 +281,7 @@ class _Rows:
     def add(self, handle: int | None, values: list[Any], envelope: Mapping[str, Any] | None = None) -> None:
         """Values of one stream. `envelope`: the object that they stand in, if any."""
         decoded = self._decoded
-        if handle is None or not 0 <= handle < len(self._typings.kind) or self._typings.kind[handle] == Kind.UNKNOWN:
+        if handle is None or not 0 <= handle < self._size or self._kind.item(handle) == _UNKNOWN:
             decoded.unknown += max(1, len(values))
             return
         if envelope is not None and ("Errors" in envelope or "Exception" in envelope):
