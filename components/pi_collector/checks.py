@@ -13,7 +13,7 @@ from typing import Final
 from pi_collector.config import TRIED_AGAIN, Configuration, Connection, Group
 from pi_collector.plan import OWN, plan
 from pi_collector.tags import TABLES, Selection, select
-from pi_collector.web.authentication import token_unencrypted, unencrypted
+from pi_collector.web.open_lines import token_unencrypted, unencrypted
 from sluice.config import Problem
 from sluice.problem import render
 from sluice.schema import Place
