@@ -329,7 +329,11 @@ class Identity:
         async with self._renewing:
             if version != self._version:
                 return True
-            return await self._renew()
+            if not await self._renew():
+                return False
+            self._refusal = None  # it was another one's: this one has not been tried yet
+            self._trial = False
+            return True
 
     def deny(self, version: int, error: UnauthorizedError) -> None:
         """A 401 for good: nothing else is known to try."""

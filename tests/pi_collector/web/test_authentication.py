@@ -177,6 +177,17 @@ async def test_while_one_login_is_tried_again_the_others_wait_for_what_becomes_o
     await setting.header()
 
 
+async def test_a_password_that_changed_by_the_time_of_another_try_goes_with_its_repetition() -> None:
+    setting = Setting(user=USER)
+    assert not await setting.denied()
+    setting.identity._look = float("inf")  # nobody looked in between
+    setting.now += 7
+    version, _ = await setting.identity.headers()
+    setting.secrets["password"] = "neu"
+    assert await setting.identity.refused(version)
+    assert await setting.header() == basic("neu")
+
+
 async def test_a_secret_that_cannot_be_had_says_where_it_is_named() -> None:
     setting = Setting(user=USER)
     del setting.secrets["password"]

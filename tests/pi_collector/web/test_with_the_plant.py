@@ -138,7 +138,7 @@ async def test_a_changed_password_is_taken_up_and_a_wrong_one_spares_the_account
                     await one.get(*requests.value(ids))
             assert server.requests["GET streamsets/value"] - asked <= 2
             using.secrets["password"] = "neu"
-            await answered(one, requests.value(ids), 12)
+            await answered(one, requests.value(ids), 7)
 
 
 async def test_throttling_is_obeyed() -> None:
