@@ -280,9 +280,17 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_any_json_is_read_or_refused(body: Any) -> None:
-    for decode in (decode_recorded, decode_updates):
-        with contextlib.suppress(MalformedError, orjson.JSONEncodeError):
-            decode(orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS), {"": 0, "W0": 1}, typings("Float64", "String"))
+    try:
+        answer = orjson.dumps(body)
+    except orjson.JSONEncodeError:  # an integer beyond 64 bits
+        return
+    types = typings("Float64", "String")
+    with contextlib.suppress(MalformedError):
+        decode_recorded(answer, {"": 0, "W0": 1}, types)
+    with contextlib.suppress(MalformedError):
+        decode_updates(answer, {"": 0, "W0": 1}, types)
+    with contextlib.suppress(MalformedError):
+        decode_summary(answer, {("", "Average"): 0, ("None", "None"): 1}, types)
 
 
 # --- what tells values apart ---
