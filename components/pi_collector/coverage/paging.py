@@ -148,7 +148,8 @@ class Paging:
         before = good & (timed.time < place[where])
         self.repeated += int(before.sum())
         rows = good & ~before & (timed.time < cut[where])
-        self._place[group] = np.maximum(place, upto + 1)
+        # The next tick: the server rounds what is between two down, and would send the one before again.
+        self._place[group] = np.maximum(place, (upto // TICK + 1) * TICK)
         self._adapt(ask, int(sent.sum()), int(full.sum()))
         return Paged(rows, np.maximum(upto, self._began[group]))
 

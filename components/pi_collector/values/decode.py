@@ -227,6 +227,8 @@ def error_text(of: Mapping[str, Any]) -> str:
     parts = []
     for part in found if isinstance(found, list) else [found]:
         text = part.get("Message") if isinstance(part, dict) else part
+        if isinstance(text, list):  # of a value's field there may be several
+            text = "; ".join(one for one in text if isinstance(one, str)) or None
         parts.append(text if isinstance(text, str) else shown(part))
         if len(parts) == 3:
             break
