@@ -618,6 +618,9 @@ async def test_only_the_archive_that_is_configured_has_to_be_there() -> None:
         async with Using(server.url, **FAST) as one:
             await one.start()
             assert (await one.health()).state == "archive-down"
+            one.servers = frozenset({"SRV"})
+            await one._look()
+            assert (await one.health()).state == "well"
 
 
 async def test_a_skewed_clock_is_told_and_cleared() -> None:
@@ -716,6 +719,30 @@ async def test_other_settings_apply_to_the_next_request() -> None:
             await one.get("points")
             assert other.count("points") == 1
             assert one.generation == 2
+
+
+async def test_a_login_that_was_refused_late_is_not_held_against_the_one_that_took_its_place() -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def guarded(request: web.Request) -> web.Response:
+        if request.headers["Authorization"] != "Basic cmVhZGVyOm5ldQ==":  # reader:neu
+            asked.set()
+            await go.wait()
+            return answer({}, 401)
+        return answer({})
+
+    async with Scripted() as server:
+        using = Using(server.url, **BASIC, **FAST)
+        using.secrets["new"] = "neu"
+        async with using as one:
+            server.on["points"] = guarded
+            late = asyncio.create_task(one.get("points"))
+            await asked.wait()
+            one.apply(Using(server.url, **{**BASIC, "user": {"name": "reader", "password": {"file": "new"}}}).settings)
+            go.set()
+            with pytest.raises(UnauthorizedError):
+                await late
+            assert await one.get("points")
 
 
 async def test_a_closed_client_asks_nothing() -> None:
