@@ -166,6 +166,12 @@ def test_a_stream_that_failed_is_told() -> None:
     assert decode_recorded(orjson.dumps(body), handles(1), typings("Float64")).errors == {0: "Gone"}
 
 
+@pytest.mark.parametrize("message", ["PI Point not found.", ["PI Point not found."]])
+def test_an_error_may_have_several_messages(message: Any) -> None:
+    body = recorded([{**value(0, None), "Errors": [{"FieldName": "Value", "Message": message}]}])
+    assert decode_recorded(body, handles(1), typings("Float64")).errors == {0: "PI Point not found."}
+
+
 def test_an_error_without_a_time_is_the_streams() -> None:
     body = recorded([{"Timestamp": None, "Value": None, "Errors": [{"Message": "PI Point not found."}]}])
     found = decode_recorded(body, handles(1), typings("Float64", mode="snapshot"))
