@@ -515,9 +515,15 @@ class Coverage:
         return int(self._covered[: self._size][active].min()) if active.any() else None
 
     def needed(self, before: int) -> Times:
-        """By handle: from when on its values may be read again, if everybody's are from `before` on anyway, ns."""
+        """By handle: from when on its values may come again, if everybody's may from `before` on anyway, ns.
+
+        From the archive behind the frontier; from a channel behind what is confirmed, for what the archive gave long
+        ago may still be under way there.
+        """
         n = self._size
-        needed: Times = np.minimum(np.maximum(self._covered[:n] - self._overlap[:n], self._floor[:n]), before)
+        needed = np.minimum(np.maximum(self._covered[:n] - self._overlap[:n], self._floor[:n]), before)
+        live = self._live_from[:n] != UNSET
+        needed[live] = np.minimum(needed[live], self._confirmed[:n][live] - self._overlap[:n][live])
         return needed
 
     def horizon(self, before: int) -> int:

@@ -33,7 +33,6 @@ from .archives import SECOND, Row, handles, rows_of, timed
 
 START: Final = 1_700_000_000 * SECOND
 SETTLE: Final = 10 * SECOND
-OVERLAP: Final = 60 * SECOND
 STREAMS: Final = 3
 EVERYTHING: Final = handles(*range(STREAMS))
 
@@ -113,14 +112,16 @@ class Protocol(RuleBasedStateMachine):
         self.arrived: list[Row] = []
         self.events: list[dict[str, Any]] = []
         self.pending: deque[Transaction] = deque()
+        self.overlap = 0
         self.polled: set[int] = set()
         self.stuck: set[tuple[int, int]] = set()  # times with more values than one answer could have
         self.state = State(lambda: self.seconds)
         self.piece: Piece | None = None
         self.paging: Paging | None = None
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(overlap=st.sampled_from([0, 60]))
+    def start(self, overlap: int) -> None:
+        self.overlap = overlap
         self._start()
         # Where a stream begins is a promise once it is durable.
         self._hand_on([])
@@ -128,12 +129,13 @@ class Protocol(RuleBasedStateMachine):
 
     def _start(self) -> None:
         self.state = State(lambda: self.seconds)
+        self.state.reconcile_ns = 0  # nothing is remembered beyond what reading needs
         assert self.state.load(self.positions.get) == []
         self.piece = self.paging = None
         self.plant.channels = {}
         for number in range(STREAMS):
             assert self.state.handle(f"pi:{number}|recorded") == number
-            self.state.coverage.begin(number, self.lower, OVERLAP, SETTLE, 10**18)
+            self.state.coverage.begin(number, self.lower, self.overlap * SECOND, SETTLE, 10**18)
 
     # --- the server ---
 
@@ -151,8 +153,11 @@ class Protocol(RuleBasedStateMachine):
         same_time=st.booleans(),
     )
     def written(self, stream: int, late: int, keep: bool, latency: int, many: int, same_time: bool) -> None:
-        for number in range(many):
-            time = self.plant.now - late * SECOND - (0 if same_time else (many - number) * SECOND // 8)
+        time = self.plant.now - min(late, self.overlap) * SECOND
+        for _ in range(many):
+            if not same_time:
+                self.plant.now += SECOND // 1000
+                time += SECOND // 1000
             self.plant.write(stream, time, keep=keep, latency=latency * SECOND, polled=stream in self.polled)
 
     @rule()
