@@ -521,7 +521,7 @@ class Coverage:
         ago may still be under way there.
         """
         n = self._size
-        needed = np.minimum(np.maximum(self._covered[:n] - self._overlap[:n], self._floor[:n]), before)
+        needed: Times = np.minimum(np.maximum(self._covered[:n] - self._overlap[:n], self._floor[:n]), before)
         live = self._live_from[:n] != UNSET
         needed[live] = np.minimum(needed[live], self._confirmed[:n][live] - self._overlap[:n][live])
         return needed
