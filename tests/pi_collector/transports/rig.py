@@ -38,6 +38,8 @@ SPEED = 20.0
 """Server seconds in one of ours: settling takes no time to speak of."""
 SETTLE = 2.0
 POLL = 0.1
+STRANGE = "I1DP" + "A" * 28
+"""A WebId of nothing."""
 
 
 async def until(condition: Callable[[], Any], state: Callable[[], Any], limit: float = 15.0) -> None:
@@ -165,7 +167,9 @@ class Rig:
 
     def all_by(self, way: Way) -> bool:
         """Whether everything comes that way, and nothing is left to be read."""
-        return self.ways() == {way.word: len(self.streams)} and not self.state.coverage.behind()
+        coverage = self.state.coverage
+        live = [coverage.is_live(stream.handle) for stream in self.streams]
+        return self.ways() == {way.word: len(live)} and not coverage.behind() and (way is Way.POLL or all(live))
 
     def covered(self, name: str) -> int:
         return self.state.coverage.covered(self.stream(name).handle)

@@ -11,10 +11,11 @@ from pi_collector.transports import channel as channel_module
 from pi_collector.transports import means as means_module
 from pi_collector.transports.channel import heartbeat_rate
 from pi_collector.transports.choosing import Way
+from pi_collector.values.times import format7
 from plant.pi.channels import ChannelOptions
 from plant.pi.server import Options
 
-from .rig import SETTLE, Rig, rig, until
+from .rig import SETTLE, STRANGE, Rig, rig, until
 
 
 def options(**of: object) -> Options:
@@ -124,10 +125,6 @@ async def test_more_points_than_fit_have_channels_of_their_own_and_new_ones_dist
         made.want(*first[:2])
         await until(lambda: made.server.channels.open == 1, made.told)
         assert made.gaps() == []
-
-
-STRANGE = "I1DP" + "A" * 28
-"""A WebId of nothing."""
 
 
 @pytest.mark.parametrize("strange", [("P4",), ("P0", "P8"), ("P3", "P4")])
@@ -292,6 +289,120 @@ async def test_the_server_s_pings_are_answered_when_what_came_before_is_durable(
         assert open_channel.unread, "answered before it was durable"
         made.outlet.release()
         await until(lambda: not open_channel.unread, lambda: open_channel.unread)
+
+
+@pytest.mark.parametrize(
+    "text", ["no JSON", '{"Items":[{"WebId":"I1', "[]", '{"Errors":["The archive is gone."]}', '{"Items":7}']
+)
+async def test_a_message_that_is_none_ends_the_channel_and_nothing_else(tmp_path: Path, text: str) -> None:
+    async with rig("A", directory=tmp_path) as made:
+        await live(made)
+        (open_channel,) = made.server.channels._open.values()
+        await open_channel.socket.send_str(text)
+        made.write("A", 1.0)
+        await until(lambda: [gap["state"] for gap in made.gaps()] == ["opened", "filled"], made.told)
+        assert "cannot be read" in made.gaps()[0]["cause"]
+        await arrives(made, "A", 1.0)
+
+
+async def test_a_value_that_is_none_costs_itself(tmp_path: Path) -> None:
+    async with rig("A", directory=tmp_path) as made:
+        await live(made)
+        (open_channel,) = made.server.channels._open.values()
+        web_id = made.streams[0].point.web_id
+        at = format7(made.server.clock.now_ns())
+        await open_channel.socket.send_json(
+            {
+                "Items": [
+                    {
+                        "WebId": web_id,
+                        "News": {"to": "us"},
+                        "Items": [{"Timestamp": "yesterday"}, None, 7, {"Timestamp": at, "Value": 4.5, "Good": "true"}],
+                    },
+                    "something",
+                    {"WebId": "nobody's", "Items": [{"Timestamp": at, "Value": 1}]},
+                ]
+            }
+        )
+        await arrives(made, "A", 4.5)
+        assert made.gaps() == []
+        assert made.intake.status()["malformed"] == 4
+        assert made.intake.status()["unknown"] == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"), [(1011, "an error of its own"), (1013, "it has too many"), (4000, "with code 4000")]
+)
+async def test_what_a_server_says_when_it_closes_is_the_cause(tmp_path: Path, code: int, cause: str) -> None:
+    async with rig("A", directory=tmp_path) as made:
+        await live(made)
+        made.server.faults.close(code)
+        await until(made.gaps, made.told)
+        assert cause in made.gaps()[0]["cause"]
+        await live(made)
+
+
+async def test_an_error_in_the_place_of_values_is_a_gap_of_that_stream_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "RESUBSCRIBE", 0.1)
+    async with rig("A", "B", directory=tmp_path) as made:
+        await live(made)
+        (open_channel,) = made.server.channels._open.values()
+        web_id = made.streams[0].point.web_id
+        await open_channel.socket.send_json({"Items": [{"WebId": web_id, "Items": [], "Errors": ["No access."]}]})
+        await until(lambda: [gap["state"] for gap in made.gaps()] == ["opened", "filled"], made.told)
+        assert (made.gaps()[0]["streams"], made.gaps()[0]["tags"]) == (1, ["A"])
+        assert made.transports.counts["channels_opened"] == 1
+
+
+async def test_without_messages_nothing_is_confirmed_until_the_archive_proves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "UNPROVEN", 3.0)
+    silent = Options(channels=ChannelOptions(poll_s=4000))
+    async with rig("A", directory=tmp_path, options=silent) as made:
+        await live(made)
+        before = made.covered("A")
+        await until(lambda: made.covered("A") > before + 10 * 10**9, made.told)
+        assert made.gaps() == []
+        assert made.transports.counts["channels_opened"] == 1
+
+
+async def test_many_small_channels_are_put_together_when_all_were_lost(tmp_path: Path) -> None:
+    names = [f"P{number}" for number in range(6)]
+    async with rig(*names, directory=tmp_path, running=False) as made, made.running():
+        for count in range(1, 7):
+            made.want(*(made.stream(name) for name in names[:count]))
+        await live(made)
+        assert made.server.channels.open == 6
+        made.server.faults.refuse_upgrades(503)
+        made.server.faults.cut()
+        await until(lambda: len(made.transports._carriers) == 1, made.told)
+        made.server.faults.heal()
+        for name in names:
+            made.write(name, 3.0)
+        for name in names:
+            await arrives(made, name, 3.0)
+
+
+async def test_a_fault_of_ours_in_one_shard_is_told_and_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rig("A", directory=tmp_path) as made:
+        await live(made)
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("a mistake")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(channel_module, "decode_recorded", broken)
+            made.write("A", 1.0)
+            await until(made.gaps, made.told)
+        assert "a fault of Sluice itself" in made.gaps()[0]["cause"]
+        assert "a mistake" in caplog.text
+        await live(made)
+        await arrives(made, "A", 1.0)
 
 
 async def test_another_configuration_of_the_server_opens_everything_anew(tmp_path: Path) -> None:

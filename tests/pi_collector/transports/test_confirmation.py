@@ -96,7 +96,7 @@ runs = st.builds(
     st.lists(st.tuples(st.integers(0, 4), short, st.booleans()), min_size=4, max_size=25),
     st.lists(st.integers(0, 100), min_size=3, max_size=30, unique=True).map(sorted),
     st.lists(st.integers(0, 30), min_size=1, max_size=8),
-    st.lists(short, min_size=1, max_size=8),
+    st.lists(st.integers(0, 30), min_size=1, max_size=8),
 )
 
 
