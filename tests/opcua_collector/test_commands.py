@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any
 
-import hypothesis.strategies as st
 import orjson
 import pytest
-from hypothesis import given
 
 from opcua_collector import explain
 from opcua_collector.commands import Commands
@@ -21,7 +19,7 @@ from opcua_collector.history.requested import Request
 from sluice.command import Call, Channel, CommandError, Origin, Reply, State
 from sluice.config import load_entries
 from sluice.status import Connection as State_
-from sluice.tag_commands import Backfill, Forget, matching
+from sluice.tag_commands import Backfill, Forget
 
 SECOND = 10**9
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -97,22 +95,6 @@ async def until(condition: Callable[[], object]) -> None:
 # --- times ---
 
 
-@given(
-    st.datetimes(datetime(1975, 1, 1), datetime(2090, 1, 1)), st.integers(-12 * 60, 12 * 60), st.integers(0, 10**9 - 1)
-)
-def test_a_time_may_be_written_with_any_zone_and_to_the_nanosecond(at: datetime, zone: int, nanoseconds: int) -> None:
-    at = at.replace(microsecond=0, tzinfo=timezone(timedelta(minutes=zone)))
-    exact = (at - EPOCH) // timedelta(seconds=1) * SECOND + nanoseconds
-    whole, offset = at.isoformat()[:19], at.isoformat()[19:]
-    found = parsed(**{"connection": "line1", "from": f"{whole}.{nanoseconds:09}{offset}", "to": exact + 1})
-    assert (found.first, found.to) == (exact, exact + 1)
-
-
-def test_a_time_without_seconds_and_with_a_blank_is_taken_too() -> None:
-    found = parsed(**{"connection": "line1", "from": "2026-03-01 10:00Z", "to": "2026-03-01T10:00:01+0000"})
-    assert found.to - found.first == SECOND
-
-
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-03-01", "2026-03-01T10:00:00", "2026-13-01T10:00:00Z", 5, "7"])
 def test_a_time_that_is_none_is_refused_with_what_to_write(text: Any) -> None:
     made, _ = channel(line1=Line({"T1": ""}))
@@ -170,40 +152,6 @@ def test_a_connection_takes_a_few_ranges_at_a_time() -> None:
 def test_tags_that_may_have_a_history_are_tried(history: str | None) -> None:
     made, _ = channel(line1=Line({"T1": history, "T2": "the server keeps no history of it"}))
     assert ask(made, **HOUR).state is State.ACCEPTED
-
-
-# --- patterns ---
-
-
-def test_patterns_name_tags_once_and_in_their_order() -> None:
-    tags = dict.fromkeys(["Unit1/Temp", "Unit1/Level", "Unit2/Temp", "odd[1]"])
-    assert matching(["*/Temp", "Unit1/*"], tags, "line1") == ["Unit1/Temp", "Unit1/Level", "Unit2/Temp"]
-    assert matching(["odd[1]"], tags, "line1") == ["odd[1]"]
-    with pytest.raises(CommandError, match="configure its tags first"):
-        matching(["*"], {}, "line1")
-
-
-def test_names_with_brackets_are_names_where_there_are_such_tags() -> None:
-    tags = dict.fromkeys(f"DB[{number}].Temp" for number in range(300))
-    assert matching(list(tags), tags, "line1") == list(tags)
-
-
-@pytest.mark.parametrize(
-    "pattern", ["Plant/Line1/Machine123456/Temperatur", "e" * 250 + "zzz", "*e" * 50 + "z", "*[a-z]" * 40 + "9z"]
-)
-def test_looking_for_tags_does_not_hold_up_the_collector(pattern: str) -> None:
-    tags = dict.fromkeys([f"Plant/Line{n % 50}/Machine{n}/Temperature" for n in range(5_000)])
-    tags |= dict.fromkeys(["e" * 250 + str(n) for n in range(5_000)])
-    began = time.process_time()
-    with pytest.raises(CommandError, match="names no tag"):
-        matching([pattern], tags, "line1")
-    assert time.process_time() - began < 0.7
-
-
-def test_the_tag_that_was_meant_is_named_among_thousands() -> None:
-    tags = dict.fromkeys(f"Plant/Line{n % 50}/Machine{n}/Temperature" for n in range(5_000))
-    with pytest.raises(CommandError, match="did you mean Plant/Line41/Machine4041/Temperature"):
-        matching(["Plant/Line41/Machine4041/Temprature"], tags, "line1")
 
 
 # --- running ---
