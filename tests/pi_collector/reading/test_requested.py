@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
+from numpy.typing import NDArray
 
 from pi_collector.coverage.pieces import Kind, Piece
 from pi_collector.reading.requested import NOT_COLLECTED, POSITION, TRIES, WINDOW, Requested
@@ -31,7 +32,7 @@ def made(tags: dict[str, int], past: dict[str, str | None] | None = None) -> Req
     return Requested(tags.get, lambda tag: (past or {}).get(tag, ""), patience=10.0)
 
 
-def upto(piece: Piece, time: int) -> np.ndarray:
+def upto(piece: Piece, time: int) -> NDArray[np.int64]:
     return np.full(len(piece.streams), time, np.int64)
 
 
