@@ -4,7 +4,7 @@ Reads what the run left in its folder and needs nothing to be running:
 
     report.json              what the run reported; its first lost, doubled, wrong and unexpected samples are traced
     destinations/<sink>      what each destination held at the end, a JSON line per sample (written by keep())
-    plant/plant.log          what was produced
+    plant/plant.log          what was produced, of the PI Web API in pi/pi.log
     core/work/*/**/*.db      batches that an outbox still keeps; units and cursors of sinks
     core/work/*/**           files of samples that are not uploaded, or not deleted
     core/witness/*           every message that stream manager stored, every entry that SiteWise accepted
@@ -35,6 +35,7 @@ from localcore import received
 from plant.log import EndMark, LogError, read_log
 from plant.reconciliation import Delivered
 from plant.tags import DEFAULT_ASSET
+from rehearsal.site import PI_ASSET
 
 REPORT = "report.json"
 MOST_SAMPLES = 3
@@ -58,7 +59,7 @@ class Sample:
 
     def named(self, tag: str) -> bool:
         """Whether a tag, perhaps with the plant's asset path before it, is this one."""
-        return tag == self.tag or tag == f"{DEFAULT_ASSET}/{self.tag}"
+        return tag in (self.tag, f"{DEFAULT_ASSET}/{self.tag}", f"{PI_ASSET}/{self.tag}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +149,15 @@ def path_of(root: Path, sample: Sample, acts: Iterable[Mapping[str, Any]] = ()) 
 
 
 def _produced(root: Path, sample: Sample) -> Iterator[str]:
-    path = root / "plant" / "plant.log"
+    logs = [path for path in (root / "plant" / "plant.log", root / "pi" / "pi.log") if path.exists()]
     try:
-        for row in read_log(path):
-            if not isinstance(row, EndMark) and row.time_ns == sample.time_ns and sample.tag in row.values:
-                status = row.statuses.get(sample.tag, 0)
-                yield f"  produced    row {row.row}: {row.values[sample.tag]}, status {status:#010x}"
-                return
-        yield f"  produced    never, says {path}"
+        for path in logs:
+            for row in read_log(path):
+                if not isinstance(row, EndMark) and row.time_ns == sample.time_ns and sample.tag in row.values:
+                    status = row.statuses.get(sample.tag, 0)
+                    yield f"  produced    row {row.row}: {row.values[sample.tag]}, status {status:#010x}"
+                    return
+        yield f"  produced    never, says {' and '.join(map(str, logs)) or 'no log'}"
     except (OSError, LogError) as error:
         yield f"  produced    unknown: {error}"
 

@@ -17,12 +17,11 @@ pytestmark = pytest.mark.system
 
 async def produce_and_reconcile(rehearsal: Rehearsal, site: dict[str, Any], seconds: float) -> Report:
     """Deploy the site, let the plant produce for so long, drain, and compare with the plant's log."""
-    assert rehearsal.plant is not None
     await rehearsal.provide(site)
     await rehearsal.deploy(site)
     await rehearsal.start_production()
     await asyncio.sleep(seconds)  # the length of the production run, not a wait for something
-    produced = await rehearsal.plant.finish()
+    produced = await rehearsal.finish_production()
     await rehearsal.drain(produced)
     return await asyncio.to_thread(rehearsal.reconcile)
 
@@ -31,11 +30,13 @@ async def produce_and_reconcile(rehearsal: Rehearsal, site: dict[str, Any], seco
 @pytest.mark.installs
 @pytest.mark.parametrize("profile", ["classic", "lite"])
 async def test_every_sample_arrives_everywhere_once_within_a_second(build: Path, tmp_path: Path, profile: str) -> None:
-    async with Rehearsal(tmp_path, build, profile=profile) as rehearsal:
+    async with Rehearsal(tmp_path, build, profile=profile, pi=200.0) as rehearsal:
         report = await produce_and_reconcile(rehearsal, rehearsal.demo_site(), 6.0)
         shown = orjson.dumps(report.as_dict(), option=orjson.OPT_INDENT_2).decode()
         assert rehearsal.plant is not None
+        assert rehearsal.pi is not None
         asked = await rehearsal.plant.counters()
+        historian = await rehearsal.pi.counters()
     assert report.balances, shown
     assert report.produced >= 4000, shown
     assert {name: found.delivered for name, found in report.destinations.items()} == dict.fromkeys(
@@ -45,6 +46,7 @@ async def test_every_sample_arrives_everywhere_once_within_a_second(build: Path,
     assert report.latency.p99 < 1000, shown
     assert asked["services"].get("Write", 0) == 0, f"somebody wrote to the plant: {asked}"
     assert asked["services"].get("Call", 0) == 0, f"somebody called a method of the plant: {asked}"
+    assert historian["written"] == 0, f"somebody wrote to PI: {historian['requests']}"
 
 
 async def test_a_secured_connection_with_a_user_delivers_the_same(build: Path, tmp_path: Path) -> None:
