@@ -48,7 +48,15 @@ from rehearsal.crashes import Crashes
 from rehearsal.faults import Faults
 from rehearsal.flow import Flow
 from rehearsal.rehearsal import Rehearsal, RehearsalError
-from rehearsal.schedule import COMPONENTS, CRASH_POINTS, SHORTEST, SIMULATED_HOUR, Act, make_schedule
+from rehearsal.schedule import (
+    COMPONENTS,
+    CRASH_POINTS,
+    SHORTEST,
+    SIMULATED_HOUR,
+    Act,
+    make_schedule,
+    simulated_clock,
+)
 from rehearsal.site import COLLECTOR, DATA_ONLY, EXPORTER, PI_COLLECTOR, demo_site
 
 SAMPLES_PER_UNIT = 420.0
@@ -60,11 +68,6 @@ PATIENCE = 60.0
 """Seconds without anything new at any destination after which nothing more is expected."""
 SETTLE = 8.0
 """Seconds of the same when all has arrived: longer than a file stays open, so that a late repeat is seen."""
-
-
-def simulated_clock() -> float:
-    """Seconds in which an hour is a real minute."""
-    return time.monotonic() * 3600.0 / SIMULATED_HOUR
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from plant.pi.judge import Arrived, Verdict, judge
 from rehearsal.command import Stage, say
 from rehearsal.recorder import Recorder
 from rehearsal.rehearsal import Rehearsal
+from rehearsal.schedule import simulated_clock
 from rehearsal.site import EXPORTER, PI_COLLECTOR, pi_points
 
 SPEED: Final = 20.0
@@ -149,7 +150,10 @@ async def rehearse(
         "poll": 4.0,
         "seed": seed,
     }
-    async with Rehearsal(root, artifacts, with_plant=False, pi=RATE, pi_options=options) as rehearsal:
+    # Its clock is for the rule that makes a component BROKEN: it is killed now and then.
+    async with Rehearsal(
+        root, artifacts, with_plant=False, pi=RATE, pi_options=options, clock=simulated_clock
+    ) as rehearsal:
         assert rehearsal.pi is not None
         recorder = Recorder(root / "published", "pi-collector")
         recorder.start(rehearsal.core.ipc)

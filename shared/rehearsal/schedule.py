@@ -15,6 +15,7 @@ The last seconds are free of new faults, so that production ends in a gateway th
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,6 +87,11 @@ class Act:
     def __str__(self) -> str:
         arguments = ", ".join(f"{name}={value}" for name, value in self.arguments.items() if value != [])
         return f"{self.action.replace('_', ' ')}: {arguments}" if arguments else self.action.replace("_", " ")
+
+
+def simulated_clock() -> float:
+    """Seconds in which an hour is a real minute."""
+    return time.monotonic() * 3600.0 / SIMULATED_HOUR
 
 
 def make_schedule(seed: int, seconds: float) -> list[Act]:
