@@ -171,6 +171,7 @@ async def rehearse(
             await _settled(rehearsal, recorder)
             await rehearsal.pi.archive()
             counters = await rehearsal.pi.counters()
+            used = rehearsal.components()
             await rehearsal.core.component(PI_COLLECTOR).stop()
             verdict = await asyncio.to_thread(_judged, rehearsal.pi.truth, recorder, killed=bool(deaths))
         missing = recorder.missing()
@@ -184,7 +185,7 @@ async def rehearse(
             "judged": verdict.as_dict(),
             "requests": counters["requests"],
             "activity": counters["activity"],
-            "components": rehearsal.components(),
+            "components": used,
             "status": rehearsal.statuses.get("pi-collector", {}).get("connections", {}),
             "problems": [
                 *verdict.problems,

@@ -118,19 +118,19 @@ def _kills(dice: random.Random, component: str, seconds: float, end: float, roun
         low, high = max(BEGIN, hour * SIMULATED_HOUR), min(end, (hour + 1) * SIMULATED_HOUR)
         part = (high - low) / KILLS_PER_HOUR
         times += [low + part * number + dice.uniform(0.0, part - _APART) for number in range(KILLS_PER_HOUR)]
-    times = [round(time, 1) for time in times]
-    armed: dict[float, list[str]] = {time: [] for time in times}
+    times = [round(moment, 1) for moment in times]
+    armed: dict[float, list[str]] = {moment: [] for moment in times}
     share = len(times) // rounds
     for number in range(rounds):
         turn = times[number * share : (number + 1) * share]
-        roomy = [time for time in turn if time <= end - _CHAIN] or turn[:1]
+        roomy = [moment for moment in turn if moment <= end - _CHAIN] or turn[:1]
         points = list(CRASH_POINTS[component])
         dice.shuffle(points)
         for index, point in enumerate(points):
             passage = dice.randint(1, MOST_PASSAGES.get(point, _MOST_PASSAGES))
             armed[roomy[index * len(roomy) // len(points)]].append(f"{point}:{passage}")
-    for time in times:
-        yield Act(time, "kill", {"component": component, "armed": armed[time]})
+    for moment in times:
+        yield Act(moment, "kill", {"component": component, "armed": armed[moment]})
 
 
 def _round(dice: random.Random, window: Window) -> list[Act]:
