@@ -2,7 +2,8 @@
 
 Its life: open; take over what comes from the first message on, while an upper bound of the server's time is asked for;
 from that time on everything comes by itself (`live`); at last it ends, always with a `FailedError` that says why. It is
-never reopened: that is `carrier`'s affair.
+never reopened: that is `carrier`'s affair. Where the first message keeps us waiting the server may still be subscribing
+the streams: the time is then asked for once more after it came.
 
 Messages are handed on in their order. When the store does not keep up nothing is read, so that the line holds the
 server back and memory stays small; after half a minute of that the channel is closed. The server's own pings are
@@ -24,7 +25,16 @@ from aiohttp import WSMsgType
 from pi_collector.points.point import Stream
 from pi_collector.transports.choosing import FailedError, Way, failed
 from pi_collector.transports.confirmation import Confirmation, Watch
-from pi_collector.transports.means import PATIENCE, Handing, Means, aliases, handles_of, settled, tell_deleted
+from pi_collector.transports.means import (
+    PATIENCE,
+    Handing,
+    Means,
+    aliases,
+    handles_of,
+    named,
+    settled,
+    tell_deleted,
+)
 from pi_collector.transports.shards import Shard
 from pi_collector.values.decode import decode_recorded
 from pi_collector.web import requests
@@ -36,7 +46,7 @@ logger = logging.getLogger(__name__)
 LOOK: Final = 1.0
 """Seconds from one look at the clock to the next."""
 FIRST_MESSAGE: Final = 2.0
-"""Seconds to wait for the first message, which shows that the server has subscribed the streams."""
+"""Seconds to wait for the first message, which shows that the server has subscribed the streams, before going on."""
 UNPROVEN: Final = 300.0
 """Seconds without any proof by messages after which the archive is read for it."""
 RESUBSCRIBE: Final = 10.0
@@ -59,6 +69,7 @@ _WORDS: Final = {
     1013: "the server closed the channel: it has too many",
 }
 SINGLE: Final = "each of its messages has one value per stream, and may leave out those between"
+STRANGE: Final = "its messages name streams in a way that is none of ours, so that their values are missed"
 
 
 def heartbeat_rate(heartbeat: float) -> int:
@@ -83,7 +94,7 @@ class Channel:
         """Server time (ns) since when everything comes by itself."""
         self.generation = means.client.generation
         self.single = False
-        """Its messages may leave values out: see SINGLE."""
+        """Its messages may leave values out, see SINGLE and STRANGE: the archive is read beside."""
         self.opened = time.monotonic()
         self.received = 0
         self._handing = Handing(means)
@@ -93,8 +104,12 @@ class Channel:
         self._confirmation = Confirmation(self.opened)
         self._watch = Watch(means.settings.heartbeat, self.opened)
         self._handles = {stream.point.web_id: stream.handle for stream in self.streams.values()}
+        self._wanted = len(shard.streams)
+        self._left: set[str] = set()  # WebIds of streams that it still sends and nobody wants
         self._is_live = False
+        self._late = False  # its first message was not there when the time was asked for
         self._strangers = 0
+        self._recognised = False  # a message has named a stream of ours
         self._again: set[int] = set()  # streams that are to be subscribed anew
         self._again_at = 0.0
         self._wanted_at = 0.0
@@ -109,6 +124,7 @@ class Channel:
         self._confirmation, self._watch = Confirmation(now), Watch(self._means.settings.heartbeat, now)
         self._reader = asyncio.create_task(self._read(self._socket), name=f"channel {self._shard.number}")
         await self._or_ended(self._first_message(), FIRST_MESSAGE)
+        self._late = not self._first.is_set()
         try:
             self.at = await self._or_ended(self._means.client.clock.after(), OPENED)
         except (PiError, OSError, asyncio.TimeoutError) as error:
@@ -258,24 +274,35 @@ class Channel:
                 raise self._ended(socket, message)
 
     def _message(self, data: str | bytes, now: float) -> None:
+        if len(self._shard.streams) != self._wanted:
+            self._narrow()
         try:
             decoded = decode_recorded(data, self._handles, self._means.intake.typings)
             if decoded.unknown and self._strangers < _MOST_STRANGERS:
                 self._strangers += 1
-                self._handles.update(aliases(data, self.streams.values()))
-                decoded = decode_recorded(data, self._handles, self._means.intake.typings)
+                if named(data) - self._left - self._handles.keys():
+                    self._handles.update(aliases(data, self._mine()))
+                    decoded = decode_recorded(data, self._handles, self._means.intake.typings)
+                    if not self._recognised and not decoded.sent:
+                        self._beside(STRANGE)
         except MalformedError as error:
             self._means.counts["channel_messages_malformed"] += 1
             raise FailedError(f"a channel sent what cannot be read: {error.problem}", error.remedy) from error
         empty = not decoded.sent and not decoded.unknown and not decoded.malformed
         self._watch.message(now, empty=empty)
         self.received += len(decoded.timed)
+        self._recognised |= bool(decoded.sent)
         self._notice_shape(data, empty=empty)
         self._handing.give(decoded)
         tell_deleted(self._means, decoded, self._shard.streams)
         self._first.set()
+        if self._late:
+            self._late = False
+            self._again |= self.streams.keys()
         errors = {handle: why for handle, why in decoded.errors.items() if handle in self._shard.streams}
-        if errors and self._is_live and not self.single:
+        if errors and not self._is_live:
+            self._again |= errors.keys()
+        elif errors and not self.single:
             self._doubted(errors)
         if self._confirmation.message(None if empty else data, now):
             self._confirmed()
@@ -286,12 +313,23 @@ class Channel:
         word = '"Items"' if isinstance(data, str) else b'"Items"'
         if data.find(word, data.find(word) + len(word)) >= 0:  # type: ignore[arg-type]
             return
+        self._beside(SINGLE)
+
+    def _beside(self, why: str) -> None:
+        """What it sends is taken, and proves nothing: the archive is read beside it."""
+        if self.single:
+            return
         self.single = True
-        logger.info(
-            "%s: the channel of %d streams is read beside: %s", self._means.connection, len(self.streams), SINGLE
-        )
+        logger.info("%s: the channel of %d streams is read beside: %s", self._means.connection, len(self.streams), why)
         if self._is_live:
-            self._means.coverage.lost(handles_of(self._mine()), SINGLE)
+            self._means.coverage.lost(handles_of(self._mine()), why)
+
+    def _narrow(self) -> None:
+        """Streams have left it. It still sends them, but their handles may stand for other streams one day."""
+        self._wanted = len(self._shard.streams)
+        self._left |= {web_id for web_id, handle in self._handles.items() if handle not in self._shard.streams}
+        self._handles = {web_id: handle for web_id, handle in self._handles.items() if web_id not in self._left}
+        self._again &= self._shard.streams.keys()
 
     def _doubted(self, errors: dict[int, str]) -> None:
         """The server could not say what is new of some streams: that is lost, and begins anew."""

@@ -170,6 +170,14 @@ def tell_deleted(means: Means, decoded: Decoded, streams: Mapping[int, Stream]) 
             means.intake.tell("deleted", tag=stream.tag, values=len(of), from_ns=min(of), to_ns=max(of))
 
 
+def named(body: bytes | str) -> set[str]:
+    """WebIds of the streams of a message."""
+    top = loads(body)
+    items = top.get("Items") if isinstance(top, dict) else None
+    entries = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    return {web_id for entry in entries if isinstance(web_id := entry.get("WebId"), str)}
+
+
 def aliases(body: bytes | str, streams: Iterable[Stream]) -> dict[str, int]:
     """What an answer calls streams that it names by other WebIds than we do: by their paths."""
     paths = {stream.point.path.casefold(): stream.handle for stream in streams}

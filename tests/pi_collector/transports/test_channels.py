@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ from pi_collector.transports import means as means_module
 from pi_collector.transports.channel import heartbeat_rate
 from pi_collector.transports.choosing import Way
 from pi_collector.values.times import format7
-from plant.pi.channels import ChannelOptions
+from plant.pi.channels import Channel as ServerChannel
+from plant.pi.channels import ChannelOptions, Channels
+from plant.pi.events import Change
 from plant.pi.server import Options
 
 from .rig import SETTLE, STRANGE, Rig, rig, until
@@ -419,3 +423,77 @@ async def test_another_configuration_of_the_server_opens_everything_anew(tmp_pat
 @pytest.mark.parametrize(("heartbeat", "rate"), [(1, 1), (10, 2), (60, 12)])
 def test_the_heartbeat_rate_is_counted_in_looks(heartbeat: float, rate: int) -> None:
     assert heartbeat_rate(heartbeat) == rate
+
+
+async def test_a_server_that_takes_long_to_subscribe_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The websocket is open at once; the streams are followed, and their first values sent, a good while later.
+    monkeypatch.setattr(channel_module, "FIRST_MESSAGE", 0.1)
+    subscribe = asyncio.Event()
+    send = Channels._send
+
+    async def late(self: Channels, channel: ServerChannel, *, initial: bool) -> None:
+        await subscribe.wait()
+        channel.waiting.clear()
+        await send(self, channel, initial=initial)
+
+    monkeypatch.setattr(Channels, "_send", late)
+    async with rig("A", directory=tmp_path, running=False) as made:
+        made.write("A", 1.0, ago_s=300)
+        made.want(made.stream("A"))
+        async with made.running():
+            await live(made)
+            made.write("A", 2.0)
+            made.write("A", 3.0)
+            subscribe.set()
+            await until(lambda: made.got("A")[-1:] == [3.0], made.told)
+            # 2.0 was neither in the hole that ended before, nor did it come by the channel.
+            await until(lambda: made.got("A")[-2:] == [2.0, 3.0], made.told)
+            written = made.server.clock.now_ns()
+            await until(lambda: made.covered("A") > written, made.told)
+
+
+async def test_a_stream_that_nobody_wants_any_more_is_not_taken_for_another_one(tmp_path: Path) -> None:
+    async with rig("A", "B", "C", directory=tmp_path, running=False) as made:
+        both = [made.stream("A"), made.stream("B")]
+        made.want(*both)
+        async with made.running():
+            await live(made)
+            gone = made.stream("B")
+            made.want(both[0])
+            # Days later its handle stands for another stream, while the channel is still the same.
+            made.intake.forget(gone.handle)
+            made.state.release(gone.handle)
+            made.state._forget(made.state.key(gone.handle))
+            third = made.stream("C")
+            assert third.handle == gone.handle
+            made.want(both[0], third)
+            await live(made)
+            made.write("B", 7.0)
+            made.write("C", 8.0)
+            made.write("A", 9.0)
+            await arrives(made, "A", 9.0)
+            await arrives(made, "C", 8.0)
+            assert made.gaps() == []
+
+
+async def test_a_channel_that_names_streams_in_a_way_of_its_own_is_read_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = Channels._encoded
+
+    def otherwise(self: Channels, channel: ServerChannel, changes: Iterable[Change]) -> str:
+        text = json.loads(encoded(self, channel, changes))
+        for item in text["Items"]:
+            item["WebId"] = "F2DX" + item["WebId"][4:]
+            del item["Path"]
+        return json.dumps(text)
+
+    monkeypatch.setattr(Channels, "_encoded", otherwise)
+    async with rig("A", directory=tmp_path, options=options()) as made:
+        await until(lambda: made.ways() == {"channel": 1}, made.told)
+        made.write("A", 1.0)
+        await until(lambda: made.transports.status()["connection"].get("read_beside") == 1, made.told)
+        made.write("A", 2.0)
+        await arrives(made, "A", 1.0, 2.0)
