@@ -228,7 +228,7 @@ class Channels:
             return
         # A client may answer the newest of several pings alone (RFC 6455, 5.5.3): it has read what came before too.
         while channel.unread and channel.unread[0] <= number:
-            self._truth.read(channel.unread.popleft())
+            self._truth.read(self._clock.now_ns(), channel.unread.popleft())
 
     async def _send(self, channel: Channel, *, initial: bool) -> None:
         if initial:
@@ -269,6 +269,7 @@ class Channels:
         if channel.oversize > len(text):
             text = " " * (channel.oversize - len(text)) + text
             channel.oversize = 0
+            self._faults.hits["oversize"] += 1
         await channel.socket.send_str(text)
         channel.sent += 1
         channel.last_sent_ns = self._clock.now_ns()

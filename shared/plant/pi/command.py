@@ -10,6 +10,7 @@ It says what `python -m plant opcua` says (`ready` with url, authority, items, u
     {"command": "heal", "fault": "throttle"}                    without a name: all
     {"command": "storm", "late": 2.0, …}                        see activity.py; {"command": "calm"} ends it
     {"command": "password", "user": …, "password": …}
+    {"command": "killed"}                                       the client was: the log says so
     {"command": "archive"}                                      the log gets what the archive holds, and its end mark;
                                                                 {"event": "archived", "events": n} follows
 
@@ -224,6 +225,7 @@ async def _obey(producing: Production | Load, server: PiServer, log: PlantLog) -
         "heal": lambda command: server.faults.heal(command.get("fault")),
         "storm": rage,
         "calm": calm,
+        "killed": lambda _: server.truth.fault(server.clock.now_ns(), "killed", {}),
         "password": lambda command: server.authentication.set_password(
             str(command.get("user")), str(command.get("password"))
         ),

@@ -33,6 +33,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import inspect
+import math
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -42,6 +43,7 @@ import orjson
 from aiohttp import web
 
 from plant.pi.clock import Clock
+from plant.pi.system import PiError
 from plant.pi.truth import Truth
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -73,11 +75,11 @@ class FaultError(ValueError):
 class Hands(Protocol):
     """What a server lets be done to it."""
 
-    def cut(self) -> None:
-        """Reset every connection."""
+    def cut(self) -> int:
+        """Reset every connection; how many."""
 
-    def close_channels(self, code: int) -> None:
-        """Close every channel with that code."""
+    def close_channels(self, code: int) -> int:
+        """Close every channel with that code; how many."""
 
     def oversize(self, size: int) -> None:
         """Let the next frame of each channel be that large."""
@@ -117,7 +119,7 @@ class Faults:
         self.counts: Counter[str] = Counter()
         """How often each was ordered."""
         self.hits: Counter[str] = Counter()
-        """How many answers and frames each has hit."""
+        """How many answers, frames, connections, channels or values each has hit."""
 
     # ---- by name
 
@@ -134,7 +136,7 @@ class Faults:
             return method(*bound.args, **bound.kwargs)
         except KeyError as error:
             raise FaultError(f"fault {name}: there is no point {error}") from error
-        except TypeError as error:
+        except (TypeError, ValueError, PiError) as error:
             raise FaultError(f"fault {name}: {error}") from error
 
     def heal(self, name: str | None = None) -> None:
@@ -166,12 +168,12 @@ class Faults:
     def cut(self) -> None:
         """Reset every connection."""
         self._noted("cut")
-        self._hands.cut()
+        self.hits["cut"] += self._hands.cut()
 
     def close(self, code: int = 1001) -> None:
         """Close every channel."""
-        self._noted("close", code=code)
-        self._hands.close_channels(code)
+        self._noted("close", code=_code(code))
+        self.hits["close"] += self._hands.close_channels(_code(code))
 
     def silence(self) -> None:
         """Half-open: everything is taken and nothing answered."""
@@ -195,7 +197,7 @@ class Faults:
         """No marker and no channel is known any more."""
         self._noted("restart")
         self._hands.forget()
-        self._hands.cut()
+        self.hits["restart"] += self._hands.cut()
 
     # ---- answers
 
@@ -260,8 +262,11 @@ class Faults:
 
     def late(self, values: int = 1000, back_s: float = 7200.0) -> int:
         """Values from up to so many seconds ago arrive now; how many did."""
+        values, back_s = int(_number(values)), _number(back_s)
         self._noted("late", values=values, back_s=back_s)
-        return self._hands.arrive_late(int(_number(values)), _number(back_s))
+        arrived = self._hands.arrive_late(values, back_s)
+        self.hits["late"] += arrived
+        return arrived
 
     def delete_point(self, point: str) -> None:
         """Remove a point."""
@@ -299,6 +304,9 @@ class Faults:
         """What the request is answered with, with the faults at work."""
         if not self._loud.is_set():
             return await self._swallow(request)
+        for name in ("skew", "archive_down"):
+            if name in self._active:
+                self.hits[name] += 1
         if (arguments := self._active.get("delay")) is not None:
             self.hits["delay"] += 1
             await asyncio.sleep(arguments["seconds"])
@@ -407,8 +415,19 @@ def _status(status: int) -> int:
     return status
 
 
+def _code(code: int) -> int:
+    if isinstance(code, bool) or not isinstance(code, int) or not 1000 <= code <= 4999:
+        raise FaultError(f"code {code!r}: expected a websocket's, from 1000 to 4999")
+    return code
+
+
 def _number(value: float, *, signed: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or (value < 0 and not signed):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or (value < 0 and not signed)
+    ):
         raise FaultError(f"{value!r}: expected a number{'' if signed else ' of 0 or more'}")
     return float(value)
 

@@ -4,13 +4,16 @@ The log (`truth`) knows what reached PI, which frames of channels a client has r
 end. A value is (tag, time, value, quality, state); of each one there may be several, which are counted.
 
     archive     held by the archive at the end: must have been delivered, as often as it is there
-    frames      in a frame that the client has read: must have been delivered, as often as one frame had it
+    frames      in a frame that the client has read: must have been delivered, as often as one frame had it; but what a
+                client read shortly before it was killed may be gone, in a gap that it tells
     invented    delivered, but no such value ever reached PI
     doubled     delivered more often than it reached PI
     discarded   reached PI, was compressed away before anybody could read it, and was not delivered: must lie in a gap
-                that the collector has told of that tag (`listed`), else it was lost in silence (`unlisted`)
+                that the collector has told of that tag, as one in which values cannot be had again (`listed`), else it
+                was lost in silence (`unlisted`). `outside` says how much had to be delivered, whatever the gaps: gaps
+                that are always open would excuse everything
 
-and of the gaps themselves: each that was opened is filled or abandoned, and nothing else is.
+and of the gaps themselves: each that was opened is filled or abandoned, once, and nothing else is.
 
 Qualities are made of flags and states by the reference's own table, not by the collector's.
 """
@@ -70,6 +73,8 @@ class Verdict:
     doubled: int = 0
     listed: int = 0
     unlisted: int = 0
+    outside: int = 0
+    """Values of promised tags that reached PI while no gap was told of them."""
     gaps: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -90,8 +95,7 @@ def judge(
     gap_events: Sequence[Mapping[str, Any]],
     *,
     promised: Collection[str] | None = None,
-    killed: bool = False,
-    slack_ns: int = 0,
+    unsaved_ns: int = 0,
 ) -> Verdict:
     """Compare. Raises truth.TruthError when the log is none.
 
@@ -101,8 +105,8 @@ def judge(
         gap_events: the collector's events of kind gap.
         promised: tags of which every value that reached PI is delivered or listed, because they are followed by channel
             or updates; None: all. Of a polled one only the archive is promised.
-        killed: the collector was killed, so that what it had read and not stored may be gone, in a gap that it tells.
-        slack_ns: by which a gap may be told too narrow, in server time: the archive's own latency.
+        unsaved_ns: server time for which a collector may hold what it has read and not stored: what it had read so
+            shortly before it was killed (the log says when) may be gone, in a gap that it tells.
     """
     found = Verdict()
     tags = {number: names[0] for number, names in truth.names(log).items()}
@@ -115,7 +119,9 @@ def judge(
         held.update(key for one in samples if (key := key_of(one, tags, types)) is not None)
     found.archive = sum(held.values())
 
+    deaths = [fault["at"] for fault in truth.faults(log) if fault["name"] == "killed"]
     in_frames: Counter[Key] = Counter()
+    saved: set[Key] = set()
     for frame in truth.frames_read(log):
         own = Counter(
             key for one, how in frame.samples if how != "Delete" and (key := key_of(one, tags, types)) is not None
@@ -123,6 +129,8 @@ def judge(
         found.frames += sum(own.values())
         for key, count in own.items():
             in_frames[key] = max(in_frames[key], count)
+        if not any(death - unsaved_ns <= frame.read_ns <= death for death in deaths):
+            saved.update(own)
 
     reached: dict[Key, int] = {}
     times: Counter[Key] = Counter()
@@ -138,11 +146,10 @@ def judge(
     missing = [key for key, count in held.items() if got[key] < count]
     found.archive_missing = sum(held[key] - got[key] for key in missing)
     _tell(found, "in the archive and not delivered", missing)
-    missing = [key for key, count in in_frames.items() if got[key] < count and key not in held]
-    if killed:
-        told = [key for key in missing if gaps.tell_of(key, reached.get(key, key.time_ns), slack_ns)]
-        found.lost_at_death = len(told)
-        missing = sorted(set(missing) - set(told))
+    missing = [key for key, count in in_frames.items() if got[key] < count and not 0 < held[key] <= got[key]]
+    excused = {key for key in missing if key not in saved and gaps.tell_of(key.tag, reached.get(key, key.time_ns))}
+    found.lost_at_death = len(excused)
+    missing = [key for key in missing if key not in excused]
     found.frames_missing = len(missing)
     _tell(found, "in a frame that was read and not delivered", missing)
     invented = [key for key in got if key not in reached and key not in held]
@@ -153,9 +160,13 @@ def judge(
     _tell(found, "delivered more than once", doubled)
     unlisted = []
     for key, at_ns in reached.items():
-        if got[key] or key in held or key in in_frames or (promised is not None and key.tag not in promised):
+        if promised is not None and key.tag not in promised:
             continue
-        if gaps.tell_of(key, at_ns, slack_ns):
+        told = gaps.tell_of(key.tag, at_ns)
+        found.outside += not told
+        if got[key] or key in held or key in in_frames:
+            continue
+        if told:
             found.listed += 1
         else:
             unlisted.append(key)
@@ -208,6 +219,7 @@ class Gaps:
     def __init__(self, events: Sequence[Mapping[str, Any]]) -> None:
         self.problems: list[str] = []
         states: dict[str, set[str]] = defaultdict(set)
+        final: set[str] = set()
         spans: dict[str, tuple[int, int | None]] = {}
         of: dict[str, set[str] | None] = {}
         for event in events:
@@ -215,6 +227,8 @@ class Gaps:
                 continue
             identity = str(event["id"])
             states[identity].add(str(event["state"]))
+            if event.get("unrecoverable"):
+                final.add(identity)
             if not event.get("cause"):
                 self.problems.append(f"gap {identity} has no cause: {dict(event)}")
             begin, stop = spans.get(identity, (event["from_ns"], None))
@@ -230,7 +244,8 @@ class Gaps:
                 known = of[identity]
                 assert known is not None
                 known.update(event.get("tags", ()))
-        self._spans = [(*spans[identity], of.get(identity)) for identity in spans]
+        # Only a gap that says so excuses what cannot be had again.
+        self._spans = [(*spans[identity], of.get(identity)) for identity in spans if identity in final]
         opened = {identity for identity, told in states.items() if "opened" in told}
         filled = {identity for identity, told in states.items() if "filled" in told}
         abandoned = {identity for identity, told in states.items() if "abandoned" in told}
@@ -243,13 +258,10 @@ class Gaps:
                 f"{still[:_SHOWN]}; both filled and abandoned: {both[:_SHOWN]}; never opened: {strange[:_SHOWN]}"
             )
 
-    def tell_of(self, key: Key, at_ns: int, slack_ns: int) -> bool:
-        """Whether a gap of the tag holds the value's time, or the moment at which it reached PI."""
+    def tell_of(self, tag: str, at_ns: int) -> bool:
+        """Whether a gap of the tag holds the moment, as one in which values are lost for ever."""
         return any(
-            (tags is None or key.tag in tags)
-            and any(
-                begin - slack_ns <= time and (stop is None or time <= stop + slack_ns) for time in (key.time_ns, at_ns)
-            )
+            (tags is None or tag in tags) and begin <= at_ns and (stop is None or at_ns <= stop)
             for begin, stop, tags in self._spans
         )
 

@@ -61,6 +61,10 @@ class PiProcess(PlantChild):
         """End the storm."""
         await self.obeyed("calm")
 
+    async def killed(self) -> None:
+        """Let `truth` say that the client was killed just now (plant.pi.judge)."""
+        await self.obeyed("killed")
+
     async def set_password(self, user: str, password: str) -> None:
         """Change a user's password."""
         await self.obeyed("password", user=user, password=password)

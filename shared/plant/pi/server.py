@@ -169,17 +169,19 @@ class PiServer:
 
     # ---- what faults do
 
-    def cut(self) -> None:
-        """Reset every connection."""
+    def cut(self) -> int:
+        """Reset every connection; how many."""
         if self._runner is None or self._runner.server is None:
-            return
-        for connection in list(self._runner.server.connections):
-            if connection.transport is not None:
-                _reset(connection.transport)
+            return 0
+        open_ones = [one.transport for one in self._runner.server.connections if one.transport is not None]
+        for transport in open_ones:
+            _reset(transport)
+        return len(open_ones)
 
-    def close_channels(self, code: int) -> None:
-        """Close every channel with that code."""
+    def close_channels(self, code: int) -> int:
+        """Close every channel with that code; how many."""
         self._closing = self.channels.close(code)
+        return len(self._closing)
 
     def oversize(self, size: int) -> None:
         """Let the next frame of each channel be that large."""

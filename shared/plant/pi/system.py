@@ -110,12 +110,14 @@ class PiSystem:
         self._told(point, "removed")
 
     def rename(self, point: PiPoint, name: str) -> None:
-        """Give a point another name; its id and its events stay. Raises PiError when the name is taken."""
+        """Give a point another name; its id and its events stay. Raises PiError when the name is taken, ValueError
+        for one that is none."""
         taken = self._by_name.get(name.casefold())
         if taken not in (None, point):
             raise PiError(f"[-10550] Tag {name!r} already exists in table.")
+        definition = replace(point.definition, name=name)
         del self._by_name[point.name.casefold()]
-        point.definition = replace(point.definition, name=name)
+        point.definition = definition
         self._by_name[name.casefold()] = point
         self._told(point, "renamed")
 

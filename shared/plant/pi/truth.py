@@ -5,8 +5,8 @@ JSON lines, each handed to the operating system before anybody else can see what
     {"e": "point", "p": id, "name": …, "type": …}              a point is there; again when it is renamed
     {"e": "in", "at": ns, "v": [[id, how, t, value, flags, state], …]}      reached PI at `at` with the time `t`
     {"e": "frame", "n": number, "c": channel, "v": [[id, t, value, flags, state, how], …]}      about to be sent
-    {"e": "read", "n": number}                                  the client has read that frame
-    {"e": "fault", "at": ns, "name": …, …}                      what was done to the server
+    {"e": "read", "at": ns, "n": number}                        the client has read that frame
+    {"e": "fault", "at": ns, "name": …, …}                      what was done to the server, or to its client ("killed")
     {"e": "archive", "p": id, "v": [[t, value, flags, state], …]}           what the archive holds at the end
     {"e": "end"}
 
@@ -76,6 +76,8 @@ class Frame(NamedTuple):
     number: int
     channel: str
     samples: tuple[tuple[Sample, str], ...]
+    read_ns: int = 0
+    """When it had been read, by the server's clock."""
 
 
 class Truth:
@@ -110,13 +112,13 @@ class Truth:
             self._write({"e": "frame", "n": self.frames, "c": channel, "v": values})
         return self.frames
 
-    def read(self, number: int) -> None:
+    def read(self, at_ns: int, number: int) -> None:
         """The client has read that frame."""
         self.frames_read += 1
-        self._write({"e": "read", "n": number})
+        self._write({"e": "read", "at": at_ns, "n": number})
 
     def fault(self, at_ns: int, name: str, arguments: Mapping[str, Any]) -> None:
-        """Something was done to the server."""
+        """Something was done to the server, or to its client."""
         self._write({"e": "fault", "at": at_ns, "name": name, **arguments})
 
     def archive(self, number: int, samples: Iterable[Sample]) -> None:
@@ -160,7 +162,7 @@ def frames_read(path: Path) -> Iterator[Frame]:
             samples = tuple((_sample(point, rest), rest[-1]) for point, *rest in line["v"])
             sent[line["n"]] = Frame(line["n"], line["c"], samples)
         elif line["e"] == "read" and (frame := sent.pop(line["n"], None)) is not None:
-            yield frame
+            yield frame._replace(read_ns=line["at"])
 
 
 def archive(path: Path) -> dict[int, list[Sample]]:
@@ -185,7 +187,7 @@ def types(path: Path) -> dict[int, str]:
 
 
 def faults(path: Path) -> list[dict[str, Any]]:
-    """What was done to the server, in its order. Raises TruthError."""
+    """What was done to the server and to its client, in its order. Raises TruthError."""
     return [line for line in _lines(path) if line["e"] == "fault"]
 
 

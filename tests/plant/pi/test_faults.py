@@ -291,6 +291,10 @@ async def test_points_are_deleted_renamed_and_made_anew() -> None:
         ("errors", {"status": 99}, "an HTTP status"),
         ("delay", {"seconds": "long"}, "expected a number"),
         ("delay", {}, "seconds"),
+        ("delay", {"seconds": float("nan")}, "expected a number"),
+        ("close", {"code": "gone"}, "from 1000 to 4999"),
+        ("rename_point", {"point": "A", "to": "Running"}, "already exists"),
+        ("rename_point", {"point": "A", "to": "*"}, "none that PI would take"),
     ],
 )
 async def test_a_fault_that_is_none_is_refused_with_what_there_is(
@@ -302,6 +306,7 @@ async def test_a_fault_that_is_none_is_refused_with_what_there_is(
         with pytest.raises(FaultError, match="cannot be healed"):
             server.faults.heal("cut")
         assert not server.faults.active
+        assert server.system.by_name("A") is not None
 
 
 async def test_every_fault_is_described_ordered_and_healed_by_its_name_and_stands_in_the_log(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def arrived(second: int, value: Any = 1.5, quality: str = "GOOD", status: int | 
 
 
 def gap(state: str, identity: str = "g1", **more: Any) -> dict[str, Any]:
-    span = {"from_ns": T0, "to_ns": T0 + 10 * SECOND, "cause": "cut", "tags": ["U1.A"]}
+    span = {"from_ns": T0, "to_ns": T0 + 10 * SECOND, "cause": "cut", "tags": ["U1.A"], "unrecoverable": "snapshots"}
     return {"kind": "gap", "id": identity, "state": state, **span, **more}
 
 
@@ -36,14 +36,17 @@ class Plant:
         self._log = Truth(self.path)
         self._log.point(7, "U1.A", kind)
 
-    def reached(self, *samples: Sample, how: str = "Add") -> None:
+    def reached(self, *samples: Sample, at: int | None = None) -> None:
         for one in samples:
-            self._log.note(one.time_ns, [(one, how)])
+            self._log.note(one.time_ns if at is None else T0 + at * SECOND, [(one, "Add")])
 
     def frame(self, *samples: Sample, read: bool = True) -> None:
         number = self._log.frame("c", [(one, "Add") for one in samples])
         if read:
-            self._log.read(number)
+            self._log.read(samples[-1].time_ns, number)
+
+    def killed(self, second: int) -> None:
+        self._log.fault(T0 + second * SECOND, "killed", {})
 
     def archived(self, *samples: Sample) -> None:
         self._log.archive(7, samples)
@@ -154,8 +157,39 @@ def test_what_is_no_measurement_is_not_missed(plant: Plant) -> None:
 def test_what_a_killed_process_had_read_may_be_gone_in_a_gap_that_is_told(plant: Plant) -> None:
     plant.reached(sample(1), sample(2))
     plant.frame(sample(2))
+    plant.killed(4)
     plant.archived(sample(1))
     told = [gap("opened"), gap("filled")]
     assert plant.verdict([arrived(1)], told).frames_missing == 1
-    assert plant.verdict([arrived(1)], told, killed=True).passed
-    assert plant.verdict([arrived(1)], killed=True).frames_missing == 1
+    assert plant.verdict([arrived(1)], told, unsaved_ns=2 * SECOND).passed
+    assert plant.verdict([arrived(1)], unsaved_ns=2 * SECOND).frames_missing == 1
+    assert plant.verdict([arrived(1)], told, unsaved_ns=SECOND).frames_missing == 1  # it had the time to store it
+
+
+def test_nobody_who_was_not_killed_is_excused(plant: Plant) -> None:
+    plant.reached(sample(1), sample(2))
+    plant.frame(sample(2))
+    plant.archived(sample(1))
+    verdict = plant.verdict([arrived(1)], [gap("opened"), gap("filled")], unsaved_ns=100 * SECOND)
+    assert (verdict.frames_missing, verdict.passed) == (1, False)
+
+
+def test_a_gap_that_does_not_say_that_values_are_lost_excuses_none(plant: Plant) -> None:
+    plant.reached(sample(1), sample(2))
+    plant.archived(sample(1))
+    told = [gap("opened", unrecoverable=""), gap("filled", unrecoverable="")]
+    assert plant.verdict([arrived(1)], told).unlisted == 1
+
+
+def test_a_late_value_is_lost_when_it_arrives_and_not_at_the_time_that_it_bears(plant: Plant) -> None:
+    plant.reached(sample(1), sample(30))
+    plant.reached(sample(2), at=30)  # it came to PI late, and was overwritten before it was read
+    plant.archived(sample(1), sample(30))
+    assert plant.verdict([arrived(1), arrived(30)], [gap("opened"), gap("filled")]).unlisted == 1
+
+
+def test_how_much_had_to_be_delivered_whatever_the_gaps_is_counted(plant: Plant) -> None:
+    plant.reached(sample(1), sample(20), sample(21))
+    plant.archived(sample(1), sample(20), sample(21))
+    verdict = plant.verdict([arrived(1), arrived(20), arrived(21)], [gap("opened"), gap("filled")])
+    assert (verdict.outside, verdict.passed) == (2, True)

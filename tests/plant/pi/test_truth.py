@@ -35,13 +35,14 @@ def test_what_was_written_is_read_again_exactly(
     log.note(77, samples)
     number = log.frame("channel-1", samples)
     log.frame("channel-1", samples)
-    log.read(number)
+    log.read(78, number)
     log.archive(5, [sample for sample, _ in samples])
     log.end()
     # repr: a number that is none is not even equal to itself.
     assert repr(list(truth.produced(path))) == repr([Reached(sample, how, 77) for sample, how in samples])
     (frame,) = truth.frames_read(path)
     assert repr(frame.samples) == repr(tuple(samples))
+    assert frame.read_ns == 78
     assert repr([s._replace(point=0) for s in truth.archive(path)[5]]) == repr(
         [s._replace(point=0) for s, _ in samples]
     )
@@ -74,6 +75,6 @@ def test_a_cut_last_line_is_left_out_and_a_broken_one_in_the_middle_is_an_error(
 def test_without_a_path_it_counts_alone() -> None:
     log = Truth()
     log.note(1, [(Sample(1, 2, 3.0, 1, None), "Add")])
-    log.read(log.frame("c", []))
+    log.read(1, log.frame("c", []))
     log.end()
     assert (log.reached, log.frames, log.frames_read) == (1, 1, 1)
