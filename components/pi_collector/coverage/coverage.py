@@ -576,6 +576,13 @@ class Coverage:
         self._covered[handles], self._floor[handles] = covered, floor
         self._flags[handles], self._gap[handles] = flags, gap
 
+    def held_back(self, handles: Handles, floor: Times) -> Times:
+        """The frontiers that these had; of streams that are not known where they began."""
+        if len(handles):
+            self.grow(int(handles.max()) + 1)
+        held: Times = np.where(self._known[handles], self._covered[handles], floor)
+        return held
+
     def was_removed(self, handle: int) -> None:
         """What was kept is of a stream that is not collected any more."""
         self._removed[handle] = True

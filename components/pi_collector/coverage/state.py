@@ -298,8 +298,16 @@ class State:
         self._first = int(head["journal"]) if coverage is not None else first
         self._next = max(following, self._first)
         self.tail.next = max(self.tail.next, int(head["next_tail"]), next_tail)
+        stored = True
         for number in range(self._first, self._next):
-            whole &= self._load_journal(position, number, troubles)
+            if position(kept.journal_key(number)) is None:
+                troubles.append(
+                    f"Position {kept.journal_key(number)} is missing: it was never stored, nor was what it told of. "
+                    "Streams go on from before it."
+                )
+                stored = False
+            else:
+                whole &= self._load_journal(position, number, troubles, whole=stored)
         if lost:
             troubles.append("What was kept of the streams is gone: they begin anew, and what they had may come twice.")
         if not whole:
@@ -339,12 +347,15 @@ class State:
         if gone is not None:
             self._gone[key] = float(gone)
 
-    def _load_frontiers(self, sections: Mapping[str, bytes]) -> None:
+    def _load_frontiers(self, sections: Mapping[str, bytes], *, whole: bool = True) -> None:
+        """whole False: something before was not stored, and the frontiers lie beyond it: only the rest is taken."""
         handles = kept.from_steps(sections, "handles")
         rows = len(handles)
         covered, floor = (kept.column(sections, name, np.int64, rows) for name in ("covered", "floor"))
         flags, gap = kept.column(sections, "flags", np.uint8, rows), kept.column(sections, "gap", np.int32, rows)
         known = np.array([bool(self.key(int(handle))) for handle in handles], np.bool_)
+        if not whole:
+            covered = self.coverage.held_back(handles, floor)
         self.coverage.restore(handles[known], covered[known], floor[known], flags[known], gap[known])
 
     def _load_tails(
@@ -360,11 +371,14 @@ class State:
                 troubles.append(f"Position {key} is damaged: {count} values are not remembered.")
         return whole
 
-    def _load_journal(self, position: Callable[[str], bytes | None], number: int, troubles: list[str]) -> bool:
+    def _load_journal(
+        self, position: Callable[[str], bytes | None], number: int, troubles: list[str], *, whole: bool
+    ) -> bool:
+        """whole: all journals before it are there."""
         key = kept.journal_key(number)
         sections = self._read(position, key, troubles)
         if sections is None:
-            troubles.append(f"Position {key} is missing: what it said of up to some thousand values is not remembered.")
+            troubles.append(f"What position {key} said of up to some thousand values is not remembered.")
             return False
         before = len(troubles)
         with _told(troubles, key, "what it said is not remembered"):
@@ -376,7 +390,7 @@ class State:
                     else:
                         self._name(name, int(handle), gone)
             if "handles" in sections:
-                self._load_frontiers(sections)
+                self._load_frontiers(sections, whole=whole)
             self.ledger.load(sections)
             keys = kept.column(sections, "keys", np.uint64)
             if len(keys):
