@@ -334,7 +334,7 @@ class Connection:
             intake.typings,
             self._requested,
             reconciling,
-            state.known,
+            intake.known,
             stream_of=by_handle.get,
             lost=self._points.lost,
             tell=intake.tell,

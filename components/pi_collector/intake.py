@@ -6,6 +6,10 @@ Theory of operation
 are new, moves coverage, takes the journal of both, and submits samples and journal together. So what is kept is never
 ahead of the samples. Its future is done when all of it is durable.
 
+*Live values are gathered*, because what a transaction costs beside its values is as much for seven as for a thousand,
+and channels send few at a time. The first ones go at once; what comes within GATHERED_WITHIN of that goes together.
+Nothing overtakes them: whatever hands on otherwise, takes positions, or changes what a stream is, has them go first.
+
 *What moves without samples is noted every second*, coverage of quiet streams above all, unless samples take it along
 before: what a crash takes of it is read again, and the tail drops it.
 
@@ -33,7 +37,7 @@ from numpy.typing import NDArray
 from pi_collector.config import Connection, Gate
 from pi_collector.points.point import Stream
 from pi_collector.values.decode import Decoded
-from pi_collector.values.timed import Timed
+from pi_collector.values.timed import Timed, join
 from pi_collector.values.typing import TYPES, Typings
 from sluice.columns import Columns, Quality, Series, ValueType
 
@@ -50,6 +54,12 @@ MOST_BYTES: Final = 8 * 2**20
 MOST_SUBMITS: Final = 200
 """More than either that is not durable yet is too much: whoever reads waits."""
 NOTED_WITHIN: Final = 1.0
+GATHERED_WITHIN: Final = 0.1
+"""Seconds from one transaction of gathered values to the next, unless there are"""
+MOST_GATHERED: Final = 4096
+"""as many values, or"""
+MOST_GATHERED_BYTES: Final = 2**20
+"""as many bytes of them."""
 _SAMPLE_BYTES: Final = 48  # of a sample in memory, apart from its text
 _TOLD: Final = 200  # characters of a malformed value's description
 _WORST: Final[Mapping[Gate, Quality]] = {
@@ -66,8 +76,11 @@ class StoreError(Exception):
 class State(Protocol):
     """What the intake needs of `coverage.state.State`."""
 
-    def fresh(self, timed: Timed) -> NDArray[np.bool_]:
-        """Rows not handed on before; they count as handed on from now on."""
+    def fresh(self, timed: Timed, answers: NDArray[np.int32] | None = None) -> NDArray[np.bool_]:
+        """Rows not handed on before; they count as handed on from now on. answers: the number of each row's answer."""
+
+    def known(self, timed: Timed) -> NDArray[np.bool_]:
+        """Rows that were handed on before. Takes no note."""
 
     def advance(self, handles: NDArray[np.int32], upto: NDArray[np.int64]) -> None:
         """Read completely up to there."""
@@ -149,6 +162,10 @@ class Intake:
         self._room.set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._gathered: list[tuple[Timed, asyncio.Future[None]]] = []
+        self._gathered_values = self._gathered_bytes = 0
+        self._gathering: asyncio.TimerHandle | None = None
+        self._went = float("-inf")  # when gathered values went last, loop time
 
     # --- streams ---
 
@@ -158,6 +175,7 @@ class Intake:
 
     def fix(self, stream: Stream) -> str:
         """Values of the stream are taken from now on, so. What keeps it from being collected, or ""."""
+        self.flush()
         trouble = self.typings.fix(stream, self._settings)
         handle = stream.handle
         if trouble:
@@ -176,6 +194,7 @@ class Intake:
 
     def forget(self, handle: int) -> None:
         """No stream has this handle any more; what still comes of it is dropped and counted."""
+        self.flush()
         self.typings.forget(handle)
         for known in (self._streams, self._series, self._aged):
             known.pop(handle, None)
@@ -219,12 +238,82 @@ class Intake:
         are read completely with these values. fresh False: also what was handed on before. positions: of whoever reads,
         for the same transaction.
 
-        Where nothing is new the future is done at once, and what moved is noted within a second.
+        Where nothing is new the future is done as soon as that is known, and what moved is noted within a second.
         """
         self._refuse_if_broken()
         self._note_soon()
+        self._counts["received"] += len(timed)
+        if live and fresh and advances is None and not positions and len(timed):
+            return self._gather(timed)
+        self.flush()
+        return self._handed_on(timed, live, advances, fresh, positions or {})
+
+    def known(self, timed: Timed) -> NDArray[np.bool_]:
+        """Rows that were handed on before. Takes no note."""
+        self.flush()
+        return self._state.known(timed)
+
+    def _gather(self, timed: Timed) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        durable: asyncio.Future[None] = loop.create_future()
+        size = _size(timed)
+        self._gathered.append((timed, durable))
+        self._gathered_values += len(timed)
+        self._gathered_bytes += size
+        self._bytes += size
+        if self._gathered_values >= MOST_GATHERED or self._gathered_bytes >= MOST_GATHERED_BYTES:
+            self.flush()
+        elif self._gathering is None:
+            wait = self._went + GATHERED_WITHIN - loop.time()
+            if wait <= 0:
+                self.flush()
+            else:
+                self._gathering = loop.call_later(wait, self.flush)
+        return durable
+
+    def flush(self) -> None:
+        """Hand on now what is gathered. Never raises: what fails breaks the intake."""
+        gathered = self._taken()
+        if not gathered:
+            return
+        self._went = asyncio.get_running_loop().time()
+        timed = join([timed for timed, _ in gathered])
+        answers = None
+        if len(gathered) > 1:
+            answers = np.repeat(np.arange(len(gathered), dtype=np.int32), [len(timed) for timed, _ in gathered])
         try:
-            return self._hand_on(timed, live, advances, fresh, positions or {})
+            stored = self._handed_on(timed, True, None, True, {}, answers)
+        except StoreError as error:
+            _resolve(gathered, error)
+        else:
+            if stored.done():
+                _resolve(gathered, stored.exception())
+            else:
+                stored.add_done_callback(lambda done: _resolve(gathered, done.exception()))
+
+    def _taken(self) -> list[tuple[Timed, asyncio.Future[None]]]:
+        """What is gathered; nothing is any more."""
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        gathered, self._gathered = self._gathered, []
+        self._bytes -= self._gathered_bytes
+        self._gathered_values = self._gathered_bytes = 0
+        return gathered
+
+    def _handed_on(
+        self,
+        timed: Timed,
+        live: bool,
+        advances: Advances | None,
+        fresh: bool,
+        positions: Mapping[str, bytes | None],
+        answers: NDArray[np.int32] | None = None,
+    ) -> asyncio.Future[None]:
+        """Raises StoreError."""
+        self._refuse_if_broken()
+        try:
+            return self._hand_on(timed, live, advances, fresh, positions, answers)
         except Exception as error:
             # Half done: the tail may know what was not submitted.
             self._break(error)
@@ -238,14 +327,15 @@ class Intake:
         advances: Advances | None,
         fresh: bool,
         positions: Mapping[str, bytes | None],
+        answers: NDArray[np.int32] | None,
     ) -> asyncio.Future[None]:
-        self._counts["received"] += len(timed)
         known = self.typings.knows(timed.stream)
         if not known.all():
             self._counts["unknown"] += int(np.count_nonzero(~known))
             timed = timed.take(known)
+            answers = None if answers is None else answers[known]
         if fresh and len(timed):
-            new = self._state.fresh(timed)
+            new = self._state.fresh(timed, answers)
             if not new.all():
                 self._counts["repeated"] += int(np.count_nonzero(~new))
                 timed = timed.take(new)
@@ -351,11 +441,13 @@ class Intake:
 
     def checkpoint(self) -> Awaitable[None]:
         """Note the whole state as it is now. Raises StoreError, as the future does."""
+        self.flush()
         self._refuse_if_broken()
         return self._kept(self._outlet.note(self._state.checkpoint()), 0)
 
     def close(self) -> None:
-        """Note nothing by itself any more."""
+        """What was handed on goes; nothing is noted by itself any more."""
+        self.flush()
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -368,6 +460,7 @@ class Intake:
 
     def _note(self) -> None:
         self._timer = None
+        self.flush()
         if self.broken is not None:
             return
         self._note_soon()
@@ -411,6 +504,7 @@ class Intake:
             why = str(error) if error is not None else "the outbox has given it up"
             self.broken = StoreError(f"values of connection {self._connection} could not be stored: {why}")
             logger.error("%s. It begins anew from what is stored", self.broken)
+            _resolve(self._taken(), self.broken)
 
     def _refuse_if_broken(self) -> None:
         if self.broken is not None:
@@ -427,6 +521,8 @@ class Intake:
 
         Nothing while broken: the state that is loaded then tells them again.
         """
+        if events:
+            self.flush()
         if events and self.broken is None:
             self._submit_events(events, self._positions())
 
@@ -452,6 +548,18 @@ class Intake:
         if self.broken is not None:
             told["trouble"] = str(self.broken)
         return told
+
+
+def _resolve(gathered: Sequence[tuple[Timed, asyncio.Future[None]]], error: BaseException | None) -> None:
+    """Those who wait for gathered values."""
+    for _, durable in gathered:
+        if durable.done():
+            continue
+        if error is None:
+            durable.set_result(None)
+        else:
+            durable.set_exception(error)
+            durable.exception()  # whoever does not wait for it is not told of it at the end either
 
 
 def _heeded(done: asyncio.Future[None]) -> None:

@@ -276,7 +276,7 @@ async def test_a_checkpoint_folds_everything() -> None:
 async def test_who_reads_waits_while_too_much_is_not_durable() -> None:
     site = Site("Float32", outlet=KeptOutlet(at_once=False))
     for i in range(module.MOST_SUBMITS + 1):
-        site.intake.hand_on(site.timed((0, NOW + i * 100, i)), live=True)
+        site.intake.hand_on(site.timed((0, NOW + i * 100, i)), live=False)
     assert site.intake.crowded
     room = asyncio.ensure_future(site.intake.room())
     assert not await is_done(room)
@@ -290,6 +290,146 @@ async def test_full() -> None:
     assert not site.intake.full
     site.outlet.full = True
     assert site.intake.full
+
+
+# --- live values are gathered ---
+
+
+def gathering(count: int, outlet: KeptOutlet | None = None) -> tuple[Site, list[asyncio.Future[None]]]:
+    """A site that has been handed one value, which went at once, and others, which are gathered; value i at tick i."""
+    site = Site("Float32", outlet=outlet or KeptOutlet(at_once=False))
+    given: list[asyncio.Future[None]] = [
+        asyncio.ensure_future(site.intake.hand_on(site.timed((0, NOW + tick * 100, tick)), live=True))
+        for tick in range(count + 1)
+    ]
+    return site, given
+
+
+def values(site: Site) -> list[Any]:
+    return [sample.value for sample in site.outlet.samples]
+
+
+async def test_a_value_after_a_while_goes_at_once_and_those_after_it_together() -> None:
+    site, given = gathering(5)
+    assert len(site.outlet.waiting) == 1
+    behind = site.intake.behind
+    assert behind > 0
+    await until(lambda: len(site.outlet.waiting) == 2, lambda: site.outlet.waiting)
+    assert site.intake.behind == behind, "what is gathered is as much behind as what is submitted"
+    assert not any(one.done() for one in given)
+    site.outlet.store(1)
+    await within(5.0, given[0])
+    assert not given[1].done()
+    site.outlet.store()
+    await within(5.0, asyncio.gather(*given))
+    assert values(site) == [0, 1, 2, 3, 4, 5]
+    assert site.intake.behind == 0
+    assert site.intake.status() == {"received": 6}
+
+
+async def test_many_values_or_bytes_go_without_waiting() -> None:
+    for of, value, count in (("Float32", 1, module.MOST_GATHERED), ("String", "x" * module.MOST_GATHERED_BYTES, 1)):
+        site = Site(of, outlet=KeptOutlet(at_once=False))
+        site.intake.hand_on(site.timed((0, NOW, value)), live=True)
+        rows = [(0, NOW + tick * 100, value) for tick in range(1, count + 1)]
+        for first in range(0, len(rows), 512):
+            site.intake.hand_on(site.timed(*rows[first : first + 512]), live=True)
+        assert [sum(map(len, one.columns)) for one in site.outlet.waiting] == [1, count]
+
+
+async def test_nothing_overtakes_what_is_gathered() -> None:
+    """Whatever takes positions, hands on otherwise, or changes a stream, has gathered values go before it."""
+
+    def back(site: Site) -> None:
+        site.intake.hand_on(site.timed((0, NOW + 900, 9)), live=False)
+
+    def polled(site: Site) -> None:
+        site.intake.hand_on(site.timed((0, NOW + 900, 9)), live=True, advances=covered((0, NOW + 900)))
+
+    def known(site: Site) -> None:
+        assert site.intake.known(site.timed((0, NOW + 200, 2), (0, NOW + 900, 9))).tolist() == [True, False]
+
+    ways: list[Callable[[Site], object]] = [
+        back,
+        polled,
+        known,
+        lambda site: site.intake.checkpoint(),
+        lambda site: site.intake.events([{"kind": "gap"}]),
+        lambda site: site.intake.fix(site.streams[0]),
+        lambda site: site.intake.forget(0),
+        lambda site: site.intake.close(),
+    ]
+    for way in ways:
+        site, given = gathering(3)
+        way(site)
+        assert [sample.value for sample in site.outlet.waiting[1].samples] == [1, 2, 3], way
+        site.outlet.store()
+        await within(5.0, asyncio.gather(*given))
+
+
+async def test_no_position_is_durable_before_gathered_values_that_it_covers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A channel hands a value on and confirms it; what is noted by itself then takes the value along."""
+    monkeypatch.setattr(module, "GATHERED_WITHIN", 60.0)
+    monkeypatch.setattr(module, "NOTED_WITHIN", 0.02)
+    site = Site("Float32", outlet=KeptOutlet(at_once=False))
+    site.state.advance(*covered((0, NOW - SECOND)))
+    site.state.coverage.subscribed(np.array([0], np.int32), NOW - SECOND)
+    site.intake.hand_on(site.timed((0, NOW - 100, 1)), live=True)
+    site.intake.hand_on(site.timed((0, NOW, 2)), live=True)
+    site.state.advance(*covered((0, NOW)))
+    await until(lambda: len(site.outlet.waiting) == 2, lambda: site.outlet.waiting)
+    for stored in range(3):
+        after = Site("Float32", outlet=KeptOutlet())
+        after.outlet.positions = dict(site.outlet.positions)
+        held = {sample.time for sample in site.outlet.samples}
+        assert NOW in held or stored_frontier(after.outlet) < NOW, stored
+        site.outlet.store(1)
+    assert stored_frontier(site.outlet) == NOW
+    site.intake.close()
+
+
+async def test_each_gathered_answer_counts_its_own_identical_values() -> None:
+    """Two of one time in an answer are two values; the same ones in another answer are those again."""
+    site = Site("Float32")
+    one, two = (0, NOW, 1), (0, NOW + 100, 2)
+    given = [[one], [two, two], [two, two, two], [one, two], [one, one]]
+    await asyncio.gather(*(site.intake.hand_on(site.timed(*answer), live=True) for answer in given))
+    assert sorted(values(site)) == [1, 1, 2, 2, 2]
+    assert len(site.outlet.of("live")) == 2
+    assert site.intake.status() == {"received": 10, "repeated": 5}
+
+
+async def test_gathered_values_that_cannot_be_stored_are_said_to_be() -> None:
+    site, given = gathering(3)
+    site.outlet.refuse(RuntimeError("disk gone"))
+    outcomes = await within(5.0, asyncio.gather(*given, return_exceptions=True))
+    assert [type(outcome) for outcome in outcomes] == [StoreError] * 4
+    assert site.outlet.waiting == [], "nothing more is submitted"
+    assert site.intake.behind == 0
+    site.intake.flush()
+    site.intake.close()
+
+
+async def test_gathered_values_that_cannot_be_handed_on_break_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    site, given = gathering(3)
+
+    def broken(*of: Any, **more: Any) -> Any:
+        raise ValueError("no columns today")
+
+    monkeypatch.setattr(site.outlet, "submit", broken)
+    outcomes = await within(5.0, asyncio.gather(*given[1:], return_exceptions=True))
+    assert [type(outcome) for outcome in outcomes] == [StoreError] * 3
+    with pytest.raises(StoreError, match="no columns today"):
+        site.intake.hand_on(site.timed((0, NOW, 1)), live=True)
+
+
+async def test_who_stops_waiting_for_a_gathered_value_stops_nobody_else() -> None:
+    site, given = gathering(2)
+    given[1].cancel()
+    site.intake.flush()
+    site.outlet.store()
+    await within(5.0, given[2])
+    assert values(site) == [0, 1, 2]
 
 
 # --- when storing fails ---
@@ -376,6 +516,7 @@ async def test_events_say_whose_they_are_and_carry_what_the_state_knows_of_them(
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("read"), st.integers(0, 2), st.integers(1, 6)),
+        st.tuples(st.just("frame"), st.integers(0, 2), st.integers(1, 6)),
         st.tuples(st.just("store"), st.integers(0, 4), st.just(0)),
         st.tuples(st.sampled_from(["crash", "refuse", "checkpoint"]), st.just(0), st.just(0)),
     ),
@@ -388,7 +529,9 @@ ARCHIVE = 20  # values of each stream, one a tick
 def test_each_value_arrives_once_whenever_it_is_killed_or_refused(
     steps: list[tuple[str, int, int]], overlap: int
 ) -> None:
-    """Each stream is read from its frontier less an overlap, in pages; what was not stored is gone with a crash."""
+    """Each stream is read from its frontier less an overlap, in pages, and a channel sends frames of what lies there;
+    what was not stored is gone with a crash. A frame's values are confirmed as soon as it was handed on, if nothing is
+    missing before them."""
 
     async def live() -> list[Sample]:
         outlet = KeptOutlet(at_once=False)
@@ -401,6 +544,15 @@ def test_each_value_arrives_once_whenever_it_is_killed_or_refused(
             page = site.timed(*((handle, NOW + 100 * tick, tick) for tick in range(first, last)))
             site.intake.hand_on(page, live=True, advances=covered((handle, NOW + 100 * last)))
 
+        def frame(handle: int, size: int) -> None:
+            frontier = (site.state.coverage.covered(handle) - NOW) // 100
+            first, last = max(0, frontier), min(max(0, frontier) + size, ARCHIVE)
+            if first < last:
+                site.intake.hand_on(
+                    site.timed(*((handle, NOW + 100 * tick, tick) for tick in range(first, last))), live=True
+                )
+                site.state.advance(*covered((handle, NOW + 100 * last)))
+
         def begin_anew() -> Site:
             site.intake.close()
             outlet.waiting = []
@@ -409,6 +561,8 @@ def test_each_value_arrives_once_whenever_it_is_killed_or_refused(
         for what, number, size in steps:
             if what == "read":
                 read(number, size)
+            elif what == "frame":
+                frame(number, size)
             elif what == "store":
                 outlet.store(number)
             elif what == "checkpoint":

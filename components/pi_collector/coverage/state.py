@@ -137,9 +137,13 @@ class State:
 
     # --- values ---
 
-    def fresh(self, timed: Timed) -> NDArray[np.bool_]:
-        """Rows that were not handed on before; from now on they count as handed on."""
-        mask, keys, order = self._unseen(timed)
+    def fresh(self, timed: Timed, answers: NDArray[np.int32] | None = None) -> NDArray[np.bool_]:
+        """Rows that were not handed on before; from now on they count as handed on.
+
+        answers: the number of each row's answer, rising, where there are several: the same as a call for each. None:
+        one.
+        """
+        mask, keys, order = self._unseen(timed, answers)
         unseen = keys[mask]
         if len(unseen):
             rows = order[mask]
@@ -152,10 +156,12 @@ class State:
 
     def known(self, timed: Timed) -> NDArray[np.bool_]:
         """Rows that were handed on before. Takes no note."""
-        mask, _, order = self._unseen(timed)
+        mask, _, order = self._unseen(timed, None)
         return ~_by_row(mask, order, len(timed))
 
-    def _unseen(self, timed: Timed) -> tuple[NDArray[np.bool_], NDArray[np.uint64], NDArray[np.intp]]:
+    def _unseen(
+        self, timed: Timed, answers: NDArray[np.int32] | None
+    ) -> tuple[NDArray[np.bool_], NDArray[np.uint64], NDArray[np.intp]]:
         """Which keys of the rows are not remembered, all keys, and of which row each is."""
         stream = timed.stream
         if not len(stream):
@@ -164,10 +170,13 @@ class State:
         if strange.any():
             self.unknown += int(strange.sum())
             rows = np.flatnonzero(~strange)
-            mask, keys, order = self._unseen(timed.take(rows))
+            mask, keys, order = self._unseen(timed.take(rows), None if answers is None else answers[rows])
             return mask, keys, rows[order]
-        keys, order = keys_of(self._salts[stream], timed.time, timed.hash)
-        return ~self.tail.seen(keys, int(timed.time.min()), int(timed.time.max())), keys, order
+        keys, order = keys_of(self._salts[stream], timed.time, timed.hash, answers)
+        unseen = ~self.tail.seen(keys, int(timed.time.min()), int(timed.time.max()))
+        if answers is not None:  # what an earlier one has, too, was handed on with it
+            unseen[1:] &= keys[1:] != keys[:-1]
+        return unseen, keys, order
 
     def advance(self, handles: NDArray[np.int32], upto: NDArray[np.int64]) -> None:
         """These streams have been read, and handed on, completely up to there (ns each)."""

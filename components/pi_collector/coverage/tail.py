@@ -53,14 +53,23 @@ def mixed(values: Keys) -> Keys:
     return mixed
 
 
-def keys_of(salts: Keys, time: NDArray[np.int64], hashes: Keys) -> tuple[Keys, NDArray[np.intp]]:
-    """The keys of values, sorted, and of which row each is. Identical rows get ordinals, in the order of the rows."""
+def keys_of(
+    salts: Keys, time: NDArray[np.int64], hashes: Keys, answers: NDArray[np.int32] | None = None
+) -> tuple[Keys, NDArray[np.intp]]:
+    """The keys of values, sorted, and of which row each is. Identical rows get ordinals, in the order of the rows.
+
+    answers: the number of each row's answer, rising; ordinals begin anew with each. Identical keys are then in the
+    order of the answers. None: one answer.
+    """
     keys = mixed(mixed(salts + _GOLDEN * time.view(np.uint64)) ^ (hashes + _GOLDEN))
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     same = keys[1:] == keys[:-1]
     if same.any():
         rows = np.arange(len(keys))
+        if answers is not None:
+            of = answers[order]
+            same &= of[1:] == of[:-1]
         begins = np.concatenate(([True], ~same))
         ordinal = (rows - np.maximum.accumulate(np.where(begins, rows, 0))).astype(np.uint64)
         keys = np.where(ordinal > 0, mixed(keys + _GOLDEN * ordinal), keys)

@@ -348,7 +348,7 @@ class _Rows:
         kind = self._typings.kind[stream]
         # What is no plain number becomes NaN here, and is looked at below.
         number = np.array([_number(value.get("Value")) for value in values], np.float64)
-        odd = np.zeros(size, np.bool_)
+        odd = ~np.isfinite(number)
         odd[
             [
                 i
@@ -360,8 +360,9 @@ class _Rows:
                 or "Errors" in value
             ]
         ] = True
-        odd |= ~np.isfinite(number) | (kind > Kind.INTEGER)
-        odd |= (kind == Kind.INTEGER) & ((np.trunc(number) != number) | (np.abs(number) > _MOST_INTEGER))
+        if kind.any():  # some are no floating-point numbers
+            odd |= kind > Kind.INTEGER
+            odd |= (kind == Kind.INTEGER) & ((np.trunc(number) != number) | (np.abs(number) > _MOST_INTEGER))
         columns = _Columns(
             number,
             None,

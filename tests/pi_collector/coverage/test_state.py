@@ -59,6 +59,23 @@ def test_a_value_is_fresh_once_and_an_identical_one_beside_it_is_another() -> No
     assert state.fresh(third).tolist() == [False, False, True]
 
 
+ROW = st.tuples(st.integers(-1, 2), st.integers(T0, T0 + 2), st.integers(0, 1))
+
+
+@given(st.lists(st.lists(ROW, max_size=5), min_size=1, max_size=5), st.lists(ROW, max_size=4))
+def test_several_answers_at_once_are_as_one_after_the_other(
+    answers: list[list[tuple[int, int, int]]], before: list[tuple[int, int, int]]
+) -> None:
+    together, apart = collecting(Kept(), "a", "b"), collecting(Kept(), "a", "b")
+    for state in (together, apart):
+        state.fresh(timed(before))
+    numbers = np.repeat(np.arange(len(answers), dtype=np.int32), [len(answer) for answer in answers])
+    fresh = together.fresh(timed([row for answer in answers for row in answer]), numbers)
+    assert fresh.tolist() == [one for answer in answers for one in apart.fresh(timed(answer)).tolist()]
+    assert together.unknown == apart.unknown
+    assert not together.fresh(timed([row for answer in answers for row in answer]), numbers).any()
+
+
 def test_rows_of_handles_that_stand_for_nothing_are_dropped_and_counted() -> None:
     state = collecting(Kept(), "a")
     assert state.fresh(timed([(7, T0, 1), (0, T0, 1), (-1, T0, 1)])).tolist() == [False, True, False]
