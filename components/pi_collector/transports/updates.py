@@ -9,7 +9,11 @@ no more, or says that a registration is not valid, that stream is lost from its 
 belong to one process of one server and are kept nowhere.
 
 An answer is complete: what was there when it was asked for is in it. So an answer confirms all its streams up to the
-server's time when it was asked for, less settle.
+server's time when it was asked for, less settle. A stream that has an error in the place of a value is lost, and begins
+anew; one that answers leave out is confirmed by nothing, and after a while proven by reading the archive.
+
+A stream that is lost again and again is polled instead: of a server that has always just forgotten what was registered,
+such as several behind one address, that is all of them, and another way is taken.
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pi_collector.points.point import Stream
@@ -32,6 +37,12 @@ logger = logging.getLogger(__name__)
 
 FAILURES: Final = 5
 """Polls of all markers in a row, without an answer that can be read, after which it counts as lost."""
+LOSSES: Final = 5
+"""Times that a stream is lost within `LOSSES_WITHIN` after which it is polled instead."""
+LOSSES_WITHIN: Final = 300.0
+"""Seconds."""
+UNPROVEN: Final = 300.0
+"""Seconds for which answers may leave a stream out before the archive is read for it."""
 UNFIT_AGAIN: Final = 600.0
 """Seconds before streams that could not be registered are tried again."""
 
@@ -50,6 +61,8 @@ class Updates:
         """Streams that cannot be registered, and why: they are polled."""
         self._unfit_at = 0.0
         self._again: set[int] = set()
+        self._losses: dict[int, deque[float]] = {}  # when streams were lost
+        self._proven: dict[int, float] = {}  # when streams were confirmed last
         self._handing = Handing(means)
         self._generation = means.client.generation
         self._at = 0
@@ -68,12 +81,11 @@ class Updates:
                 found.reason = Reason.CANNOT
             raise found from error
         if not self._markers:
-            why = next(iter(self._unfit.values()), "the server registered none of the streams")
-            raise FailedError(f"no stream can be registered for updates: {why}", reason=Reason.CANNOT)
+            raise _none(self._unfit)
 
     async def live(self) -> None:
         """Asks every poll interval. Raises FailedError, and whatever keeps values from being stored."""
-        self._means.coverage.subscribed(handles_of(self._registered()), self._at)
+        self._subscribed(self._registered(), self._at)
         failures = 0
         due = time.monotonic()
         while True:
@@ -97,6 +109,8 @@ class Updates:
                     await asyncio.sleep(found.after)
             else:
                 failures = 0
+            if not self._markers and not self._again and self.unfit:
+                raise _none(self.unfit)
 
     async def last(self) -> None:
         """Ask once more. Raises FailedError."""
@@ -120,8 +134,15 @@ class Updates:
         """Streams that cannot be registered, and why."""
         return {handle: why for handle, why in self._unfit.items() if handle in self._shard.streams}
 
+    def _subscribed(self, streams: Sequence[Stream], at: int) -> None:
+        self._proven.update(dict.fromkeys((stream.handle for stream in streams), time.monotonic()))
+        self._means.coverage.subscribed(handles_of(streams), at)
+
     def _want(self) -> None:
-        streams = [self._shard.streams[handle] for handle in self.unfit]
+        """What is to be read of the archive: streams that cannot be registered, and those that answers leave out."""
+        now = time.monotonic()
+        silent = [one for one in self._registered() if now - self._proven.get(one.handle, now) > UNPROVEN]
+        streams = [*(self._shard.streams[handle] for handle in self.unfit), *silent]
         if lower := self._means.client.clock.lower:
             settled(streams, lower, self._means.coverage.want)
 
@@ -200,14 +221,15 @@ class Updates:
             await self._register(streams)
             at = await self._means.client.clock.after()
             new = [stream for stream in streams if stream.handle in self._markers]
-            self._means.coverage.subscribed(handles_of(new), at)
+            self._subscribed(new, at)
         self._again -= again
 
     # --- asking ---
 
     async def _ask_all(self) -> None:
-        for handle in [handle for handle in self._markers if handle not in self._shard.streams]:
-            del self._markers[handle]
+        for known in (self._markers, self._losses, self._proven):
+            for handle in [handle for handle in known if handle not in self._shard.streams]:
+                del known[handle]
         asked = list(self._markers.items())
         load = self._means.settings.load
         chunks = requests.chunks(
@@ -237,9 +259,9 @@ class Updates:
             for handle in markers.values()
             if handle in decoded.markers
             and handle in self._markers
-            and handle not in decoded.errors
             and (stream := self._shard.streams.get(handle)) is not None
         ]
+        self._proven.update(dict.fromkeys((stream.handle for stream in answered), time.monotonic()))
         settled(answered, lower, self._means.coverage.confirmed)
 
     def _follow(self, decoded: Decoded) -> None:
@@ -250,15 +272,28 @@ class Updates:
         lost = dict(decoded.unregistered)
         for handle in decoded.refresh:
             lost.setdefault(handle, "PI says that the stream's values have to be read again (Refresh)")
+        for handle, why in decoded.errors.items():
+            lost.setdefault(handle, f"an error in the place of a value: {why}")
         self._lost(lost)
 
     def _lost(self, whys: dict[int, str]) -> None:
         causes: dict[str, list[Stream]] = {}
+        now = time.monotonic()
         for handle, why in whys.items():
             self._markers.pop(handle, None)
             if (stream := self._shard.streams.get(handle)) is not None:
-                self._again.add(handle)
+                times = self._losses.setdefault(handle, deque(maxlen=LOSSES))
+                times.append(now)
+                if len(times) == LOSSES and now - times[0] < LOSSES_WITHIN:
+                    self._unfit[handle], self._unfit_at = why, now
+                else:
+                    self._again.add(handle)
                 causes.setdefault(why, []).append(stream)
         for why, streams in causes.items():
             self._means.counts["registrations_lost"] += len(streams)
             self._means.coverage.lost(handles_of(streams), f"stream updates: {why}")
+
+
+def _none(unfit: Mapping[int, str]) -> FailedError:
+    why = next(iter(unfit.values()), "the server registered none of the streams")
+    return FailedError(f"no stream can be registered for updates: {why}", reason=Reason.CANNOT)

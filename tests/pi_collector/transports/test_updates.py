@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from pi_collector.transports import updates as updates_module
 from pi_collector.transports.choosing import Way
+from plant.pi.events import Change
 from plant.pi.server import Options
-from plant.pi.updates import UpdatesOptions
+from plant.pi.updates import Updates, UpdatesOptions
 
 from .rig import STRANGE, Rig, rig, until
 
@@ -187,3 +190,68 @@ async def test_groups_have_their_own_ways_and_change_them_live(tmp_path: Path) -
             made.write("A", 1.0)
             await arrives(made, "A", 1.0)
             orjson.dumps(made.transports.status())
+
+
+async def test_an_error_in_the_place_of_a_value_is_read_of_the_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, failing = Updates._event, [True]
+
+    def event(self: Updates, change: Change) -> dict[str, Any]:
+        found = told(self, change)
+        if failing and change.event.value == 2.0:
+            failing.clear()
+            found |= {"Value": None, "Errors": [{"FieldName": "Value", "Message": ["The archive is busy."]}]}
+        return found
+
+    monkeypatch.setattr(Updates, "_event", event)
+    async with rig("A", "B", directory=tmp_path, transport="updates") as made:
+        await registered(made)
+        for value in (1.0, 2.0, 9.0):
+            made.write("A", value)
+        await arrives(made, "A", 1.0, 2.0, 9.0)
+        await until(lambda: [gap["state"] for gap in made.gaps()] == ["opened", "filled"], made.told)
+        assert "The archive is busy." in made.gaps()[0]["cause"]
+        assert made.gaps()[0]["streams"] == 1
+        assert made.ways() == {"updates": 2}
+
+
+async def test_a_server_that_forgets_at_once_what_was_registered_is_polled(tmp_path: Path) -> None:
+    async with rig("A", "B", directory=tmp_path, running=False) as made:
+        made.want(made.stream("A"), made.stream("B"))
+        made.server.faults.refuse_upgrades(501)
+        updates = made.server.updates
+        assert updates is not None
+        register = updates.register
+
+        def forgetful(point: Any, web_id: str) -> dict[str, Any]:
+            found = register(point, web_id)
+            updates.forget()
+            return found
+
+        updates.register = forgetful  # type: ignore[method-assign]
+        async with made.running():
+            await until(lambda: made.ways() == {"poll": 2}, made.told)
+            assert "Cache not found" in made.transports.status()["connection"]["why"]
+            assert len(made.gaps()) < 40
+            made.write("A", 1.0)
+            await arrives(made, "A", 1.0)
+
+
+async def test_a_stream_that_answers_leave_out_is_proven_by_the_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(updates_module, "UNPROVEN", 0.5)
+    answer = Updates.answer
+
+    def brief(self: Updates, markers: Sequence[str]) -> list[dict[str, Any]]:
+        return [item for item in answer(self, markers) if item.get("Events")]
+
+    monkeypatch.setattr(Updates, "answer", brief)
+    async with rig("A", "B", directory=tmp_path, transport="updates") as made:
+        await until(lambda: made.ways() == {"updates": 2}, made.told)
+        made.write("A", 1.0)
+        await arrives(made, "A", 1.0)
+        written = made.server.clock.now_ns() + 10 * 10**9  # well after the hole has ended
+        await until(lambda: min(made.covered("A"), made.covered("B")) > written, made.told)
+        assert made.gaps() == []
