@@ -129,6 +129,24 @@ async def test_read_gives_the_newest_values_and_refresh_looks_points_up_anew(tmp
         await run.live("A", "B", "NOWHERE")
 
 
+async def test_a_tag_that_goes_while_it_is_read_is_told_all_the_same(tmp_path: Path) -> None:
+    plant, disk = Plant("A"), Disk()
+    plant.write("A", 3.25)
+    async with plant.server, running(plant, tmp_path, disk, tags("A")) as run:
+        await run.live("A")
+        connection = run.connection
+        get = connection.client.get
+
+        async def meanwhile(*asked: Any, **how: Any) -> bytes:
+            body = await get(*asked, **how)
+            connection.reconfigure(connection.settings, {})
+            return body
+
+        connection.client.get = meanwhile  # type: ignore[method-assign]
+        told = await answered(run, "read", tags=["A"])
+        assert told["values"]["A"]["value"] == 3.25
+
+
 async def test_looks_at_a_server_that_is_away_fail_with_the_reason(tmp_path: Path) -> None:
     plant, disk = Plant("A"), Disk()
     await plant.server.start()

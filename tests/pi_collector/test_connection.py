@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -124,7 +125,8 @@ async def test_while_the_archive_is_down_the_status_says_so_and_what_was_missed_
         plant.write("A", 1.0)
         plant.server.faults.archive_down()
         await run.state("waiting")
-        assert "has no connection to the data archive PISERVER" in run.connection.status()["why"]
+        told = run.connection.status()["why"]
+        assert told == "connections.site.url: answers, but has no connection to the data archive PISERVER"
         plant.write("A", 2.0)
         plant.server.faults.heal()
         plant.write("A", 3.0)
@@ -180,6 +182,29 @@ async def test_late_values_are_found_by_looking_again(tmp_path: Path) -> None:
             await arrived(disk, plant.archived, run.shown)
             await until(lambda: run.connection.status()["reconciled"]["slices"] >= 3, run.shown)
             assert run.connection.status()["reconciled"]["late"] == 1
+        assert set(disk.counted().values()) == {1}
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_window_that_is_longer_than_what_is_remembered_brings_nothing_twice(
+    tmp_path: Path, restart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pi_collector.coverage.state.EVERY", 0.1)
+    plant, disk = Plant("A"), Disk()
+    plant.history("A", 50, first=3000, last=600)
+    short = {"every": "1s", "window": 0}
+    long = {"every": "1s", "window": "1h"}
+    async with plant.server:
+        more = {"initial": "1h", "transport": "poll"}
+        async with running(plant, tmp_path, disk, tags("A"), reconcile=short, **more) as run:
+            await arrived(disk, plant.archived, run.shown)
+            await until(lambda: run.connection.status()["streams"]["remembered"]["keys"] < 25, run.shown)
+            if not restart:
+                run.connection.reconfigure(settings(plant, reconcile=long, **more), tags("A"))
+                await until(lambda: run.connection.status().get("reconciled", {}).get("slices", 0) >= 2, run.shown)
+        if restart:
+            async with running(plant, tmp_path, disk, tags("A"), reconcile=long, **more) as run:
+                await until(lambda: run.connection.status().get("reconciled", {}).get("slices", 0) >= 2, run.shown)
         assert set(disk.counted().values()) == {1}
 
 
@@ -317,3 +342,50 @@ async def test_values_of_more_than_a_page_at_a_time_all_arrive(tmp_path: Path) -
     load = {"load": {"requestsPerSecond": 500, "valuesPerRequest": 100}}
     async with plant.server, running(plant, tmp_path, disk, tags("A", "B"), initial="1d", **load) as run:
         await arrived(disk, plant.archived, run.shown)
+
+
+async def test_a_point_whose_type_becomes_one_that_nobody_knows_is_given_up(tmp_path: Path) -> None:
+    plant, disk = Plant("A", "B"), Disk()
+    async with plant.server, running(plant, tmp_path, disk, tags("A", "B")) as run:
+        await run.live("A", "B")
+        plant.server.faults.archive_down()
+        await until(lambda: run.connection.status()["gaps"]["open"], run.shown)
+        found = dict(run.connection._resolved)
+        found["A"] = replace(found["A"], point=replace(found["A"].point, type="Float128"))
+        run.connection._found(found)
+        plant.server.faults.heal()
+        await run.live("B")
+        await until(lambda: not run.connection.status()["gaps"]["open"], run.shown)
+        told = run.connection.status()
+        assert told["points"]["unusable"] == 1
+        gaps = told["gaps"]
+        assert (gaps["open"], gaps["opened"]) == (0, gaps["filled"] + gaps["abandoned"])
+
+
+async def test_a_point_that_may_not_be_read_is_told_with_its_remedy_and_the_others_run_on(tmp_path: Path) -> None:
+    plant, disk = Plant("A", "B"), Disk()
+    plant.system.change(plant.point("B"), readers=frozenset({"somebody"}))
+    place = "connections.site.tags.B.point"
+    async with plant.server, running(plant, tmp_path, disk, tags("A", "B")) as run:
+        await until(lambda: place in run.problems.told, run.shown)
+        problem, remedy = run.problems.told[place]
+        assert problem == "may not be read by this user ([-10401] No Read Access - Secure Object: B)"
+        assert "read access" in remedy
+        told = run.connection.status()
+        assert told["state"] == "running"
+        assert "opens none with these streams" in told["transports"]["connection"]["why"]
+        begun = plant.clock.now_ns()
+        plant.write("A", 1.0)
+        await arrived(disk, lambda: {row for row in plant.archived(since=begun) if row[0] == "A"}, run.shown)
+
+
+async def test_a_data_server_that_does_not_exist_is_why_nothing_is_collected(tmp_path: Path) -> None:
+    plant, disk = Plant("A"), Disk()
+    async with plant.server, running(plant, tmp_path, disk, tags("A"), dataServer="NOSUCH") as run:
+        await run.state("waiting")
+        await until(lambda: "dataServer" in run.connection.status()["why"], run.shown)
+        told = run.connection.status()
+        assert told["why"] == (
+            "connections.site.dataServer: is no data server that this PI Web API knows; it knows PISERVER"
+        )
+        assert told["remedy"] == "write the name of one that it knows"
