@@ -15,10 +15,9 @@ from enum import Enum
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
-import orjson
-
 from pi_collector.config import Load
 from pi_collector.points.point import Point
+from pi_collector.values.decode import loads
 from pi_collector.web.errors import (
     ForbiddenError,
     MalformedError,
@@ -213,9 +212,9 @@ def _encoded(query: Query) -> str:
 def _json(body: bytes) -> dict[str, Any]:
     """Raises MalformedError."""
     try:
-        content = orjson.loads(body)
-    except ValueError as error:
-        raise MalformedError(f"answers what is no JSON ({error})", _LOOK) from None
+        content = loads(body)
+    except MalformedError:
+        raise MalformedError(f"answers {len(body)} bytes that are no JSON", _LOOK) from None
     if not isinstance(content, dict):
         raise MalformedError("answers JSON that is no object", _LOOK)
     return content
@@ -233,8 +232,11 @@ def _items(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _text(item: Mapping[str, Any], name: str) -> str:
+    """A text of an answer. What is no character in it (half a surrogate) becomes a question mark."""
     value = item.get(name)
-    return value if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
 
 
 def point_of(item: Any) -> Point | None:

@@ -56,6 +56,7 @@ async def search(lookup: Lookup, wish: Select, server: DataServer, *, most: int,
         path = f"dataservers/{quote(server.web_id, safe='')}/points"
         query = [("nameFilter", wish.name or "*"), *([("sourceFilter", wish.source)] if wish.source else [])]
     found: dict[int, Point] = {}
+    most = max(0, most)
     start = 0
     while True:
         try:
@@ -76,7 +77,8 @@ async def search(lookup: Lookup, wish: Select, server: DataServer, *, most: int,
             return Searched(tuple(found.values())[:most], cut=True)
         if not count or not (more or count >= PAGE):
             return Searched(tuple(found.values()))
-        if page and not fresh:
+        # A page of nothing that can be understood is passed by, but not for ever.
+        if (page and not fresh) or start > 2 * MOST:
             return Searched(tuple(found.values()), repeats=True)
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from pi_collector.config import Connection, Tag
+from pi_collector.config import Connection, Select, Tag
+from pi_collector.points.lookup import DataServer, Lookup
 from pi_collector.points.resolving import Points, Resolved
+from pi_collector.points.searching import search
 from pi_collector.web.errors import UnavailableError
 from pi_collector.web.pace import BACKFILL, LIVE
 from sluice.component import Problems
@@ -495,6 +497,46 @@ async def test_a_server_that_gives_the_same_page_for_ever_is_left(tmp_path: Path
     await site.look()
     assert len(site.now_found) == 1000
     assert "the same page of points again" in site.said()["connections.pi.select.all"]
+
+
+@pytest.mark.parametrize("most", [1500, 0])
+async def test_pages_of_what_is_no_point_are_not_asked_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr("pi_collector.points.searching.MOST", 10_000)
+    web = plant()
+    web._page = lambda asked, wanted: {"Items": [{"Id": "?"}] * 1000}  # type: ignore[method-assign]
+    found = await search(Lookup(web, Connection(url=web.address).load), Select(name="*"), DataServer("S", SERVER, True),
+                         most=most, priority=LIVE)  # fmt: skip
+    assert found.points == ()
+    assert found.repeats
+    assert len(web.asked) <= 21
+
+
+async def test_searches_that_hold_more_than_they_may_find_no_further_points(tmp_path: Path) -> None:
+    web = plant("A", "B", "C")
+    lookup = Lookup(web, Connection(url=web.address).load)
+    found = await search(lookup, Select(name="*"), DataServer("S", SERVER, True), most=-2, priority=LIVE)
+    assert (found.points, found.cut) == ((), True)
+
+
+async def test_a_damaged_text_costs_no_other_point(tmp_path: Path) -> None:
+    """Half a character, or bytes that are no UTF-8, as descriptors of old points may have."""
+    web = plant("A", "B")
+    site = Site(tmp_path, web, select={"all": {"name": "*"}})
+    get = web.get
+
+    async def damaged(path: str, query: Any = (), **how: Any) -> bytes:
+        body = await get(path, query, **how)
+        return body.replace(b'"Descriptor":""', b'"Descriptor":"\\ud800 \xff"')
+
+    web.get = damaged  # type: ignore[method-assign]
+    await site.look()
+    assert site.now_found == {"A": "A", "B": "B"}
+    assert site.found[-1]["A"].point.descriptor == "? \ufffd"
+    site.found.clear()
+    site.begin(select={"all": {"name": "*"}}).restore()  # the list on disk can be written, and read, all the same
+    assert site.now_found == {"A": "A", "B": "B"}
 
 
 async def test_searched_points_flow_after_a_restart_too(tmp_path: Path) -> None:

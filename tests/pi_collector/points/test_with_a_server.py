@@ -80,7 +80,7 @@ async def site(
 async def test_points_are_found_whatever_the_server_knows(tmp_path: Path, api: ApiOptions) -> None:
     points = [PointDefinition("SINUSOID", "Float32", unit="degC", descriptor="12 h"), PointDefinition("Count", "Int32")]
     async with site(tmp_path, *points, api=api) as made:
-        made.want("sinusoid", "Count", "Nothing", "É * point?")
+        made.want("sinusoid", "Count", "Nothing", "É & point!")
         await made.points.look()
         assert made.names == {"sinusoid": "SINUSOID", "Count": "Count"}
         sinusoid = made.found["sinusoid"].point
