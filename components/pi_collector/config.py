@@ -60,6 +60,14 @@ def _path(value: Any) -> str:
     return text
 
 
+def _point(value: Any) -> Any:
+    if isinstance(value, str) and "\\" in value:
+        refuse("is a path, and no name of a point", "write it under path, as \\\\SERVER\\POINT")
+    if isinstance(value, str) and ("*" in value or "?" in value):
+        refuse("is no name of a point: none has * or ?", "write it under select, as name, to have all that fit")
+    return value
+
+
 def _tags_package(value: Any) -> str:
     text = str(value).strip()
     try:
@@ -116,7 +124,7 @@ class Tag(Settings):
     setting: ClassVar[str] = "tags"
     """The connection's setting that the tag comes from."""
 
-    point: Annotated[str, Field(max_length=1024)] = ""
+    point: Annotated[str, BeforeValidator(_point), Field(max_length=1024)] = ""
     """The point's name on the connection's data server, such as SINUSOID."""
     path: Annotated[str, BeforeValidator(_path)] | None = None
     """The point's path, ``\\\\SERVER\\SINUSOID``, for one on another data server."""

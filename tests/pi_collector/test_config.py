@@ -79,6 +79,7 @@ def test_where_no_point_can_begin(initial: str) -> None:
     ("model", "good", "wrong"),
     [
         (Tag, {"point": "A"}, [{}, {"point": " "}, {"point": "A", "path": r"\\S\A"}, {"path": "A"}, {"path": r"\\S"}]),
+        (Tag, {"point": "A point's name (1)"}, [{"point": r"\\S\A"}, {"point": "A*"}, {"point": "A?"}]),
         (Tag, {"path": r"\\SERVER\A point, with all it may have"}, [{"path": r"\\S\A\B"}, {"path": r"\\\A"}]),
         (Select, {"name": "A*"}, [{}, {"prefix": "x"}, {"name": "A*", "query": "Tag:=A*"}]),
         (Select, {"query": "Tag:=A*"}, [{"query": "Tag:=A*", "source": "R"}]),
