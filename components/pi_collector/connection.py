@@ -44,6 +44,7 @@ from pi_collector.reading.reader import Reader
 from pi_collector.reading.reconcile import Reconciling, Turn
 from pi_collector.reading.requested import MOST_REQUESTS, NOT_COLLECTED, Request, Requested
 from pi_collector.reading.sampled import Sampled
+from pi_collector.reading.unreadable import Unreadable
 from pi_collector.transports.transports import Transports
 from pi_collector.values.decode import decode_recorded
 from pi_collector.values.timed import Timed
@@ -55,6 +56,7 @@ from pi_collector.web.client import Client
 from pi_collector.web.errors import PiError
 from pi_collector.web.features import Health
 from sluice.columns import Quality
+from sluice.problem import render
 from sluice.retry import Backoff
 from sluice.status import Connection as Shown
 from sluice.status import when
@@ -144,6 +146,7 @@ class Connection:
         self._unusable: dict[str, str] = {}  # by tag: why its point cannot be collected
         self._begins = 0
         self._health: Health | None = None
+        self._unreadable = Unreadable(problems, self._where)
         self._window = 0  # ns that the tail reaches back,
         self._since = 0  # but never before this server time,
         self._shortened = 0  # for then so many keys had to go
@@ -307,6 +310,7 @@ class Connection:
                 asyncio.ensure_future(life.intake.checkpoint()).add_done_callback(_heeded)
             life.intake.close()
             self._life = None
+            self._unreadable.close()
 
     def _begin(self) -> _Life:
         self._begins += 1
@@ -438,7 +442,6 @@ class Connection:
             if trouble := life.intake.fix(stream):
                 self._unusable[stream.tag] = trouble
                 del wanted[key], life.by_handle[stream.handle]
-                gone.append(stream)
                 continue
             how = stream.plan
             if old is None or _coverage(old.plan) != _coverage(how) or anew:
@@ -545,8 +548,23 @@ class Connection:
             life.intake.events(life.state.ledger.events(time.time_ns(), life.names))
             health = await self._client.health()
             self._hold(life, health)
+            # While nothing is read, what failed then is no news, and no better.
+            if not life.held:
+                self._unreadable.look(life.reader.troubles, _now())
             self._look(life)
             await asyncio.sleep(_TEND)
+
+    def _where(self, handle: int) -> tuple[str, Any] | None:
+        """The setting that a stream comes from, and its point; None: it is not collected."""
+        stream = None if self._life is None else self._life.by_handle.get(handle)
+        found = None if stream is None else self._resolved.get(stream.tag)
+        if stream is None or found is None:
+            return None
+        setting = found.tag.setting
+        if setting == "select":  # a search has a name of its own, and its tags stand nowhere
+            return render(("connections", self.name, "points", stream.tag)), stream.point.path
+        leaf = "point" if found.tag.path is None else "path"
+        return render(("connections", self.name, setting, stream.tag, leaf)), stream.point.path
 
     def _hold(self, life: _Life, health: Health) -> None:
         """Nothing is read while the outbox is full, or the archive is not to be had."""
@@ -574,7 +592,7 @@ class Connection:
         if life.held == _FULL[0]:
             return "paused", *_FULL
         if health is not None and health.state != "well":
-            return "waiting", health.problem, health.remedy
+            return "waiting", f"connections.{self.name}.{health.place}: {health.problem}", health.remedy
         if self._troubles:
             part, why = next(iter(self._troubles.items()))
             return "waiting", f"its {part} failed: {why}", "see the component's log for why"
@@ -595,6 +613,8 @@ class Connection:
         if self._unusable:
             tag, why = next(iter(self._unusable.items()))
             return "waiting", f"none of its points can be collected; {tag}: {why}", "name other points"
+        if (problem := self._points.server_problem) is not None:
+            return "waiting", f"{problem.path}: {problem.problem}", problem.remedy
         if points.get("trouble"):
             return "waiting", f"its points {points['trouble']}", "see that this user may see them"
         if points.get("set_aside"):
@@ -644,13 +664,11 @@ class Connection:
         typings = Typings()
         by_point: dict[str, list[str]] = {}
         handles: dict[str, int] = {}
-        units: dict[str, str] = {}  # as they are now: a tag may be gone when the server has answered
         for tag in tags:
             found = self._resolved.get(tag)
             if found is None:
                 told[tag] = {"problem": NOT_COLLECTED}
                 continue
-            units[tag] = found.unit
             web_id = found.point.web_id
             by_point.setdefault(web_id, []).append(tag)
             if web_id not in handles:
@@ -672,7 +690,7 @@ class Connection:
             values = _shown_values(decoded.timed)
             for web_id, handle in mine.items():
                 for tag in by_point[web_id]:
-                    unit = units[tag]
+                    unit = self._resolved[tag].unit
                     value = values.get(handle)
                     if value is None:
                         told[tag] = {"problem": decoded.errors.get(handle, "the server gives no value of it")}

@@ -694,6 +694,11 @@ class Points:
         known = Known(_mark(self._settings), self._server, dict(self._points), dict(self._searched))
         await asyncio.to_thread(self._cache.save, known)
 
+    @property
+    def server_problem(self) -> Problem | None:
+        """What is wrong with the data server that points are looked for on."""
+        return self._server_problem
+
     def status(self) -> dict[str, Any]:
         """For the connection's status."""
         told: dict[str, Any] = {"found": len(self._resolved), "set_aside": len(self._away)}

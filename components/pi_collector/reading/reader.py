@@ -654,6 +654,11 @@ class Reader:
         """Why the stream could not be read the last time; empty when it could."""
         return self._troubles.get(handle, "")
 
+    @property
+    def troubles(self) -> Mapping[int, str]:
+        """By handle, why streams could not be read the last time."""
+        return self._troubles
+
     def status(self) -> dict[str, Any]:
         """For the status."""
         told: dict[str, Any] = {name: count for name, count in asdict(self.counts).items() if count}

@@ -115,7 +115,8 @@ class Transports:
             self._means.coverage.lost(handles_of(named), error.problem, error.remedy)
         for added in arranged.added:
             choice = Choice(self._setting(added))
-            choice.failed(Way.CHANNEL, Reason.CANNOT, error.problem, time.monotonic())
+            why = f"the server opens none with these streams: {error.problem}"
+            choice.failed(Way.CHANNEL, Reason.CANNOT, why, time.monotonic())
             self._arrange(Arranged({}, [added], []), choice)
         tags = ", ".join(stream.tag for stream in named[:_MOST_TOLD])
         logger.warning("Connection %s: the server refuses %d streams: %s", self._means.connection, len(named), tags)

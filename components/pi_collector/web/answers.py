@@ -52,7 +52,8 @@ _WORDS: Final[Mapping[int, tuple[str, str]]] = {
     400: ("finds the request wrong", "look the text up in the manual of this version of PI Web API"),
     401: (
         "does not accept who we are",
-        "correct user or bearer, see that the server allows that way (AuthenticationMethods), and that the user exists",
+        "correct the user's name or password (or the token), and see that the user exists and that the server allows "
+        "this way to log in (AuthenticationMethods)",
     ),
     403: (
         "does not allow this to our user",

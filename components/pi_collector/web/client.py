@@ -34,7 +34,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from pi_collector.config import Connection
-from pi_collector.problems import Reporter, certificate_error, explain
+from pi_collector.problems import Reporter, certificate_error, explain, place_of
 from pi_collector.web import answers, features, requests, tls
 from pi_collector.web.answers import Answer
 from pi_collector.web.authentication import Identity, Source
@@ -576,7 +576,8 @@ class Client:
         except (UnreachableError, UnavailableError, MalformedError) as error:
             self._note(Health("unreachable", error.problem, error.remedy))
         except PiError as error:
-            self._note(Health("refused", error.problem, error.remedy))
+            place, _ = place_of(error, self._settings)
+            self._note(Health("refused", error.problem, error.remedy, place))
 
     def _note(self, health: Health) -> None:
         self._health = health

@@ -164,10 +164,18 @@ class Clock:
             self._told = 0.0
             return None
         return (
-            f"has a clock that is {abs(self._told):,.0f} s {'ahead of' if ahead > 0 else 'behind'} this gateway's",
+            f"has a clock that is {_about(abs(self._told))} {'ahead of' if ahead > 0 else 'behind'} this gateway's",
             "have both follow a time server; the server's clock decides what is read, so nothing is missed meanwhile",
         )
 
     def status(self) -> dict[str, Any]:
         """For the status."""
         return {} if self._ahead is None else {"clock_ahead_s": round(self._ahead, 1)}
+
+
+def _about(seconds: float) -> str:
+    """For people: 45 s, 12 min, 3.0 h, 20 days."""
+    for least, unit, word, digits in ((172_800, 86_400, "days", 0), (7200, 3600, "h", 1), (600, 60, "min", 0)):
+        if round(seconds) >= least:
+            return f"{seconds / unit:,.{digits}f} {word}"
+    return f"{seconds:.0f} s"

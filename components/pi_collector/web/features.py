@@ -32,6 +32,8 @@ class Health(NamedTuple):
     patience."""
     problem: str = ""
     remedy: str = ""
+    place: str = "url"
+    """The setting that it belongs to, below the connection."""
 
 
 @dataclass(slots=True)

@@ -221,9 +221,9 @@ def why(error: ssl.SSLCertVerificationError, shown: bytes, address: str, now: da
                 f"shows a certificate{whose} whose authority has expired",
                 "have the authority's certificate renewed on the server, and in tls.ca; or set this gateway's clock",
             )
-        since = f" since {_day(certificate.not_valid_after_utc)}" if certificate is not None else ""
+        when = f"expired on {_day(certificate.not_valid_after_utc)}" if certificate is not None else "has expired"
         return (
-            f"shows a certificate{whose} that has expired{since}",
+            f"shows a certificate{whose} that {when}",
             "have it renewed on the server; if it is valid, this gateway's clock is wrong",
         )
     if code == _NOT_YET:

@@ -172,6 +172,26 @@ def test_a_skew_is_told_above_ten_seconds_until_it_is_below_eight_and_not_anew_e
     assert one.trouble() is None
 
 
+@pytest.mark.parametrize(
+    ("ahead", "words"),
+    [(45, "45 s ahead of"), (-599, "599 s behind"), (1500, "25 min ahead of"), (-10_800, "3.0 h behind")],
+)
+def test_a_skew_is_told_in_the_unit_that_shows_what_it_is(ahead: int, words: str) -> None:
+    one = clock()
+    archive(one, (NOW + ahead) * S)
+    told = one.trouble()
+    assert told is not None
+    assert words in told[0]
+
+
+def test_a_skew_of_weeks_is_told_in_days() -> None:
+    one = clock()
+    archive(one, (NOW - 20 * 86_400) * S)
+    told = one.trouble()
+    assert told is not None
+    assert "20 days behind" in told[0]
+
+
 def test_a_server_without_any_time_is_told() -> None:
     one = clock()
     assert one.trouble() is None

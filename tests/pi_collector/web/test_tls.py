@@ -73,7 +73,7 @@ async def test_a_server_of_the_plants_own_authority_is_believed(authority: Autho
 @pytest.mark.parametrize(
     ("kind", "words", "remedy"),
     [
-        ("expired", "has expired since 2", "renewed"),
+        ("expired", "that expired on 2", "renewed"),
         ("not-yet-valid", "is not valid before 2", "clock"),
         ("other-host", "is not for 127.0.0.1, but for pi.other-plant.example", "one of its names"),
     ],
