@@ -147,7 +147,7 @@ class Connection:
         self._begins = 0
         self._health: Health | None = None
         self._unreadable = Unreadable(problems, self._where)
-        self._window = 0  # ns that the tail reaches back,
+        self._window: int | None = None  # ns that the tail reaches back (None: nothing was handed on yet),
         self._since = 0  # but never before this server time,
         self._shortened = 0  # for then so many keys had to go
         outlet.recoverable = True  # PI keeps its values
@@ -294,9 +294,9 @@ class Connection:
         life = self._life = self._begin()
         try:
             await self._reach()
+            self._note_remembered(life)
             if not self._resolved:
                 self._points.restore()
-            self._note_remembered(life)
             self._collect(life, anew=True)
             await _all(
                 self._watched("points", self._points.run),
@@ -499,7 +499,7 @@ class Connection:
     def _note_remembered(self, life: _Life) -> None:
         """How far back what was handed on before is remembered: as far as the windows of the runs before allow."""
         lower = int(self._client.clock.lower)
-        self._window, self._since, self._shortened = 0, lower, life.state.tail.shortened
+        self._window, self._since, self._shortened = 0, lower, life.state.tail.shortened  # what is safe in any case
         kept = self._outlet.position(_REMEMBERED)
         if kept is not None:
             try:
@@ -510,15 +510,17 @@ class Connection:
                 self._window, self._since = window, max(since, lower - window)
                 if shortened != self._shortened:
                     self._since = lower
-        elif life.state.coverage.oldest() is None:
-            self._since = -(2**63)  # nothing was handed on before
+        elif not life.state.streams:
+            self._window, self._since = None, -(2**63)  # nothing was handed on before
 
     def _remember(self, life: _Life, streams: Sequence[Stream]) -> None:
         """The tail reaches back over the longest window from now on."""
         windows = [_ns(stream.plan.reconcile.window) for stream in streams if stream.plan.gapless]
-        window = max(windows, default=0)
+        if not windows:
+            return  # their points are not known yet, perhaps
+        window = max(windows)
         lower = int(self._client.clock.lower)
-        if window > self._window and self._window:
+        if self._window is not None and window > self._window:
             self._since = max(self._since, lower - self._window)
         life.state.reconcile_ns = window
         if window != self._window:
@@ -526,7 +528,7 @@ class Connection:
             self._note_window()
 
     def _note_window(self) -> None:
-        data = json.dumps([self._window, self._since, self._shortened]).encode()
+        data = json.dumps([self._window or 0, self._since, self._shortened]).encode()
         asyncio.ensure_future(self._outlet.note({_REMEMBERED: data})).add_done_callback(_heeded)
 
     # --- how it is ---

@@ -92,6 +92,11 @@ class State:
         self._unbegun.discard(found)
         return found
 
+    @property
+    def streams(self) -> int:
+        """How many are known, collected at present or not."""
+        return len(self._handles)
+
     def key(self, handle: int) -> str:
         """The stream's key; empty for a handle that stands for nothing."""
         return self._keys[handle] if 0 <= handle < len(self._keys) else ""
