@@ -26,6 +26,7 @@ class Recorder:
 
     def __init__(self, path: Path, producer: str) -> None:
         self.batches = 0
+        self.values = 0
         self.repeats = 0
         self.malformed = 0
         self._producer = producer
@@ -51,6 +52,7 @@ class Recorder:
             return
         self._seen.add(key)
         self.batches += 1
+        self.values += len(batch.get("s", ()))
         self._file.seek(0, 2)
         self._file.write(struct.pack("<I", len(payload)) + payload)
 

@@ -11,7 +11,8 @@ import pytest
 import zstandard
 
 from plant.pi import faults
-from rehearsal.pi_storm import LASTING, MOMENTARY, QUIET, blows
+from plant.pi.judge import Verdict
+from rehearsal.pi_storm import LASTING, MOMENTARY, QUIET, blows, differs, proves_nothing
 from rehearsal.recorder import Recorder
 
 
@@ -35,6 +36,34 @@ def test_in_three_minutes_everything_happens_and_the_end_is_quiet(seed: int) -> 
     assert all(blow.seconds > 0 for blow in planned if blow.name in LASTING)
 
 
+ENOUGH = {"hits": {"cut": 3}, "activity": {"late": 1, "edits": 1, "bursts": 1, "states": 1}}
+
+
+def test_a_run_that_hit_something_and_had_something_to_lose_proves_something() -> None:
+    assert proves_nothing(Verdict(frames=5, produced=100, outside=60), {"cut": 2, "kill": 2}, ENOUGH) == []
+
+
+@pytest.mark.parametrize(
+    ("verdict", "done", "counters", "said"),
+    [
+        (Verdict(frames=0, produced=100, outside=60), {}, ENOUGH, "no frame"),
+        (Verdict(frames=5, produced=100, outside=2), {}, ENOUGH, "only 2 of 100 values"),
+        (Verdict(frames=5, produced=100, outside=60), {"drip": 2}, ENOUGH, "drip was ordered 2 times"),
+        (Verdict(frames=5, produced=100, outside=60), {}, {**ENOUGH, "activity": {"edits": 1}}, "PI had no late"),
+    ],
+)
+def test_a_run_that_balances_and_proves_nothing_says_why(
+    verdict: Verdict, done: dict[str, int], counters: dict[str, Any], said: str
+) -> None:
+    assert said in proves_nothing(verdict, done, counters)[0]
+
+
+def test_gaps_that_are_told_and_gaps_that_are_counted_must_be_the_same() -> None:
+    told = {"opened": 3, "filled": 3, "abandoned": 0}
+    assert differs(told, {**told, "open": 0}) == []
+    assert "opened" in differs(told, {"opened": 4, "filled": 4, "abandoned": 0})[0]
+
+
 def batch(number: int, kind: str = "samples") -> dict[str, Any]:
     body: dict[str, Any] = {"v": 1, "kind": kind, "stream": "pi-collector/historian", "epoch": "e", "seq": number}
     if kind == "events":
@@ -52,6 +81,6 @@ def test_a_recorder_keeps_each_batch_once_live_or_replayed(tmp_path: Path) -> No
     recorder.on_message("sluice/data/pi-collector/historian", orjson.dumps(batch(3, "events")))
     assert list(recorder.samples()) == [("A", 100, 1.5, "GOOD", 0), ("A", 105, None, "BAD", 0)]
     assert list(recorder.events()) == [{"kind": "gap", "id": "g"}]
-    assert (recorder.batches, recorder.repeats, recorder.malformed) == (2, 1, 1)
+    assert (recorder.batches, recorder.values, recorder.repeats, recorder.malformed) == (2, 2, 1, 1)
     assert recorder.missing() == {"pi-collector/historian e": 1}
     recorder.close()
