@@ -442,6 +442,7 @@ class Connection:
             if trouble := life.intake.fix(stream):
                 self._unusable[stream.tag] = trouble
                 del wanted[key], life.by_handle[stream.handle]
+                gone.append(stream)
                 continue
             how = stream.plan
             if old is None or _coverage(old.plan) != _coverage(how) or anew:
@@ -666,11 +667,13 @@ class Connection:
         typings = Typings()
         by_point: dict[str, list[str]] = {}
         handles: dict[str, int] = {}
+        units: dict[str, str] = {}  # as they are now: a tag may be gone when the server has answered
         for tag in tags:
             found = self._resolved.get(tag)
             if found is None:
                 told[tag] = {"problem": NOT_COLLECTED}
                 continue
+            units[tag] = found.unit
             web_id = found.point.web_id
             by_point.setdefault(web_id, []).append(tag)
             if web_id not in handles:
@@ -692,7 +695,7 @@ class Connection:
             values = _shown_values(decoded.timed)
             for web_id, handle in mine.items():
                 for tag in by_point[web_id]:
-                    unit = self._resolved[tag].unit
+                    unit = units[tag]
                     value = values.get(handle)
                     if value is None:
                         told[tag] = {"problem": decoded.errors.get(handle, "the server gives no value of it")}
