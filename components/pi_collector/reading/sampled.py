@@ -65,6 +65,7 @@ CAUSE: Final = "the server could not be asked"
 MODES: Final[Collection[Mode]] = frozenset(("snapshot", "end", "interpolated", "summary"))
 _VALUES: Final = 20_000  # values of one answer
 _REREAD: Final = 4  # the overlap is read again every such part of it
+_PAST_AT_ONCE: Final = 5.0  # seconds of one poll that a longer past may take: the present is not kept waiting for it
 _NEAR: Final = 10  # windows: what is read of them when they are just closed is live
 _SET_ASIDE: Final = (5.0, 600.0)  # seconds before a stream that failed is tried again
 _REASON: Final = 200  # characters
@@ -390,15 +391,19 @@ class Sampled:
             await self._question(job, handles, 0, 0)
             return
         at = first
+        enough = self._clock() + max(of.poll, _PAST_AT_ONCE)
         while at < last or (at == last and of.mode == "interpolated"):
             per_window = len(handles)  # of summaries each is a stream of its own
             windows = max(1, min(_VALUES, self.load.values_per_request) // per_window)
             windows = min(windows, job.windows) if job.windows else windows
             points = of.mode == "interpolated"
             stop = min(last, at + (windows - points) * of.interval)
-            if not await self._question(job, handles, at, stop, near=last - at <= of.overlap + _NEAR * of.interval):
+            near = last - at <= of.overlap + _NEAR * of.interval
+            if not await self._question(job, handles, at, stop, near=near):
                 continue  # less is asked for now
             at = stop + of.interval if points else stop
+            if not near and self._clock() >= enough:
+                return  # the next poll goes on there
 
     async def _question(self, job: _Job, handles: Sequence[int], first: int, stop: int, *, near: bool = True) -> bool:
         """Ask, and hand on what is answered. False: it was too much, and less is to be asked for. Raises PiError."""

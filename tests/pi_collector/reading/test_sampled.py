@@ -356,6 +356,32 @@ async def test_windows_that_were_missed_are_read_after_an_outage_and_it_is_told(
     assert site.outlet.of("backfill"), "the past goes into the stream of the past"
 
 
+async def test_a_long_past_of_one_stream_does_not_keep_the_present_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pi_collector.reading.sampled._PAST_AT_ONCE", 0.2)
+    load = Load.model_validate({"values_per_request": 100})
+    site, server = site_of("interpolated", "Float64", interval=1, initial=60, load=load)
+    get = server.get
+
+    async def slow(path: str, query: Sequence[tuple[str, str]] = (), **how: Any) -> bytes:
+        await asyncio.sleep(0.02)
+        return await get(path, query, **how)
+
+    server.get = slow  # type: ignore[method-assign]
+    async with running(site):
+        await site.polls()
+        site.collect(stream(1, "Float64", site.connection), begin=NOW - 7 * 86400 * SECOND)
+        await site.until(lambda: site.of("T1"))
+        before = len(site.of("T0"))
+        server.clock.lower += 5 * SECOND
+        await site.until(lambda: len(site.of("T0")) == before + 5)
+        server.clock.lower += 5 * SECOND
+        await site.until(lambda: len(site.of("T0")) == before + 10)
+        read = [time for time, _ in site.of("T1")]
+        assert len(read) < 7 * 86400, "its past is still being read"
+        first = NOW - (7 * 86400 + 60) * SECOND
+        assert read == [first + number * SECOND for number in range(len(read))], "without a hole, and each once"
+
+
 async def test_one_failure_is_no_gap() -> None:
     site, server = site_of("snapshot")
     async with running(site):
