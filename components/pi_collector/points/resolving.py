@@ -122,6 +122,7 @@ class Points:
         self._cache = Cache(directory, name)
         self._lookup = Lookup(client, settings.load)
         self._tags: Mapping[str, Tag] = {}
+        self._none_waiting: tuple[Any, ...] = ({}, settings, "", 0, 0)  # see `_waiting`
         self._points: dict[str, Point] = {}  # by the path asked for, in lower case
         self._gone: dict[str, Point] = {}  # what was there last, of paths that have none now
         self._away: dict[str, _Away] = {}
@@ -699,11 +700,21 @@ class Points:
         """What is wrong with the data server that points are looked for on."""
         return self._server_problem
 
+    def _waiting(self) -> int:
+        """How many points were not asked for yet. Once there are none it is not counted again while nothing changes."""
+        now = (self._tags, self._settings, self._server, len(self._points), len(self._away))
+        before = self._none_waiting
+        if now[0] is before[0] and now[1] is before[1] and now[2:] == before[2:]:
+            return 0
+        waiting = sum(path not in self._points and path not in self._away for path in self._paths())
+        if not waiting:
+            self._none_waiting = now
+        return waiting
+
     def status(self) -> dict[str, Any]:
         """For the connection's status."""
         told: dict[str, Any] = {"found": len(self._resolved), "set_aside": len(self._away)}
-        paths = self._paths()
-        if waiting := sum(path not in self._points and path not in self._away for path in paths):
+        if waiting := self._waiting():
             told["waiting"] = waiting
         if self._looked:
             told["looked_up"] = when(self._looked)

@@ -263,9 +263,8 @@ class _Rows:
 
     def add_entry(self, entry: Any, handles: Mapping[str, int]) -> None:
         """A stream of a set."""
-        decoded = self._decoded
         if not isinstance(entry, dict):
-            decoded.spoilt(f"{shown(entry)} in the place of a stream")
+            self._decoded.spoilt(f"{shown(entry)} in the place of a stream")
             return
         web_id = entry.get("WebId")
         handle = handles.get(web_id) if isinstance(web_id, str) else None
@@ -276,7 +275,7 @@ class _Rows:
             value = entry.get("Value")
             values = [value] if isinstance(value, dict) and value else value if isinstance(value, list) else []
         elif not isinstance(values, list):
-            decoded.spoilt(f"Items are {shown(values)} and no list")
+            self._decoded.spoilt(f"Items are {shown(values)} and no list")
             values = []
         self.add(handle, values, entry)
 
@@ -294,7 +293,7 @@ class _Rows:
             unit = (envelope or {}).get("UnitsAbbreviation")
             if not unit and isinstance(values[0], dict):
                 unit = values[0].get("UnitsAbbreviation")
-            if isinstance(unit, str) and unit:
+            if unit and isinstance(unit, str):
                 decoded.units[handle] = unit
             self._values += values
             self._handles.append(handle)
