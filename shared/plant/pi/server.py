@@ -44,6 +44,8 @@ _LOG = logging.getLogger("plant.pi")
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _HOST = "127.0.0.1"
 _BASE = "/piwebapi"
+_UPDATES = "streamsets/updates"
+_ANY = "/{path}"  # the route that takes what no other does
 _SHUTDOWN_S = 1.0
 _WORD = re.compile(r"\{(_\d+)[^}]*\}")
 _TRUTHS = ("true", "1", "yes")
@@ -428,6 +430,8 @@ def _route(request: web.Request) -> str:
     """The route that serves the request, without the base."""
     resource = request.match_info.route.resource
     path = request.path if resource is None else resource.canonical
+    if path == _ANY and request.path.lower() == f"{_BASE}/{_UPDATES}":  # of a server that has no updates
+        return _UPDATES
     return _WORD.sub(lambda word: request.match_info[word[1]].lower(), path).removeprefix(_BASE).strip("/")
 
 

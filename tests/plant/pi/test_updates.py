@@ -229,3 +229,5 @@ async def test_an_old_server_has_no_updates() -> None:
     ):
         assert response.status == 404
         assert (await response.json())["Errors"]
+    assert server.requests == {"POST streamsets/updates": 1}
+    assert server.written == 0, "to ask for updates changes nothing, whether there are any or not"
