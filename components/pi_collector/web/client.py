@@ -12,14 +12,17 @@ streamsets/updates, which registers us for updates. There is no other way to the
 cookies not kept, and no proxy of the environment is used: what we say of ourselves goes to the configured address.
 
 **Addresses.** An address that cannot be had three times in a row (no answer, 502, 503, 504; a refusal is an answer)
-makes way for the next one, which is then kept. While another one than the first is in use, the first is asked every
-minute how it is, and is taken back when it was well three times in a row. Each change raises `generation`, and so does
-a process of the server that is another one than before: markers and channels were the old one's.
+makes way for the next one, which is then kept; one that was left alone before and still cannot be had does so at once.
+So does one that answers three looks in a row with a page for people. While another one than the first is in use, the
+first is asked every minute how it is, and is taken back when it was well three times in a row. Each change raises
+`generation`, and so does a process of the server that is another one than before: markers and channels were the old
+one's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 import time
@@ -55,7 +58,7 @@ from pi_collector.web.errors import (
 )
 from pi_collector.web.features import Features, Health
 from pi_collector.web.open_lines import token_unencrypted, unencrypted
-from pi_collector.web.pace import LIVE, Breaker, Pace, Priority
+from pi_collector.web.pace import FAILURES, LIVE, Breaker, Pace, Priority
 from pi_collector.web.requests import Query
 from sluice.tasks import end, within
 
@@ -71,6 +74,12 @@ RETURN: Final = 60.0
 """Seconds between looks at the first address while another one is in use."""
 RETURN_AFTER: Final = 3
 """Times in a row that it has to be well then."""
+_WAIT: Final = 5.0  # seconds to wait for a look at the server's health
+_HELD: Final = Health(
+    "busy",
+    "gets more requests than it allows, and wants to be left alone for a while",
+    "lower load.requestsPerSecond; it goes on by itself",
+)
 _LINES: Final = 24  # connections: more than can ever be in use at a time
 _IDLE: Final = 60.0
 _LARGEST_TOKEN: Final = 1_000_000
@@ -116,6 +125,7 @@ class Client:
         self._breakers: dict[str, Breaker] = {}
         self._errors: dict[str, PiError] = {}  # why an address is left alone
         self._failures = 0  # in a row, of the present address
+        self._pages = 0  # looks in a row at which it answered with something for people
         self._switches = 0
         self._identity = self._new_identity()
         self._trust = tls.Trust(settings.tls, secret, directory)
@@ -468,10 +478,11 @@ class Client:
 
     def _away(self, address: str, error: PiError) -> None:
         self._errors[address] = error
-        self._breaker(address).failed(asyncio.get_running_loop().time())
+        breaker = self._breaker(address)
+        breaker.failed(asyncio.get_running_loop().time())
         if address == self.address:
             self._failures += 1
-            if self._failures >= GIVEN_UP and len(self._addresses) > 1:
+            if (self._failures >= GIVEN_UP or breaker.failures > FAILURES) and len(self._addresses) > 1:
                 self._switch(error.problem)
 
     def _switch(self, why: str) -> None:
@@ -486,7 +497,7 @@ class Client:
 
     def _use_another(self) -> None:
         """Another server process answers from now on: what was known of the old one does not hold."""
-        self._failures = 0
+        self._failures = self._pages = 0
         self.generation += 1
         self.features = Features()
         self._process = features.Process()
@@ -509,12 +520,16 @@ class Client:
         await self._look_at_process()
 
     async def health(self) -> Health:
-        """How the server is; known from a look that is repeated every second or so, and never raises."""
+        """How the server is, known from a look that is repeated every second or so. Never raises or waits long."""
         now = asyncio.get_running_loop().time()
         if self._health is None or now - self._looked > 2 * self._every:
-            await self._look_safely()
-        assert self._health is not None
-        return self._health
+            if self.pace.rules.held(now) > 0:
+                return _HELD
+            with contextlib.suppress(asyncio.TimeoutError):
+                await within(_WAIT, self._look_safely())
+        return self._health or Health(
+            "unreachable", f"does not answer within {_WAIT:g} s", "none is needed if it does soon"
+        )
 
     @property
     def _every(self) -> float:
@@ -569,15 +584,22 @@ class Client:
             self._use_another()
 
     async def _look_safely(self) -> None:
+        address = self.address
         try:
             await self._look()
         except ThrottledError as error:
             self._note(Health("busy", error.problem, error.remedy))
         except (UnreachableError, UnavailableError, MalformedError) as error:
             self._note(Health("unreachable", error.problem, error.remedy))
+            if isinstance(error, MalformedError) and address == self.address:
+                self._pages += 1
+                if self._pages >= GIVEN_UP and len(self._addresses) > 1:
+                    self._switch(error.problem)
         except PiError as error:
             place, _ = place_of(error, self._settings)
             self._note(Health("refused", error.problem, error.remedy, place))
+        else:
+            self._pages = 0
 
     def _note(self, health: Health) -> None:
         self._health = health
@@ -613,8 +635,11 @@ class Client:
         address = self._addresses[0]
         try:
             _, headers = await self._headers(address, self._identity, fresh=True)
-            async with self.pace.turn(LIVE):
-                status, told, body, _ = await self._send("GET", f"{address}/system/status", headers, None)
+            for path in ("system/status", ""):  # the landing page is for everybody
+                async with self.pace.turn(LIVE):
+                    status, told, body, _ = await self._send("GET", f"{address}/{path}", headers, None)
+                if status not in (403, 404, 405):
+                    break
             answers.check(status, told, body)
         except (PiError, aiohttp.ClientError, OSError, asyncio.TimeoutError):
             return False

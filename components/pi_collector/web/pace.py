@@ -4,7 +4,8 @@
     at any moment        at most  parallel * factor (1 at least)   of them are without an answer, and one fewer of
                                   those that read the past, so that what is live finds a place; where there is one
                                   place only, the past has it while nothing live waits
-    in the order         LIVE, BACKFILL, RECONCILE, and in each as they were made
+    in the order         LIVE, BACKFILL, RECONCILE, and in each as they were made; where so much is live that others
+                         would never come, one request in five is theirs
 
 `factor` is 1 while all is well, is halved by every sign that the server has too much to do (429, 503, an answer that
 does not come in time; once a second at most) and comes back by a fiftieth of the whole with each answer: additive
@@ -37,6 +38,8 @@ LONGEST_HOLD: Final = 600.0
 """Seconds for which a Retry-After is obeyed at most."""
 FAILURES: Final = 5
 """Failures in a row after which an address is left alone for a while."""
+SHARE: Final = 4
+"""Live requests in a row for one of the others, if one waits."""
 _RECOVER: Final = 0.02
 _ONCE: Final = 1.0  # seconds within which further signs of overload are the same one
 _NEARLY: Final = 1e-9  # of a request: as much as adding up fractions may be wrong
@@ -58,6 +61,7 @@ class Priority(IntEnum):
 LIVE: Final = Priority.LIVE
 BACKFILL: Final = Priority.BACKFILL
 RECONCILE: Final = Priority.RECONCILE
+_PAST_FIRST: Final = (BACKFILL, RECONCILE, LIVE)
 
 
 class Rules:
@@ -206,6 +210,7 @@ class Pace:
         self._spending = Spending(load.backfill_values_per_second)
         self._queues: tuple[deque[asyncio.Future[None]], ...] = tuple(deque() for _ in Priority)
         self._timer: asyncio.TimerHandle | None = None
+        self._in_a_row = 0  # live ones, while others waited
         self._recent: deque[tuple[int, int]] = deque(maxlen=_RECENT + 1)  # (second, requests)
 
     def apply(self, load: Load) -> None:
@@ -267,23 +272,30 @@ class Pace:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        while self._next_goes():
+            pass
+
+    def _next_goes(self) -> bool:
+        """Give one the turn, if one may have it now."""
         loop = asyncio.get_running_loop()
-        for priority in Priority:
+        for priority in _PAST_FIRST if self._in_a_row >= SHARE else tuple(Priority):
             queue = self._queues[priority]
-            while queue:
-                if queue[0].done():  # cancelled
-                    queue.popleft()
-                    continue
-                seconds = self.rules.wait(priority, loop.time())
-                if seconds is None:
-                    break  # the next to end comes here; what is live may go all the same
-                if seconds > 0:
-                    self._timer = loop.call_later(seconds, self._go_on)
-                    return  # nobody goes before who waits for the clock alone
-                self.rules.take(priority, loop.time())
-                queue.popleft().set_result(None)
-            if queue and priority is LIVE:
-                return
+            while queue and queue[0].done():  # cancelled
+                queue.popleft()
+            if not queue:
+                continue
+            seconds = self.rules.wait(priority, loop.time())
+            if seconds is None:
+                continue  # the next to end comes here; what is live may go all the same
+            if seconds > 0:
+                self._timer = loop.call_later(seconds, self._go_on)
+                return False  # nobody goes before who waits for the clock alone
+            self.rules.take(priority, loop.time())
+            queue.popleft().set_result(None)
+            others = priority is LIVE and any(self._queues[other] for other in (BACKFILL, RECONCILE))
+            self._in_a_row = self._in_a_row + 1 if others else 0
+            return True
+        return False
 
     def _count(self, second: int) -> None:
         self.requests += 1

@@ -34,6 +34,7 @@ from pi_collector.web.errors import (
     UnsupportedError,
 )
 from pi_collector.web.pace import BACKFILL, LEAST_FACTOR
+from sluice.tasks import within
 
 from .scripted import Scripted, Using, answer
 
@@ -632,7 +633,7 @@ async def test_a_skewed_clock_is_told_and_cleared() -> None:
             await one.start()
             scope = "connections.lab.clock"
             await until(lambda: scope in using.problems.found, lambda: one.status())
-            assert "3,600 s ahead" in using.problems.found[scope][0]
+            assert "60 min ahead" in using.problems.found[scope][0]
             assert abs(one.status()["clock_ahead_s"] - 3600) < 2
             server.server_time = time.time
             server.date = lambda: formatdate(time.time(), usegmt=True)
@@ -697,6 +698,54 @@ async def test_a_gateway_without_its_server_makes_way_and_a_refusal_does_not() -
                 await one.get("points")
         assert one.address == second.url
         assert await one.get("points")
+
+
+async def test_an_address_where_something_else_answers_everything_with_a_page_makes_way() -> None:
+    async with Scripted() as first, Scripted() as second, Using(first.url, second.url, **FAST) as one:
+        await one.start()
+        assert one.address == first.url
+        first.on["*"] = says(web.Response(text="<html><title>Maintenance</title></html>", content_type="text/html"))
+        await until(lambda: one.address == second.url, lambda: one.status(), 30)
+        assert await one.get("points")
+
+
+async def test_of_two_that_were_down_the_one_that_is_back_is_found_soon() -> None:
+    async with Scripted() as first, Scripted() as second, Using(first.url, second.url, **FAST) as one:
+        for server in (first, second):
+            await server.stop()
+        for address in (first.url, second.url):
+            breaker = one._breaker(address)
+            for _ in range(20):  # for long
+                breaker.failed(asyncio.get_running_loop().time() - 60)
+            breaker._until = 0.0  # and it may be tried now
+        await second.start()
+        with pytest.raises(UnreachableError):
+            await one.get("points")
+        assert one.address == second.url, "after one trial, not after three that are a minute apart"
+        assert await one.get("points")
+
+
+async def test_the_first_is_taken_back_though_its_status_is_not_for_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "RETURN", 0.2)
+    async with Scripted() as first, Scripted() as second, Using(first.url, second.url, **FAST) as one:
+        first.on["system/status"] = second.on["system/status"] = says(answer({}, 403))
+        await one.start()
+        await first.stop()
+        await until(lambda: one.address == second.url, lambda: one.status())
+        await first.start()
+        await until(lambda: one.address == first.url, lambda: one.status(), 30)
+
+
+async def test_health_tells_at_once_that_the_server_wants_to_be_left_alone() -> None:
+    async with Scripted() as server, Using(server.url, **FAST) as one:
+        await one.start()
+        server.on["points"] = says(answer({}, 429, Retry_After="7200"))
+        with pytest.raises(ThrottledError):
+            await one.get("points")
+        one._looked -= 60
+        health = await within(2, one.health())
+        assert health.state == "busy"
+        assert "left alone" in health.problem
 
 
 # --- other settings ---

@@ -159,6 +159,24 @@ async def test_what_is_live_goes_before_what_waited_longer() -> None:
     assert order == [LIVE, BACKFILL, RECONCILE]
 
 
+async def test_however_much_is_live_the_past_comes_now_and_then() -> None:
+    pace = Pace(Load(requests_per_second=1000, parallel=1))
+    order: list[Priority] = []
+
+    async def ask(priority: Priority) -> None:
+        async with pace.turn(priority):
+            order.append(priority)
+
+    async with pace.turn(LIVE):
+        tasks = [asyncio.create_task(ask(one)) for one in (*[BACKFILL] * 3, *[LIVE] * 40)]
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+    first = [index for index, one in enumerate(order) if one is BACKFILL]
+    assert len(first) == 3
+    assert first[0] >= 3, "what is live goes first"
+    assert first[-1] <= 3 * 5, "and not for ever"
+
+
 async def test_a_burst_is_spread_over_time() -> None:
     pace = Pace(Load(requests_per_second=40, parallel=16))
     loop = asyncio.get_running_loop()
