@@ -72,6 +72,8 @@ LIVE: Final = 1
 """Flag: values came by themselves."""
 NEW: Final = 2
 """Flag: it was never subscribed or polled."""
+BEGINS: Final = 4
+"""Flag: in its gap lies what it began with, which maxBackfill does not shorten."""
 
 
 @dataclass(slots=True, eq=False)
@@ -188,6 +190,7 @@ class Coverage:
         for number, inside in self._by_gap(handles):
             self._ledger.give_up(number, len(inside), why)
             self._gap[inside], self._gap_end[inside] = NONE, UNSET
+            self._flags[inside] &= np.uint8(255 - BEGINS)
             self._dirty[inside] = True
 
     def _by_gap(self, handles: Handles) -> list[tuple[int, Handles]]:
@@ -283,10 +286,8 @@ class Coverage:
             first = new & (self._hole[handles] | (ends - self._covered[handles] > _INITIAL_FROM))
             if first.any():
                 self._open(handles[first], INITIAL, "", False)
-        initial = new
-        for number, _ in self._by_gap(handles):
-            if self._ledger.cause_of(number) == INITIAL:
-                initial = initial | (self._gap[handles] == number)
+                self._flags[handles[first]] |= BEGINS
+        initial = new | ((self._flags[handles] & BEGINS) != 0)
         long = ~initial & (ends - self._covered[handles] > self._max_backfill[handles])
         if long.any():
             self._shorten(handles[long], ends[long])
@@ -311,6 +312,7 @@ class Coverage:
     def _leave(self, handles: Handles) -> None:
         for number, inside in self._by_gap(handles):
             self._gap[inside], self._gap_end[inside] = NONE, UNSET
+            self._flags[inside] &= np.uint8(255 - BEGINS)
             self._dirty[inside] = True
             self._ledger.leave(number, len(inside))
 
@@ -427,6 +429,9 @@ class Coverage:
         """
         inside = (handles >= 0) & (handles < self._size)
         handles, upto = handles[inside], np.asarray(upto, np.int64)[inside]
+        # Of one that is not collected any more nothing is handed on.
+        inside = self._active[handles]
+        handles, upto = handles[inside], upto[inside]
         busy = self._busy[handles]
         reached = np.where(busy, np.minimum(upto, self._target[handles]), upto)
         proven = np.where(busy, np.minimum(upto, self._proof[handles]), upto)

@@ -222,10 +222,6 @@ class Ledger:
         gap.recovered += values
         self._touched(gap)
 
-    def cause_of(self, number: int) -> str:
-        """Why it was opened."""
-        return self._gaps[number].cause
-
     def __contains__(self, number: int) -> bool:
         gap = self._gaps.get(number)
         return gap is not None and gap.state == "open"

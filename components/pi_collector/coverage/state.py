@@ -41,6 +41,7 @@ KEYS: Final = 200_000
 REMEMBERED: Final = 7 * 86400.0
 """Seconds that a stream is remembered which is not collected any more."""
 MOST_REMOVED: Final = 20_000
+_STALE: Final = 600.0  # seconds for which answers may still be under way to what a handle stood for
 _BEGIN_WITHIN: Final = 3600.0  # seconds after the start: what was collected before and is not by then is removed
 
 
@@ -59,7 +60,7 @@ class State:
         self._keys: list[str] = []  # by handle; "" for a free one
         self._handles: dict[str, int] = {}
         self._salts: NDArray[np.uint64] = np.zeros(0, np.uint64)
-        self._free: deque[int] = deque()
+        self._free: deque[tuple[int, float]] = deque()  # handles, and since when they stand for nothing
         self._gone: dict[str, float] = {}  # removed at, by key, oldest first
         self._unbegun: set[int] = set()  # loaded, and not asked for since
         self._loaded_at = now_wall_s()
@@ -76,8 +77,8 @@ class State:
         """The stream's handle, kept or new."""
         found = self._handles.get(key)
         if found is None:
-            if self._free:
-                found = self._free.popleft()
+            if self._free and self._wall() - self._free[0][1] >= _STALE:
+                found, _ = self._free.popleft()
                 self.coverage.clear(found)
             else:
                 found = len(self._keys)
@@ -126,7 +127,7 @@ class State:
         self._gone.pop(key, None)
         self._keys[handle] = ""
         self.coverage.clear(handle)
-        self._free.append(handle)
+        self._free.append((handle, self._wall()))
         self._names[key] = [None, None]
         self._streams_changed = True
 
@@ -420,7 +421,7 @@ class State:
 
     def _settle(self) -> None:
         """After loading: what was collected before is expected to be collected again."""
-        self._free = deque(handle for handle, key in enumerate(self._keys) if not key)
+        self._free = deque((handle, -_STALE) for handle, key in enumerate(self._keys) if not key)
         self._gone = dict(sorted(self._gone.items(), key=lambda item: item[1]))
         for key in self._gone:
             self.coverage.was_removed(self._handles[key])

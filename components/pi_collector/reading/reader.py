@@ -426,6 +426,9 @@ class Reader:
 
     async def _take(self, reading: _Reading, ask: Ask, answered: _Answered) -> None:
         """Hand on what was answered; what follows waits when too much is on its way to the disk."""
+        # One that went since it was decoded: its values are taken by nobody, and so nothing of it has been read.
+        gone = (handle for handle in ask.streams.tolist() if self._stream_of(handle) is None)
+        answered.failed.update(dict.fromkeys(gone, _NOT_COLLECTED))
         if answered.failed:
             bad = np.array([one for one in ask.streams.tolist() if one in answered.failed], np.int32)
             why = next(iter(answered.failed.values()))

@@ -413,3 +413,45 @@ async def test_a_long_web_id_leaves_room_for_fewer_in_one_address() -> None:
     site = Site("AB", pointsPerRequest=100, urlBytes=1500)
     site.reader.name(["x" * 300])
     assert 1 <= site.reader._most <= 4
+
+
+@pytest.mark.parametrize("asked_for", [False, True])
+async def test_what_was_on_its_way_when_its_streams_left_comes_when_they_are_back(asked_for: bool) -> None:
+    site = Site("AB", valuesPerRequest=100)
+    site.fill("AB", 2000, 86400)
+    if asked_for:
+        site.requested.add("range", NOW - 90_000 * SECOND, NOW, ["A", "B"])
+    else:
+        site.begin("AB", 90_000)
+    streams = dict(site.streams)
+    left = asyncio.Event()
+    spent = 0
+
+    async def spend(values: int) -> None:
+        nonlocal spent
+        spent += values
+        if spent > 500 and not left.is_set():
+            await asyncio.sleep(0.05)  # meanwhile the next answer comes, of the other stream
+            site.streams.clear()
+            for handle in streams:
+                site.state.release(handle)
+                site.intake.forget(handle)
+            left.set()
+
+    async def slow(path: str, ids: list[str], start: int, stop: int, count: int) -> bytes | None:
+        await asyncio.sleep(0.03 * (ids == ["B"]))
+        return None
+
+    site.archive.pace.spend = spend  # type: ignore[method-assign]
+    site.archive.answer = slow
+    async with site.reading():
+        await until(left.is_set, site.shown)
+        await asyncio.sleep(0.1)
+        for handle, stream in streams.items():
+            assert site.state.handle(stream.key) == handle
+            site.intake.fix(stream)
+        site.streams.update(streams)
+        if not asked_for:
+            site.begin("AB", 0)
+        await until(lambda: site.arrived("AB"), site.shown, 5.0)
+    assert set(site.disk.counted().values()) == {1}
