@@ -63,7 +63,7 @@ class Transports:
         self._shards = Shards()
         self._carriers: dict[Shard, Carrier] = {}
         self._tasks: dict[Carrier, asyncio.Task[None]] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: dict[Carrier, asyncio.Task[None]] = {}
         self._faults: dict[Carrier, tuple[Backoff, float]] = {}
         self._suspended: tuple[str, str] | None = None
         self._wake = asyncio.Event()
@@ -184,15 +184,21 @@ class Transports:
                     waiting.cancel()
                 self._look()
         finally:
-            await end(*self._tasks.values(), *self._ending)
+            await end(*self._tasks.values(), *self._ending.values())
             self._tasks.clear()
 
     def _start(self) -> None:
+        for carrier in self._carriers.values():
+            if carrier not in self._tasks and carrier not in self._ending:
+                # One that came to use something in the moment in which it was ended has it no more.
+                carrier.lose(*(self._suspended or (_ENDED, "")))
         if self._suspended is not None:
             return
         now = time.monotonic()
         for shard, carrier in self._carriers.items():
-            if carrier in self._tasks or self._faults.get(carrier, (None, 0.0))[1] > now:
+            if carrier in self._tasks or carrier in self._ending:
+                continue
+            if self._faults.get(carrier, (None, 0.0))[1] > now:
                 continue
             self._tasks[carrier] = asyncio.create_task(carrier.run(), name=f"carrier {shard.number}")
 
@@ -201,9 +207,12 @@ class Transports:
         self._faults.pop(carrier, None)
         if task is None:
             return
-        ending = asyncio.create_task(end(task))
-        self._ending.add(ending)
-        ending.add_done_callback(self._ending.discard)
+        self._ending[carrier] = ending = asyncio.create_task(end(task))
+        ending.add_done_callback(lambda _: self._ended(carrier))
+
+    def _ended(self, carrier: Carrier) -> None:
+        self._ending.pop(carrier, None)
+        self._wake.set()
 
     def _look(self) -> None:
         """No carrier ends by itself: what ended one is a fault of ours, or that nothing can be stored."""

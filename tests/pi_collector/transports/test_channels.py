@@ -11,8 +11,10 @@ import pytest
 
 from pi_collector.transports import channel as channel_module
 from pi_collector.transports import means as means_module
+from pi_collector.transports.carrier import Carrier
 from pi_collector.transports.channel import heartbeat_rate
 from pi_collector.transports.choosing import Way
+from pi_collector.transports.means import handles_of
 from pi_collector.values.times import format7
 from plant.pi.channels import Channel as ServerChannel
 from plant.pi.channels import ChannelOptions, Channels
@@ -497,3 +499,44 @@ async def test_a_channel_that_names_streams_in_a_way_of_its_own_is_read_beside(
         await until(lambda: made.transports.status()["connection"].get("read_beside") == 1, made.told)
         made.write("A", 2.0)
         await arrives(made, "A", 1.0, 2.0)
+
+
+async def test_resumed_while_the_last_one_is_still_ending_there_is_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, close, running = Carrier.run, channel_module.Channel.close, []
+
+    async def counted(self: Carrier) -> None:
+        running.append(self)
+        assert running.count(self) == 1, "two at the same time"
+        try:
+            await run(self)
+        finally:
+            running.remove(self)
+
+    async def slowly(self: channel_module.Channel) -> None:
+        await asyncio.sleep(0.3)
+        await close(self)
+
+    monkeypatch.setattr(Carrier, "run", counted)
+    monkeypatch.setattr(channel_module.Channel, "close", slowly)
+    async with rig("A", directory=tmp_path) as made:
+        await live(made)
+        made.transports.suspend("outbox full")
+        made.transports.resume()
+        await until(lambda: made.transports.counts["channels_opened"] == 2, made.told)
+        await live(made)
+        assert [gap["cause"] for gap in made.gaps() if gap["state"] == "opened"] == ["outbox full"]
+
+
+async def test_what_came_into_use_in_the_moment_of_a_suspension_is_not_left_so(tmp_path: Path) -> None:
+    async with rig("A", directory=tmp_path) as made:
+        await live(made)
+        (carrier,) = made.transports._carriers.values()
+        present = carrier.present
+        made.transports.suspend("outbox full")
+        carrier.present = present
+        made.state.coverage.subscribed(handles_of(made.streams), made.server.clock.now_ns())
+        await until(lambda: carrier.present is None, made.told)
+        assert not made.state.coverage.is_live(made.streams[0].handle)
+        assert made.transports.status()["connection"]["streams"] == {"none": 1}
