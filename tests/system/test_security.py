@@ -1,27 +1,31 @@
 """What SECURITY.md says of a gateway at work: nothing listens, what is stored is for its owner alone, a password is
-nowhere, and nobody writes to the plant. The built zips, an encrypted channel, a server that wants a login."""
+nowhere, and nobody writes to the plant. The built zips, an encrypted channel, a server that wants a login; once for
+each kind of source."""
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from localcore.process import members
-from plant import PlantProcess
+from plant import PiProcess, PlantProcess
 from rehearsal import Rehearsal
-from rehearsal.site import COLLECTOR, EXPORTER
+from rehearsal.site import COLLECTOR, EXPORTER, PI_COLLECTOR
 
 pytestmark = pytest.mark.system
 
 LIMIT = 60.0
-PASSWORD = "Tr0ub4dor-and-3-horses"
-"""What must be found nowhere."""
+USER, PASSWORD = "operator", "Tr0ub4dor-and-3-horses"
+SECRETS = (PASSWORD.encode(), base64.b64encode(f"{USER}:{PASSWORD}".encode()))
+"""What must be found nowhere: the password, and what HTTP makes of it."""
 LISTENING = "0A"
 """TCP_LISTEN in /proc/net/tcp."""
 UNCONNECTED = "07"
@@ -30,6 +34,8 @@ ACCEPTS = 0x10000
 """__SO_ACCEPTCON in /proc/net/unix: a socket that others can connect to."""
 CHANGES = {"Write", "Call", "HistoryUpdate", "AddNodes", "AddReferences", "DeleteNodes", "DeleteReferences"}
 """The services of OPC UA (Part 4, 5.7 to 5.11) that can change something in a server's address space or process."""
+READING = ("GET ", "POST batch", "POST streamsets/updates")
+"""How requests to a PI Web API begin that can change nothing there."""
 
 
 @pytest.fixture(autouse=True)
@@ -40,18 +46,93 @@ def careless_umask() -> Iterator[None]:
     os.umask(before)
 
 
-def site(endpoint: str, password_file: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Source:
+    """A kind of source: the collector's component and short id, the plant, the connection to it, what is kept of it.
+
+    kept: names of files. folders: those that decide whom the collector believes or what it collects, each for its owner
+    alone. untouched: whether the plant's counters show that it was read, and never written to.
+    """
+
+    component: str
+    topic: str
+    plant: Callable[[Path, Path], PlantProcess | PiProcess]
+    connection: Callable[[PlantProcess | PiProcess], Mapping[str, Any]]
+    kept: frozenset[str]
+    folders: frozenset[str]
+    untouched: Callable[[Mapping[str, Any]], bool]
+
+
+def opcua_plant(folder: Path, password_file: Path) -> PlantProcess:
+    return PlantProcess(folder, units=1, rate=500, user=USER, password_file=password_file, expect_items=1)
+
+
+def pi_plant(folder: Path, password_file: Path) -> PiProcess:
+    return PiProcess(
+        folder, units=1, rate=500, user=USER, password_file=password_file, expect_items=1, tls="valid", poll=0.2
+    )
+
+
+def opcua_connection(plant: PlantProcess | PiProcess) -> Mapping[str, Any]:
+    assert isinstance(plant, PlantProcess)
+    return {
+        "endpoint": plant.endpoint,
+        "security": {"trust": "first-use"},
+        "tags": {"Reactor/Pressure": {"node": "nsu=urn:sluice:plant;s=Unit1/XMEAS07_ReactorPressure"}},
+    }
+
+
+def pi_connection(plant: PlantProcess | PiProcess) -> Mapping[str, Any]:
+    assert isinstance(plant, PiProcess)
+    return {
+        "url": plant.url,
+        "tls": {"ca": str(plant.authority)},
+        "tags": {"Reactor/Pressure": {"point": "U1.XMEAS07_ReactorPressure"}},
+    }
+
+
+def opcua_untouched(counters: Mapping[str, Any]) -> bool:
+    used: Mapping[str, int] = counters["services"]
+    return used.keys().isdisjoint(CHANGES) and used["Publish"] > 0
+
+
+def pi_untouched(counters: Mapping[str, Any]) -> bool:
+    asked: Mapping[str, int] = counters["requests"]
+    read = all(name.startswith(READING) for name in asked) and asked["GET streamsets/channel"] > 0
+    return read and not counters["written"]
+
+
+SOURCES = {
+    "opcua": Source(
+        COLLECTOR,
+        "opcua-collector",
+        opcua_plant,
+        opcua_connection,
+        frozenset(("private-key.pem", "line1.der")),
+        frozenset(("pki", "pki/own", "pki/trusted")),
+        opcua_untouched,
+    ),
+    "pi": Source(
+        PI_COLLECTOR,
+        "pi-collector",
+        pi_plant,
+        pi_connection,
+        frozenset(("line1.json",)),
+        frozenset(("points",)),
+        pi_untouched,
+    ),
+}
+
+
+def site(source: Source, plant: PlantProcess | PiProcess, password_file: Path) -> dict[str, Any]:
     """A connection with encryption and login, and one sink of each kind."""
-    node = "nsu=urn:sluice:plant;s=Unit1/XMEAS07_ReactorPressure"
     collector = {
         "statusInterval": "1s",
         "connections": {
             "line1": {
-                "endpoint": endpoint,
+                **source.connection(plant),
                 "asset": "site/area/line1",
-                "security": {"trust": "first-use"},
-                "user": {"name": "operator", "password": {"file": str(password_file)}},
-                "tags": {"Reactor/Pressure": {"node": node}},
+                "user": {"name": USER, "password": {"file": str(password_file)}},
             }
         },
     }
@@ -63,7 +144,7 @@ def site(endpoint: str, password_file: Path) -> dict[str, Any]:
             "s3": {"type": "s3", "bucket": "plant-archive", "rotateInterval": "1h"},
         },
     }
-    merges = {COLLECTOR: collector, EXPORTER: exporter}
+    merges = {source.component: collector, EXPORTER: exporter}
     return {"components": {name: {"configurationUpdate": {"merge": merge}} for name, merge in merges.items()}}
 
 
@@ -117,15 +198,14 @@ def kept(work: Path) -> dict[str, Path]:
     return {name: path for path in files if not (name := path.relative_to(work).as_posix()).startswith("venv")}
 
 
-async def test_a_gateway_at_work_is_as_security_md_says(build: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+async def test_a_gateway_at_work_is_as_security_md_says(build: Path, tmp_path: Path, source: Source) -> None:
     password_file = tmp_path / "password"
     password_file.write_text(PASSWORD, encoding="utf-8")
     password_file.chmod(0o600)
-    plant = PlantProcess(
-        tmp_path / "plant", units=1, rate=500, user="operator", password_file=password_file, expect_items=1
-    )
+    plant = source.plant(tmp_path / "plant", password_file)
     async with plant, Rehearsal(tmp_path, build, with_plant=False) as rehearsal:
-        document = site(plant.endpoint, password_file)
+        document = site(source, plant, password_file)
         await rehearsal.provide(document)
         await rehearsal.deploy(document)
         await plant.produce()
@@ -136,13 +216,13 @@ async def test_a_gateway_at_work_is_as_security_md_says(build: Path, tmp_path: P
             LIMIT,
         )
         await rehearsal.wait_for(
-            lambda: bool(rehearsal.statuses.get("opcua-collector", {}).get("outbox", {}).get("consumers")),
+            lambda: bool(rehearsal.statuses.get(source.topic, {}).get("outbox", {}).get("consumers")),
             "a consumer of the outbox",
             LIMIT,
         )
 
         # Nothing listens: not to the network, not to the device.
-        for name in (COLLECTOR, EXPORTER):
+        for name in (source.component, EXPORTER):
             process = rehearsal.core.component(name).pid
             assert process is not None
             group = [pid for pid, _ in members(process)]
@@ -150,9 +230,9 @@ async def test_a_gateway_at_work_is_as_security_md_says(build: Path, tmp_path: P
             assert [found for pid in group for found in listeners(pid)] == [], name
 
         # What is stored is for its owner alone.
-        files = {COLLECTOR: kept(work / COLLECTOR), EXPORTER: kept(work / EXPORTER)}
+        files = {name: kept(work / name) for name in (source.component, EXPORTER)}
         names = {Path(name).name for found in files.values() for name in found}
-        assert {"outbox.db", "private-key.pem", "line1.der", "exporter.db", "last-good-configuration.json"} <= names
+        assert source.kept | {"outbox.db", "exporter.db", "last-good-configuration.json"} <= names
         open_to_others = {
             str(path): oct(stat.S_IMODE(path.stat().st_mode))
             for found in files.values()
@@ -160,21 +240,21 @@ async def test_a_gateway_at_work_is_as_security_md_says(build: Path, tmp_path: P
             if path.stat().st_mode & 0o077
         }
         assert open_to_others == {}
-        pki = work / COLLECTOR / "pki"  # whoever may write there says which server is believed
-        folders = [pki, *(path for path in pki.rglob("*") if path.is_dir())]
-        assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folders} == dict.fromkeys(
-            ("pki", "own", "trusted"), 0o700
-        )
+        # Whoever may write there says which server is believed, or what is collected.
+        home = work / source.component
+        tops = [home / name for name in source.folders if "/" not in name]
+        folders = [*tops, *(path for top in tops for path in top.rglob("*") if path.is_dir())]
+        modes = {path.relative_to(home).as_posix(): stat.S_IMODE(path.stat().st_mode) for path in folders}
+        assert modes == dict.fromkeys(source.folders, 0o700)
 
         counters = await plant.counters()
         statuses = repr(rehearsal.statuses)
 
     # The password is where it was put, and nowhere else.
     told = [path for path in rehearsal.core.root.rglob("*") if path.is_file() and not path.is_symlink()]
-    holding = [str(path) for path in told if PASSWORD.encode() in path.read_bytes()]
+    holding = [str(path) for path in told if any(secret in path.read_bytes() for secret in SECRETS)]
     assert holding == []
-    assert PASSWORD not in statuses
+    assert not [secret for secret in SECRETS if secret.decode() in statuses]
 
     # Nobody wrote to the plant.
-    assert counters["services"].keys().isdisjoint(CHANGES), counters
-    assert counters["services"]["Publish"] > 0
+    assert source.untouched(counters), counters
