@@ -48,6 +48,7 @@ from numpy.typing import NDArray
 
 from pi_collector.coverage.ledger import INITIAL, NONE, RESTART, Ledger
 from pi_collector.coverage.pieces import Kind, Piece
+from pi_collector.values.timed import TICK
 
 Handles = NDArray[np.int32]
 Times = NDArray[np.int64]
@@ -587,6 +588,12 @@ class Coverage:
             self.grow(int(handles.max()) + 1)
         held: Times = np.where(self._known[handles], self._covered[handles], floor)
         return held
+
+    def forgotten(self, handle: int, before: int) -> None:
+        """Of a stream that comes back: what was handed on before this time, ns, is not remembered any more, and so not
+        read again. Late values of the overlap before its frontier are the price."""
+        behind = (int(self._covered[handle]) // TICK + 1) * TICK  # the frontier's own time was handed on, too
+        self._floor[handle] = max(int(self._floor[handle]), min(behind, -(-before // TICK) * TICK))
 
     def was_removed(self, handle: int) -> None:
         """What was kept is of a stream that is not collected any more."""

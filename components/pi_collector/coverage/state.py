@@ -88,6 +88,7 @@ class State:
             self._streams_changed = True
         elif key in self._gone:
             del self._gone[key]
+            self.coverage.forgotten(found, self.tail.forgotten)
             self._names[key] = [found, None]
             self._streams_changed = True
         self._unbegun.discard(found)
@@ -266,6 +267,7 @@ class State:
             ],
             "next_tail": self.tail.next,
             "shortened": self.tail.shortened,
+            "forgotten": self.tail.forgotten,
         }
         positions[kept.COVERAGE] = kept.pack(
             {"head": orjson.dumps(head), **self._frontiers(handles), **self.ledger.dump(whole=True)}
@@ -378,6 +380,7 @@ class State:
     ) -> bool:
         whole = True
         self.tail.shortened = int(head["shortened"])
+        self.tail.forgotten = max(self.tail.forgotten, int(head.get("forgotten", self.tail.forgotten)))
         for number, count, crc, first, last in head["tails"]:
             key = kept.tail_key(number)
             if not self.tail.restore(number, position(key) or b"", count, crc, first, last):

@@ -114,6 +114,8 @@ class Tail:
         self.most = most
         self.shortened = 0
         """Keys that had to go for want of room."""
+        self.forgotten = _EARLIEST
+        """Keys of values before this time, ns, may have gone."""
         self._segments: list[Segment] = []  # oldest first
         self._open: list[Run] = []
         self._rows: list[_Rows] = []  # since the last fold
@@ -217,7 +219,10 @@ class Tail:
 
     def forget_before(self, horizon: int) -> None:
         """Segments all of whose values lie before it, ns, go."""
-        self._segments = [segment for segment in self._segments if segment.run.last >= horizon]
+        gone = [segment.run.last for segment in self._segments if segment.run.last < horizon]
+        if gone:
+            self.forgotten = max(self.forgotten, max(gone) + 1)
+            self._segments = [segment for segment in self._segments if segment.run.last >= horizon]
 
     def _merge(self) -> None:
         while (found := self._alike()) is not None:
@@ -247,6 +252,7 @@ class Tail:
             self._segments.remove(oldest)
             kept -= len(oldest.run.keys)
             self.shortened += len(oldest.run.keys)
+            self.forgotten = max(self.forgotten, oldest.run.last + 1)
 
     def status(self) -> dict[str, Any]:
         """For the status."""

@@ -7,8 +7,9 @@ import pytest
 
 from pi_collector.coverage import state as module
 from pi_collector.coverage.ledger import MOST
+from pi_collector.values.timed import TICK
 
-from .archives import SECOND, handles
+from .archives import SECOND, handles, timed
 from .test_state import T0, Kept, collecting
 
 
@@ -61,3 +62,35 @@ def test_what_a_stream_begins_with_is_not_shortened_even_where_its_gap_had_to_jo
     again.coverage.lost(handles(late), "cut")
     again.coverage.subscribed(handles(late), T0 + 10 * 86400 * SECOND)
     assert again.coverage.covered(late) == T0 + 9 * 86400 * SECOND, "later ones are"
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("remembered", [False, True])
+def test_a_stream_that_comes_back_is_read_from_where_what_it_had_is_remembered(remembered: bool, restart: bool) -> None:
+    there = Kept()
+    state = collecting(there, "a", "b")
+    state.reconcile_ns = 3600 * SECOND
+    state.coverage.subscribed(handles(0, 1), T0)
+    piece = state.coverage.work(T0 + 10 * SECOND, 0.0, 10)
+    assert piece is not None
+    state.advance(handles(0, 1), np.array([T0 + 10 * SECOND] * 2))
+    state.coverage.finished(piece)
+    values = timed([(0, T0 + 200 * SECOND, 1)])
+    state.fresh(values)
+    state.coverage.confirmed(handles(0, 1), T0 + 200 * SECOND)
+    there.note(state.journal())
+    there.note(state.checkpoint())
+    state.release(0)
+    later = T0 + (300 if remembered else 7200) * SECOND
+    state.fresh(timed([(1, later, 1)]))
+    state.coverage.confirmed(handles(1), later)
+    state.coverage.work(later, 1.0, 10)
+    there.note(state.checkpoint())
+    if restart:
+        state = there.state()
+    assert state.known(values).tolist() == [remembered]
+    state.coverage.begin(state.handle("a"), T0, 60 * SECOND, 10 * SECOND, 10**17)
+    state.coverage.subscribed(handles(0), later)
+    piece = state.coverage.work(later + 10 * SECOND, 2.0, 10)
+    assert piece is not None
+    assert piece.start.tolist() == [T0 + 140 * SECOND if remembered else T0 + 200 * SECOND + TICK]
