@@ -34,7 +34,7 @@ START_AGO: Final = 4 * 3600.0
 GROUPS: Final[Mapping[str, Mapping[str, Any]]] = {
     "channel": {"transport": "channel"},
     "updates": {"transport": "updates", "pollInterval": "500ms"},
-    "poll": {"transport": "poll", "pollInterval": "1s"},  # promises its archive alone
+    "poll": {"transport": "poll", "pollInterval": "1s"},
     "auto": {},
 }
 """The points are dealt out to these."""
@@ -52,7 +52,9 @@ _OUTSIDE: Final = 0.1
 """Share of the values that must reach PI outside all gaps, for what is told of gaps to prove anything."""
 _UNSAVED_NS: Final = 40 * 1_000_000_000
 """Of server time, two seconds of ours: what a collector may hold before it is stored."""
-_POLLED: Final = "poll"
+_PROMISING: Final = ("channel", "updates")
+"""Groups whose every value is delivered or told; the others read the archive, always or while nothing better can be had,
+and that alone is promised."""
 LASTING: Final[Mapping[str, Mapping[str, Any]]] = {
     "silence": {},
     "refuse_upgrades": {"status": 503},
@@ -317,7 +319,7 @@ def _open_gaps(rehearsal: Rehearsal) -> int:
 def _judged(log: Path, recorder: Recorder) -> Verdict:
     arrived = [Arrived(*sample) for sample in recorder.samples()]
     with (log.parent.parent / POINTS).open(newline="") as file:
-        promised = {row["tag"] for row in csv.DictReader(file) if row["group"] != _POLLED}
+        promised = {row["tag"] for row in csv.DictReader(file) if row["group"] in _PROMISING}
     return judge(log, arrived, list(recorder.events()), promised=promised, unsaved_ns=_UNSAVED_NS)
 
 
