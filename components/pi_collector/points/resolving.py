@@ -174,8 +174,9 @@ class Points:
             self._lookup.forget()
         for name in self._searched.keys() - settings.select.keys():
             del self._searched[name]
+        stay = {name for name, wish in settings.select.items() if before.select.get(name) == wish}
         for kept in (self._search_due, self._absent, self._search_problems):
-            for name in kept.keys() - settings.select.keys():
+            for name in kept.keys() - stay:
                 kept.pop(name)
         if self._refreshed > float("-inf"):
             self._due = min(self._due, max(self._clock(), self._refreshed + settings.refresh))

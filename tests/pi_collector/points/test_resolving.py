@@ -464,6 +464,21 @@ async def test_a_query_needs_a_server_that_searches(tmp_path: Path) -> None:
     assert "2021 SP3" in site.said()["connections.pi.select.q"]
 
 
+async def test_a_search_that_was_corrected_does_not_wait_until_the_wrong_one_would_be_tried_again(
+    tmp_path: Path,
+) -> None:
+    web = plant("A1", "A2", "B")
+    web.searches = False
+    site = Site(tmp_path, web, select={"s": {"query": "Tag:=A*"}})
+    site.want(C={"point": "B"})
+    await site.look()
+    assert "connections.pi.select.s" in site.said()
+    site.points.apply(Connection.model_validate({"url": web.address, "select": {"s": {"name": "A*"}}}))
+    await site.look(1.0)
+    assert site.now_found == {"C": "B", "A1": "A1", "A2": "A2"}
+    assert not site.said()
+
+
 async def test_what_a_search_does_not_find_any_more_goes_when_it_is_missing_twice(tmp_path: Path) -> None:
     site = Site(tmp_path, plant("A", "B"), select={"all": {"name": "*"}})
     await site.look()
