@@ -468,6 +468,7 @@ async def test_a_stream_that_nobody_wants_any_more_is_not_taken_for_another_one(
             made.intake.forget(gone.handle)
             made.state.release(gone.handle)
             made.state._forget(made.state.key(gone.handle))
+            made.state._free[0] = (gone.handle, 0.0)
             third = made.stream("C")
             assert third.handle == gone.handle
             made.want(both[0], third)
