@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +35,11 @@ class Point:
     future: bool = False
     descriptor: str = ""
     digital_set: str = ""
+
+    def __post_init__(self) -> None:
+        # Of thousands of points these are the same few texts: one of each is enough.
+        for name in ("server", "type", "unit", "digital_set"):
+            object.__setattr__(self, name, sys.intern(getattr(self, name)))
 
     @property
     def key(self) -> str:

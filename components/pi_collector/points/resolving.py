@@ -180,6 +180,8 @@ class Points:
                 kept.pop(name)
         if self._refreshed > float("-inf"):
             self._due = min(self._due, max(self._clock(), self._refreshed + settings.refresh))
+        if (before.user, before.bearer) != (settings.user, settings.bearer):  # who may see what others may not
+            self._due, self._servers = self._clock(), None
         self._drop_unwanted()
         self._show(tell_again=True)
         self._wake.set()

@@ -196,6 +196,20 @@ async def test_a_point_that_may_not_be_read_says_so(tmp_path: Path) -> None:
     assert site.said()["connections.pi.tags.B"].startswith("may not be read by this user (Access denied.): have the PI")
 
 
+async def test_another_user_is_asked_for_at_once(tmp_path: Path) -> None:
+    web = plant("A")
+    web.denied.add(f"\\\\{SERVER}\\A".casefold())
+    site = Site(tmp_path, web)
+    site.want(A={"point": "A"})
+    await site.look()
+    assert not site.now_found
+    web.denied.clear()
+    reader = {"name": "reader", "password": {"file": "p"}}
+    site.points.apply(Connection.model_validate({"url": web.address, "user": reader}))
+    await site.look(1.0)
+    assert site.now_found == {"A": "A"}
+
+
 async def test_two_tags_may_have_one_point_only_when_they_collect_it_otherwise(tmp_path: Path) -> None:
     groups = {"slow": {"mode": "snapshot"}, "mean": {"mode": "summary", "summaries": ["Average", "Maximum"]}}
     site = Site(tmp_path, plant("A"), groups={**groups, "top": {"mode": "summary", "summaries": ["Maximum"]}})
