@@ -53,8 +53,8 @@ _OUTSIDE: Final = 0.1
 _UNSAVED_NS: Final = 40 * 1_000_000_000
 """Of server time, two seconds of ours: what a collector may hold before it is stored."""
 _PROMISING: Final = ("channel", "updates")
-"""Groups whose every value is delivered or told; the others read the archive, always or while nothing better can be had,
-and that alone is promised."""
+"""Groups whose every value is delivered or told; the others read the archive, always or while nothing better can be
+had, and that alone is promised."""
 LASTING: Final[Mapping[str, Mapping[str, Any]]] = {
     "silence": {},
     "refuse_upgrades": {"status": 503},

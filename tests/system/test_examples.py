@@ -14,8 +14,9 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,12 +24,12 @@ import orjson
 import pytest
 
 from localcore import received
-from plant import PlantProcess
+from plant import PiProcess, PlantProcess
 from plant.log import LoggedRow, read_log
 from plant.reconciliation import QUALITIES, Delivered
 from plant.tags import tags as plant_tags
 from rehearsal import Rehearsal
-from rehearsal.site import COLLECTOR, EXPORTER, load_site, sinks
+from rehearsal.site import COLLECTOR, EXPORTER, PI_COLLECTOR, load_site, sinks
 
 pytestmark = pytest.mark.system
 
@@ -36,6 +37,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLES = REPOSITORY / "examples"
 WRITTEN = "opc.tcp://127.0.0.1:4840/plant"
 """The endpoint that the examples name."""
+WRITTEN_PI = "http://127.0.0.1:8443/piwebapi"
+"""The PI Web API that the examples name."""
 LIMIT = 60.0
 ASKED = {"Read", "Browse", "BrowseNext", "TranslateBrowsePathsToNodeIds", "HistoryRead", "Publish", "Republish"}
 ASKED |= {"RegisterNodes", "UnregisterNodes"}  # names for the session only (Part 4, 5.8.5)
@@ -326,6 +329,90 @@ async def test_mixed(with_line2: Path, tmp_path: Path) -> None:
             assert run.differences(name, filtered[name]) == [], run.told(name)
         aliases = {one.tag for one in run.delivered("sitewise")}
     assert {"site/area/line1/Feed/A", "site/area/line2/Stripper/Level", "site/area/utilities/Compressor/Work"} < aliases
+
+
+def average(events: Sequence[tuple[int, float]], first: int, last: int) -> float:
+    """The time-weighted average of a line through the events, from first to last, by its corners."""
+
+    def at(time_ns: int) -> float:
+        (t0, v0), (t1, v1) = next(pair for pair in pairwise(events) if pair[0][0] <= time_ns <= pair[1][0])
+        return v0 + (v1 - v0) * (time_ns - t0) / (t1 - t0)
+
+    corners = [(first, at(first)), *((t, v) for t, v in events if first < t < last), (last, at(last))]
+    return sum((v0 + v1) / 2 * (t1 - t0) for (t0, v0), (t1, v1) in pairwise(corners)) / (last - first)
+
+
+async def test_pi_to_s3(build: Path, tmp_path: Path) -> None:
+    """Every value of every point, from before the collector was there and as they come; averages by calculation."""
+    document = "pi-to-s3.yaml"
+    text = (EXAMPLES / document).read_text(encoding="utf-8")
+    assert WRITTEN_PI in text
+    interval = 10_000_000_000
+    async with PiProcess(tmp_path / "plant", units=1, rate=400, expect_items=0) as pi:
+        await pi.produce()
+        (tmp_path / document).write_text(text.replace(WRITTEN_PI, pi.url), encoding="utf-8")
+        site = load_site(tmp_path / document)
+        connection = merge_of(site, PI_COLLECTOR)["connections"]["historian"]
+        names = {
+            entry["point"]: tag for tag, entry in connection["tags"].items() if entry.get("group") != "averages"
+        } | {
+            f"U1.XMEAS0{at}_{what}Feed": f"Feeds/U1.XMEAS0{at}_{what}Feed"
+            for at, what in enumerate(("A", "D", "E", "AC"), 1)
+        }
+
+        def logged() -> dict[Sample, tuple[Any, str]]:
+            return {
+                (names[point], line.time_ns): (value, QUALITIES[line.statuses.get(point, 0) >> 30])
+                for line in read_log(pi.log)
+                if isinstance(line, LoggedRow)
+                for point, value in line.values.items()
+                if point in names
+            }
+
+        async with Rehearsal(tmp_path, build, with_plant=False) as rehearsal:
+
+            def stored() -> int:
+                ledger = rehearsal.statuses.get("pi-collector", {}).get("ledger", {})
+                return sum(n.get("stored", 0) for stream, n in ledger.items() if not stream.endswith("/events"))
+
+            await rehearsal.provide(site)
+            await rehearsal.deploy(site)
+            averaged_from = time.time_ns() // interval * interval + interval
+            # Two windows that began after the deployment, and what the archive may take to have a value.
+            until = averaged_from + 2 * interval + 15_000_000_000
+            await rehearsal.wait_for(lambda: time.time_ns() > until, "two windows of averages", LIMIT)
+            await pi.finish()
+            expected = logged()
+            await rehearsal.wait_for(
+                lambda: stored() >= len(expected) + 3, f"{len(expected)} samples, 3 averages", LIMIT
+            )
+            asked = await pi.counters()
+            await rehearsal.stop_collecting()
+            await rehearsal.stop_exporting()
+            got: list[Delivered] = []
+            deadline = time.monotonic() + LIMIT
+            while len(got) < len(expected) + 3:
+                assert time.monotonic() < deadline, (len(got), len(expected), rehearsal.statuses)
+                got = await asyncio.to_thread(lambda: list(rehearsal.deliveries()["archive"]()))
+                await asyncio.sleep(0.2)
+        temperature = [
+            (line.time_ns, float(value))
+            for line in read_log(pi.log)
+            if isinstance(line, LoggedRow)
+            for point, value in line.values.items()
+            if point == "U1.XMEAS09_ReactorTemperature" and isinstance(value, float)
+        ]
+    averages = {one.time_ns: one for one in got if one.tag == "ReactorTemperature.Average"}
+    values = [one for one in got if one.tag != "ReactorTemperature.Average"]
+    assert {(one.tag, one.time_ns): (one.value, one.quality) for one in values} == expected
+    assert len(values) == len(expected), "something came twice"
+    assert {one.tag for one in values} == set(names.values())
+    whole = [at for at in averages if temperature[0][0] <= at and at + interval <= temperature[-1][0]]
+    assert len(whole) >= 2, (sorted(averages), temperature[0], temperature[-1])
+    for at in whole:
+        assert averages[at].value == pytest.approx(average(temperature, at, at + interval)), at
+        assert averages[at].quality == "GOOD"
+    assert asked["written"] == 0, asked["requests"]
 
 
 def demo(site: Path, folder: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:

@@ -23,7 +23,8 @@ from rehearsal.site import EXPORTER, PI_COLLECTOR
 pytestmark = pytest.mark.system
 
 LIMIT = 40.0
-SEED = 6
+SEED = 110
+"""One with thirteen kinds of faults in 35 s."""
 SECOND = 1_000_000_000
 POINTS, PAST = 100, 2000
 """A load with a past: so many values of each point lie in the hour before the collector first starts."""
@@ -41,7 +42,8 @@ async def test_a_storm_of_faults_loses_doubles_and_invents_nothing(build: Path, 
     assert judged["listed"] > 0
     assert judged["gaps"]["filled"] > 2
     hit = {name for name in found["blows"] if found["hits"].get(name)}
-    assert len(hit) >= 9, (found["blows"], found["hits"])
+    assert len(found["blows"]) >= 12
+    assert len(hit) >= 8, (found["blows"], found["hits"])
 
 
 class Killed:
@@ -115,6 +117,8 @@ async def test_a_collector_killed_while_it_reads_the_past_and_while_it_follows_l
             **rehearsal.collectors()[PI_COLLECTOR]["connections"]["historian"],
             "tagsFile": str(table),
             "initial": "2h",
+            # Nothing is read a second time only to be sure: what is passed by stays missing.
+            "reconcile": {"every": "7d", "window": "1h"},
             # The past in many small answers, so that a kill falls into the middle of it.
             "load": {"valuesPerRequest": 5000, "backfillValuesPerSecond": 25000},
         }
