@@ -607,7 +607,8 @@ class Points:
         resolved: dict[str, Resolved] = {}
         problems: dict[str, Problem] = {}
         used: dict[str, str] = {}
-        keys = partial(self._keys, plans)
+        keys, becomes = partial(self._keys, plans), partial(self._becomes, plans)
+        whose = {name.casefold(): name for name, tag in self._tags.items() if becomes(name, tag.group) == [name]}
         aside = 0
         for name, tag in self._tags.items():
             path = self._asked(tag)
@@ -623,6 +624,10 @@ class Points:
                 flaw = (*_NO_BLOBS, "the other tags are collected")
             elif twin := next((used[key] for key in keys(point, tag.group) if key in used), None):
                 flaw = (f"names the same point as {twin}, which collects it in the same way", *_TWICE)
+            elif other := next(
+                (one for one in becomes(name, tag.group) if whose.get(one.casefold(), name) != name), None
+            ):
+                flaw = (f"becomes {other} in mode summary, and there is a tag of that name", *_TAKEN)
             else:
                 used.update(dict.fromkeys(keys(point, tag.group), name))
                 resolved[name] = self._of(tag, point)
@@ -634,7 +639,8 @@ class Points:
                 self._note(problems, tag, name, flaw)
         points = {name: found for name, (_, found) in self._searched.items()}
         select: Mapping[str, Select] = self._settings.select
-        self._chosen = chosen = choose(select, points, self._tags, used, keys, self._chosen.tags)
+        names = {*self._tags, *(one for name, tag in self._tags.items() for one in becomes(name, tag.group))}
+        self._chosen = chosen = choose(select, points, names, used, keys, becomes, self._chosen.tags)
         resolved.update((name, self._of(tag, point)) for name, (tag, point) in chosen.tags.items())
         self._by_web_id = {
             **{point.web_id: ("", name) for name, found in points.items() for point in found},
@@ -645,10 +651,19 @@ class Points:
             self.found(resolved)
         self._tell(problems, aside, again=tell_again)
 
-    def _keys(self, plans: dict[str, Plan], point: Point, group: str) -> Collection[str]:
+    def _plan(self, plans: dict[str, Plan], group: str) -> Plan:
         how = plans.get(group)
         if how is None:
             how = plans[group] = plan(self._settings, group)
+        return how
+
+    def _becomes(self, plans: dict[str, Plan], name: str, group: str) -> list[str]:
+        """The names under which a tag is sent on."""
+        how = self._plan(plans, group)
+        return [f"{name}.{summary}" for summary in how.summaries] if how.mode == "summary" else [name]
+
+    def _keys(self, plans: dict[str, Plan], point: Point, group: str) -> Collection[str]:
+        how = self._plan(plans, group)
         if how.mode == "summary":
             return [key_of(point, how, summary) for summary in how.summaries]
         return [key_of(point, how)]
@@ -733,6 +748,7 @@ class Points:
 _LOOKED_FOR: Final = "it is looked for again; the other tags are collected"
 _NOT_SEARCHED: Final = "what it found before is collected"
 _NO_BLOBS: Final = ("is a Blob point, whose values are no numbers and no text", "take it out")
+_TAKEN: Final = ("give one of the two another name", "it is not collected")
 _TWICE: Final = ("take one of the two out, or give one a group with another mode", "it is not collected")
 
 

@@ -108,11 +108,13 @@ def choose(
     names: Collection[str],
     used: Collection[str],
     keys: Callable[[Point, str], Collection[str]],
+    becomes: Callable[[str, str], Collection[str]],
     before: Mapping[str, tuple[FoundTag, Point]],
 ) -> Chosen:
     """The tags that searches give beside others, which have `names` and the keys `used`.
 
     keys: under which a point is collected as a group says (`point.key_of`); nothing is collected twice under one.
+    becomes: the names under which a tag is sent on as a group says; no two tags have one.
     before: what was chosen last; a tag that stays is the same object.
     """
     tags: dict[str, tuple[FoundTag, Point]] = {}
@@ -127,16 +129,20 @@ def choose(
             tag = f"{wish.prefix}{point.name}"
             if excluded is not None and excluded.fullmatch(point.name):
                 count["excluded"] += 1
-            elif point.type == BLOB:
+                continue
+            if point.type == BLOB:
                 count["blobs"] += 1
-            elif len(tag) > _LONGEST_NAME or not tag.isprintable():
+                continue
+            if len(tag) > _LONGEST_NAME or not tag.isprintable():
                 count["unusable"] += 1
                 unusable.setdefault(name, tag)
-            elif tag.casefold() in taken or not busy.isdisjoint(own := keys(point, wish.group)):
+                continue
+            given = {tag.casefold(), *(one.casefold() for one in becomes(tag, wish.group))}
+            if not taken.isdisjoint(given) or not busy.isdisjoint(own := keys(point, wish.group)):
                 count["collected_otherwise"] += 1
             else:
                 count["tags"] += 1
-                taken.add(tag.casefold())
+                taken.update(given)
                 busy.update(own)
                 last = before.get(tag)
                 if last is not None and (last[1], last[0].group, last[0].asset) == (point, wish.group, wish.asset):

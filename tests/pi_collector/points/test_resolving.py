@@ -226,6 +226,21 @@ async def test_two_tags_may_have_one_point_only_when_they_collect_it_otherwise(t
     }
 
 
+async def test_no_two_tags_are_sent_on_under_one_name(tmp_path: Path) -> None:
+    site = Site(
+        tmp_path, plant("T", "T2", "S", "S.Average", "U", "U.Average"),
+        groups={"means": {"mode": "summary"}},
+        select={"all": {"name": "S*"}, "means": {"name": "S*", "group": "means"}, "u": {"name": "U*"}},
+    )  # fmt: skip
+    site.want(**{
+        "T": {"point": "T", "group": "means"}, "t.average": {"point": "T2"}, "U": {"point": "U", "group": "means"},
+    })  # fmt: skip
+    await site.look()
+    assert "becomes T.Average in mode summary, and there is a tag of that name" in site.said()["connections.pi.tags.T"]
+    # Of the point U.Average nothing is collected: the tag U is sent on under its name.
+    assert site.now_found == {"t.average": "T2", "U": "U", "S": "S", "S.Average": "S.Average"}
+
+
 async def test_blobs_are_not_collected(tmp_path: Path) -> None:
     web = plant()
     web.add("Photo", 1, PointType="Blob")
