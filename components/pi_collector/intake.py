@@ -17,7 +17,8 @@ before: what a crash takes of it is read again, and the tail drops it.
 it does not come again.
 
 *When storing fails*, because the outbox is closed or refused a transaction, what the state knows is ahead of what is
-kept, and no later journal may become durable. The intake is `broken` from then on: it takes nothing, notes nothing, and
+kept. What was submitted before that was known may be stored all the same: `State.load` goes on from before what is
+missing, and a checkpoint, which leaves nothing missing, waits until all before it is stored. The intake is `broken` from then on: it takes nothing, notes nothing, and
 every call raises StoreError. The connection then begins anew, as after a crash, with a state that it loads from the
 outlet's positions, which are those that were stored, and a new intake.
 """
@@ -89,7 +90,13 @@ class State(Protocol):
         """Positions for the transaction of all that happened since the last call."""
 
     def checkpoint(self) -> Mapping[str, bytes | None]:
-        """The same, with all journals folded."""
+        """The same, with all journals folded, which must be durable."""
+
+    def fold(self) -> None:
+        """Take a checkpoint down."""
+
+    def folded(self) -> Mapping[str, bytes | None]:
+        """It, once all journals before it are durable."""
 
     def due(self, now_mono: float) -> bool:
         """Whether it is time for a checkpoint."""
@@ -158,6 +165,7 @@ class Intake:
         self._trouble = ""
         self._bytes = 0
         self._submits: set[asyncio.Future[None]] = set()
+        self._before: set[asyncio.Future[None]] | None = None  # of these those that a checkpoint waits for
         self._room = asyncio.Event()
         self._room.set()
         self._timer: asyncio.TimerHandle | None = None
@@ -436,14 +444,31 @@ class Intake:
         return self._outlet.full
 
     def _positions(self) -> Mapping[str, bytes | None]:
-        state = self._state
-        return state.checkpoint() if state.due(time.monotonic()) else state.journal()
+        return self._state.journal()
+
+    def _fold(self) -> None:
+        """Take a checkpoint down when it is time. It is noted when all before it is stored, and never if that fails."""
+        if self._before is None and self.broken is None and self._state.due(time.monotonic()):
+            self._state.fold()
+            self._before = set(self._submits)
+            self._note_folded()
+
+    def _note_folded(self) -> None:
+        if self._before is not None and not self._before and self.broken is None and not self._closed:
+            self._before = None
+            try:
+                self._kept(self._outlet.note(self._state.folded()), 0)
+            except Exception as error:
+                self._break(error)
+                logger.exception("Connection %s: a checkpoint could not be noted", self._connection)
 
     def checkpoint(self) -> Awaitable[None]:
-        """Note the whole state as it is now. Raises StoreError, as the future does."""
+        """Note the state as it is now: whole, where nothing is under way. Raises StoreError, as the future does."""
         self.flush()
         self._refuse_if_broken()
-        return self._kept(self._outlet.note(self._state.checkpoint()), 0)
+        positions = self._state.journal() if self._submits else self._state.checkpoint()
+        self._before = None
+        return self._kept(self._outlet.note(positions), 0)
 
     def close(self) -> None:
         """What was handed on goes; nothing is noted by itself any more."""
@@ -468,6 +493,8 @@ class Intake:
             positions = self._positions()
             if positions:
                 self._kept(self._outlet.note(positions), 0)
+            else:
+                self._fold()
         except Exception as error:
             self._break(error)
             logger.exception("Connection %s: what is read could not be noted", self._connection)
@@ -481,16 +508,20 @@ class Intake:
         if self.crowded:
             self._room.clear()
         future.add_done_callback(lambda done: self._stored(done, durable, size))
+        self._fold()
         return durable
 
     def _stored(self, done: asyncio.Future[None], durable: asyncio.Future[None], size: int) -> None:
         self._bytes -= size
         self._submits.discard(done)
+        if self._before is not None:
+            self._before.discard(done)
         error = None if done.cancelled() else done.exception()
         if done.cancelled() or error is not None:
             self._break(error)
         if not self.crowded or self.broken is not None:
             self._room.set()
+        self._note_folded()
         if durable.done():
             return
         if self.broken is None:

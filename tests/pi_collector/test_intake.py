@@ -273,6 +273,40 @@ async def test_a_checkpoint_folds_everything() -> None:
     assert stored_frontier(site.outlet) == NOW + 400
 
 
+async def test_a_checkpoint_is_never_ahead_of_what_was_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pi_collector.coverage.state.EVERY", 0.0)
+    outlet = KeptOutlet(at_once=False)
+    site = Site("Float32", outlet=outlet)
+    for i in range(3):
+        site.intake.hand_on(site.timed((0, NOW + i * 100, i)), live=False, advances=covered((0, NOW + i * 100)))
+    outlet.waiting.pop(0).done.set_exception(RuntimeError("not this one"))
+    await asyncio.sleep(0)
+    outlet.store()
+    assert [sample.value for sample in outlet.samples] == [1.0, 2.0]
+    site.intake.close()
+    again = Site("Float32", outlet=outlet)
+    assert "was never stored" in again.troubles[0]
+    assert again.state.coverage.covered(0) == NOW - 100 * DAY
+    assert again.state.fresh(again.timed(*((0, NOW + i * 100, i) for i in range(3)))).tolist() == [True, False, False]
+
+
+async def test_a_checkpoint_comes_though_something_is_always_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pi_collector.coverage.state.EVERY", 0.0)
+    outlet = KeptOutlet(at_once=False)
+    site = Site("Float32", outlet=outlet)
+    for i in range(20):
+        site.intake.hand_on(site.timed((0, NOW + i * 100, i)), live=False, advances=covered((0, NOW + i * 100)))
+        outlet.store(max(0, len(outlet.waiting) - 2))
+        await asyncio.sleep(0)
+        assert outlet.waiting
+    assert "coverage" in outlet.positions
+    assert site.state.status()["journals"] < 10
+    site.intake.close()
+    again = Site("Float32", outlet=outlet)
+    assert again.troubles == []
+    assert NOW <= again.state.coverage.covered(0) < NOW + 1900
+
+
 async def test_who_reads_waits_while_too_much_is_not_durable() -> None:
     site = Site("Float32", outlet=KeptOutlet(at_once=False))
     for i in range(module.MOST_SUBMITS + 1):

@@ -12,6 +12,8 @@ Order. The outbox stores puts in the order in which they were put when they shar
 `journal`: so a later journal is durable later, and what is durable is always a beginning of what happened. A journal
 is in the transaction of the samples that it tells of. So what is kept is never *ahead* of the samples, which would lose
 some; to be *behind* is always safe: the archive is read again from there, and the tail drops what was handed on.
+Should the outbox refuse a journal all the same and store later ones, frontiers stay before it; a checkpoint is only put
+when all journals that it takes the place of are durable.
 
 A note is a magic number, sections (name, length, bytes), and a CRC-32 of all that. Whoever reads one that is damaged
 gets a DamagedError with words for people, and goes on without it.

@@ -66,6 +66,7 @@ class State:
         self._loaded_at = now_wall_s()
         self._names: dict[str, list[Any]] = {}  # changed since the last journal, by key: [handle, removed at]
         self._first = self._next = 0  # journals
+        self._folded: tuple[dict[str, bytes | None], int] | None = None  # a checkpoint, and the journals before it
         self._streams_changed = True
         self._fresh_keys: list[tuple[NDArray[np.uint64], int, int]] = []
         self._since: float | None = None  # when the first thing happened that no checkpoint has
@@ -233,6 +234,8 @@ class State:
 
     def due(self, now_mono: float) -> bool:
         """Whether it is time for a checkpoint."""
+        if self._folded is not None:
+            return False
         if self._next == self._first and not self.tail.open and not self.coverage.moved:
             self._since = None
             return False
@@ -241,23 +244,27 @@ class State:
         return now_mono - self._since >= EVERY or self._next - self._first >= JOURNALS or self.tail.open >= KEYS
 
     def checkpoint(self) -> dict[str, bytes | None]:
-        """Positions that take the place of all journals so far, in a transaction of their own."""
-        self._forget_old()
+        """Positions that take the place of all journals so far, when all of these are durable."""
         self._changes()
+        self.fold()
+        return self.folded()
+
+    def fold(self) -> None:
+        """Take a checkpoint down as all is now. It is given by `folded`, which is for when all journals so far are
+        durable: one that is stored though a journal before it was refused would be ahead of what is."""
+        self._forget_old()
         self._since = None
         self.coverage.moved = False
         lower = self.coverage.lower
         horizon = UNSET if lower == UNSET else lower - self.reconcile_ns
         new, gone = self.tail.fold(self.coverage.needed(horizon), self.coverage.horizon(horizon))
-        positions: dict[str, bytes | None] = dict.fromkeys(self._stray)
+        positions: dict[str, bytes | None] = {} if self._folded is None else self._folded[0]
+        positions.update(dict.fromkeys(self._stray))
         self._stray = {}
         for number in gone:
             positions[kept.tail_key(number)] = None
         for segment in new:
             positions[kept.tail_key(segment.number)] = segment.note
-        for number in range(self._first, self._next):
-            positions[kept.journal_key(number)] = None
-        self._first = self._next
         handles = np.array(sorted(self._handles.values()), np.int32)
         head = {
             "journal": self._next,
@@ -276,6 +283,16 @@ class State:
             names = [[self._keys[handle], int(handle), self._gone.get(self._keys[handle])] for handle in handles]
             positions[kept.STREAMS] = kept.pack({"names": orjson.dumps(names)})
             self._streams_changed = False
+        self._folded = positions, self._next
+
+    def folded(self) -> dict[str, bytes | None]:
+        """Positions of the checkpoint that was taken down last; empty when it was given before."""
+        if self._folded is None:
+            return {}
+        (positions, following), self._folded = self._folded, None
+        for number in range(self._first, following):
+            positions[kept.journal_key(number)] = None
+        self._first = following
         positions[kept.JOURNAL] = self._pointer()
         return positions
 
