@@ -18,9 +18,10 @@ it does not come again.
 
 *When storing fails*, because the outbox is closed or refused a transaction, what the state knows is ahead of what is
 kept. What was submitted before that was known may be stored all the same: `State.load` goes on from before what is
-missing, and a checkpoint, which leaves nothing missing, waits until all before it is stored. The intake is `broken` from then on: it takes nothing, notes nothing, and
-every call raises StoreError. The connection then begins anew, as after a crash, with a state that it loads from the
-outlet's positions, which are those that were stored, and a new intake.
+missing, and a checkpoint, which leaves nothing missing, waits until all before it is stored. The intake is `broken`
+from then on: it takes nothing, notes nothing, and every call raises StoreError. The connection then begins anew, as
+after a crash, with a state that it loads from the outlet's positions, which are those that were stored, and a new
+intake.
 """
 
 from __future__ import annotations
