@@ -98,6 +98,16 @@ def _initial(value: Any) -> str | float:
     return seconds
 
 
+def _backfill(value: Any) -> Any:
+    try:
+        few = 0 < float(value) < 100
+    except (TypeError, ValueError):  # pydantic says what is wrong with it
+        return value
+    if few:
+        refuse("is too small", "use 100 or more, or 0 to read nothing of the past at present")
+    return value
+
+
 Asset = Annotated[str, BeforeValidator(_asset)]
 Url = Annotated[str, BeforeValidator(_url)]
 Initial = Annotated[str | float, BeforeValidator(_initial)]
@@ -124,7 +134,7 @@ class Tag(Settings):
     setting: ClassVar[str] = "tags"
     """The connection's setting that the tag comes from."""
 
-    point: Annotated[str, BeforeValidator(_point), Field(max_length=1024)] = ""
+    point: Annotated[str, Field(max_length=1024), BeforeValidator(_point)] = ""
     """The point's name on the connection's data server, such as SINUSOID."""
     path: Annotated[str, BeforeValidator(_path)] | None = None
     """The point's path, ``\\\\SERVER\\SINUSOID``, for one on another data server."""
@@ -232,8 +242,9 @@ class Load(Settings):
     """The most values that one answer may have; PI Web API's own limit unless its administrator changed it."""
     points_per_channel: Annotated[int, Field(ge=1, le=2000)] = 500
     """Points on one websocket, as far as its address has room for them."""
-    backfill_values_per_second: Annotated[int, Field(ge=100, le=10_000_000)] = 100_000
-    """Values of the past that are read; live data goes first all the same."""
+    backfill_values_per_second: Annotated[int, Field(ge=0, le=10_000_000), BeforeValidator(_backfill)] = 100_000
+    """Values of the past that are read; live data goes first all the same. 0 pauses reading the past: gaps stay open,
+    and what late values there are is not looked for, until there is another number."""
 
 
 class Tls(Settings):

@@ -549,8 +549,15 @@ MISTAKES: list[tuple[dict[str, Any], str, dict[str, str]]] = [
     ),
     (
         connection(load={"backfillValuesPerSecond": 10}),
-        "connections.line1.load.backfillValuesPerSecond = 10 is too small: use 100 or more "
+        "connections.line1.load.backfillValuesPerSecond = 10 is too small: use 100 or more, or 0 to read nothing "
+        "of the past at present "
         "(connections.line1 is not applied)",
+        {},
+    ),
+    (
+        connection(load={"backfillValuesPerSecond": -1}),
+        "connections.line1.load.backfillValuesPerSecond = -1 is too small: use 0 or more (connections.line1 is not "
+        "applied)",
         {},
     ),
     (
@@ -661,6 +668,18 @@ MISTAKES: list[tuple[dict[str, Any], str, dict[str, str]]] = [
         tag(path="S\\A"),
         'connections.line1.tags.Temp.path = "S\\\\A" is no path of a point: write \\\\SERVER\\POINT, or the '
         "point's name alone under point (connections.line1.tags.Temp is not applied)",
+        {},
+    ),
+    (
+        tag(point="S\\A"),
+        'connections.line1.tags.Temp.point = "S\\\\A" is a path, and no name of a point: write it under path, as '
+        "\\\\SERVER\\POINT (connections.line1.tags.Temp is not applied)",
+        {},
+    ),
+    (
+        tag(point="Unit1.*"),
+        'connections.line1.tags.Temp.point = "Unit1.*" is no name of a point: none has * or ?: write it under select, '
+        "as name, to have all that fit (connections.line1.tags.Temp is not applied)",
         {},
     ),
     (

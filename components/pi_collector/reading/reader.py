@@ -303,8 +303,8 @@ class Reader:
         return self._requested.work(lower, now, most) or self._reconciling.work(lower, now, most)
 
     def _room(self) -> bool:
-        """Whether there is room for more than what is live."""
-        return self._outlet.roomy and not self._intake.crowded
+        """Whether the past is wanted at present, and there is room for more than what is live."""
+        return bool(self.load.backfill_values_per_second) and self._outlet.roomy and not self._intake.crowded
 
     def name(self, web_ids: Iterable[str]) -> None:
         """These are read from now on: as many are named in one address as have room in it."""
@@ -665,6 +665,8 @@ class Reader:
     def status(self) -> dict[str, Any]:
         """For the status."""
         told: dict[str, Any] = {name: count for name, count in asdict(self.counts).items() if count}
+        if not self.load.backfill_values_per_second:
+            told["paused"] = "load.backfillValuesPerSecond is 0"
         if self._tasks:
             kinds = Counter(reading.piece.kind.value for reading in self._tasks.values())
             told["reading"] = dict(kinds)

@@ -193,7 +193,9 @@ class Spending:
         self._paid_until = -math.inf
 
     def spend(self, values: int, now: float) -> float:
-        """So many were read; seconds to wait before the next ones are asked for."""
+        """So many were read; seconds to wait before the next ones are asked for. At a rate of 0 nobody asks."""
+        if self.rate <= 0:
+            return 0.0
         self._paid_until = max(self._paid_until, now) + values / self.rate
         return max(0.0, self._paid_until - now - _AHEAD)
 

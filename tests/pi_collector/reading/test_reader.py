@@ -382,6 +382,25 @@ async def test_the_past_waits_for_room_and_polls_do_not() -> None:
         await until(lambda: site.arrived("A"), site.shown)
 
 
+async def test_the_past_can_be_paused_by_the_configuration_and_goes_on_where_it_was() -> None:
+    site = Site("A", valuesPerRequest=200)
+    site.fill("A", 5_000, 7200)
+    site.begin("A", 8000)
+    load = site.reader.load
+    async with site.reading():
+        await until(lambda: len(site.disk.past) > 400, site.shown)
+        site.reader.load = load.model_copy(update={"backfill_values_per_second": 0})
+        await until(lambda: not site.reader.status().get("reading"), site.shown)
+        before = len(site.archive.asked)
+        await asyncio.sleep(0.05)
+        assert len(site.archive.asked) == before, "nothing more is asked for"
+        assert site.reader.status()["paused"] == "load.backfillValuesPerSecond is 0"
+        assert not site.arrived("A")
+        site.reader.load = load
+        await until(lambda: site.arrived("A"), site.shown)
+    assert set(site.disk.counted().values()) == {1}
+
+
 async def test_latency_is_overlapped_and_places_are_bounded() -> None:
     site = Site("ABCDEF", parallel=4, pointsPerRequest=1, valuesPerRequest=1000)
     site.fill("ABCDEF", 3000, 86400)
