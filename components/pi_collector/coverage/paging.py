@@ -32,11 +32,11 @@ from numpy.typing import NDArray
 from pi_collector.coverage.pieces import Ask, Piece
 from pi_collector.values.timed import TICK, Timed
 
-GOAL: Final = 35_000
-"""Values of an answer."""
+GOAL: Final = 20_000
+"""Values of an answer: 3 MB of JSON, of which several are in memory at once."""
 LARGEST: Final = 50_000
 """Values of one stream that are asked for at first."""
-WINDOW: Final = 3600 * 10**9
+WINDOW: Final = 600 * 10**9
 """ns: of the first answer, where nothing is known of the density."""
 
 _MOST_GROWTH: Final = 4.0

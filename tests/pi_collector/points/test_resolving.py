@@ -91,6 +91,21 @@ async def test_ten_thousand_points_are_found_in_a_hundred_or_so_requests(tmp_pat
     assert {one.priority for one in site.web.asked} == {LIVE}
 
 
+async def test_the_status_says_how_many_points_were_not_asked_for_yet(tmp_path: Path) -> None:
+    site = Site(tmp_path, plant("A", "B", "C"))
+
+    def waiting() -> int:
+        return int(site.points.status().get("waiting", 0))
+
+    site.want(A={"point": "A"})
+    await site.look()  # until the data server is known nobody can say what a name means
+    for wanted in ("AB", "ABX", "BC"):  # the last are as many as those that were found before
+        site.want(**{name: {"point": name} for name in wanted})
+        assert waiting() == len({*wanted} - {*site.now_found}), wanted
+        await site.look()
+        assert waiting() == 0
+
+
 async def test_a_server_without_points_multiple_is_asked_for_one_after_the_other(tmp_path: Path) -> None:
     web = plant("A", "B", "C")
     web.multiple = web.id_only = False
