@@ -64,6 +64,7 @@ CLOCK: Final = "the server's clock went back"
 _ALIKE: Final = 60 * SECOND
 _INITIAL_FROM: Final = 120 * SECOND  # polled streams: a first read of less is no gap
 _STEP: Final = 30 * SECOND  # what is not the end of a hole is read in steps of this size at least
+_POLLS_IN_A_ROW: Final = 8  # pieces of polls, after which one of a gap has its turn
 _CLOCK_BACK: Final = 3600 * SECOND
 _PAUSE: Final = 5.0  # seconds before a stream is read again that was read without coming any further,
 _LONGEST_PAUSE: Final = 300.0  # times how often, up to this
@@ -122,6 +123,7 @@ class Coverage:
         self.moved = False
         """Frontiers have moved of which no journal tells, since somebody set this to False."""
         self._idle: _Idle | None = None
+        self._polls_in_a_row = 0
         self._now = 0.0
         self._busy_pieces: dict[Piece, Times] = {}  # with the frontiers that its streams had
 
@@ -347,9 +349,14 @@ class Coverage:
             self._idle = self._nothing(free & ~ready, ready)
             return None
         polls = able & ~hole & (self._gap[:n] == NONE)
-        kind = Kind.POLL if polls.any() else Kind.GAP
-        candidates = np.flatnonzero(polls if kind is Kind.POLL else able).astype(np.int32)
-        return self._piece(kind, candidates, target, proof, most_streams)
+        others = able & ~polls
+        # Polls may be due without an end, where there are more than the server is asked for in their interval.
+        turn = others.any() and self._polls_in_a_row >= _POLLS_IN_A_ROW
+        if polls.any() and not turn:
+            self._polls_in_a_row += 1
+            return self._piece(Kind.POLL, np.flatnonzero(polls).astype(np.int32), target, proof, most_streams)
+        self._polls_in_a_row = 0
+        return self._piece(Kind.GAP, np.flatnonzero(others).astype(np.int32), target, proof, most_streams)
 
     def _targets(self, lower: int, proof: Times) -> Times:
         """By handle: up to where it is read, if it is read at all."""

@@ -323,3 +323,18 @@ def test_ten_thousand_streams_are_confirmed_and_looked_through_in_a_millisecond(
         looked.append(time.perf_counter() - began)
     assert min(confirmed) < 0.001
     assert min(looked) < 0.001
+
+
+def test_polls_that_are_always_due_leave_a_gap_its_turn() -> None:
+    plan = Plan(2)
+    plan.coverage.subscribed(handles(1), T0 + 5 * SECOND)
+    kinds = []
+    for second in range(30, 50):
+        plan.coverage.want(handles(0), T0 + (second - 10) * SECOND)
+        piece = plan.must(second)
+        kinds.append(piece.kind)
+        plan.read(piece)
+    assert kinds[:8] == [Kind.POLL] * 8, "polls go first"
+    assert kinds.count(Kind.GAP) == 1
+    assert plan.coverage.is_live(1)
+    assert plan.coverage.behind() == 0
