@@ -48,8 +48,9 @@ DRAIN: Final = 60.0
 CALM: Final = 10.0, 5.0
 """After so many seconds of faults, so many without: what is told of gaps would excuse everything if one followed the
 other for ever."""
-_OUTSIDE: Final = 0.1
-"""Share of the values that must reach PI outside all gaps, for what is told of gaps to prove anything."""
+_OUTSIDE: Final = 0.05
+"""Share of all values that must be of promised points (half of them are) and reach PI outside all their gaps, for what
+is told of gaps to prove anything."""
 _UNSAVED_NS: Final = 40 * 1_000_000_000
 """Of server time, two seconds of ours: what a collector may hold before it is stored."""
 _PROMISING: Final = ("channel", "updates")
