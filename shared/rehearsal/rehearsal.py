@@ -7,6 +7,7 @@ and what the plant produced is compared only when every destination has stopped 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -75,6 +76,7 @@ class Rehearsal:
         self.plant: PlantProcess | None = None
         if with_plant:
             self.plant = PlantProcess(root / "plant", rate=rate, units=units, **dict(plant_options or {}))
+        self._run_as = run_as
         self.pi: PiProcess | None = None
         if pi is not None:
             self._pi_password = root / "pi-password"
@@ -92,6 +94,8 @@ class Rehearsal:
                 self._pi_password.parent.mkdir(parents=True, exist_ok=True)
                 self._pi_password.write_text("let-me-read", encoding="utf-8")
                 self._pi_password.chmod(0o600)
+                if self._run_as is not None and os.geteuid() == 0:
+                    os.chown(self._pi_password, self._run_as, -1)  # for its owner alone, who is the components' user
             starts = [self.core.start(), *(plant.start() for plant in self.plants)]
             # Both to their end, whatever becomes of the other: close() then finds nothing half started.
             for failure in await asyncio.gather(*starts, return_exceptions=True):

@@ -92,7 +92,9 @@ async def live(build: Path, root: Path, profile: str) -> dict[str, Any]:
 
     user = USER if os.geteuid() == 0 else os.getuid()
     path = device_path(root / "path", user if os.geteuid() == 0 else 0)
-    async with Rehearsal(root / "device", build, profile=profile, rate=200, run_as=user, path=str(path)) as rehearsal:
+    async with Rehearsal(
+        root / "device", build, profile=profile, rate=200, pi=100.0, run_as=user, path=str(path)
+    ) as rehearsal:
         site = rehearsal.demo_site()
         await rehearsal.provide(site)
         await rehearsal.deploy(site)
@@ -106,12 +108,14 @@ async def live(build: Path, root: Path, profile: str) -> dict[str, Any]:
             "path": sorted(entry.name for entry in path.iterdir()),
         }
         await rehearsal.start_production()
-        await rehearsal.wait_for(
-            lambda: rehearsal.statuses.get("opcua-collector", {}).get("state") == "running", "running collector", 30.0
-        )
+        for collector in ("opcua-collector", "pi-collector"):
+            await rehearsal.wait_for(
+                lambda collector=collector: rehearsal.statuses.get(collector, {}).get("state") == "running",  # type: ignore[misc]
+                f"running {collector}",
+                30.0,
+            )
         await asyncio.sleep(3.0)  # the length of the run
-        assert rehearsal.plant is not None
-        produced = await rehearsal.plant.finish()
+        produced = await rehearsal.finish_production()
         await rehearsal.drain(produced)
         return {**seen, "report": (await asyncio.to_thread(rehearsal.reconcile)).as_dict()}
 

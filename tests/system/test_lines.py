@@ -92,6 +92,7 @@ async def test_a_line_that_is_cut_half_open_and_swallows_everything_costs_nothin
     assert told.get("gaps", 0) == 0, told
 
 
+@pytest.mark.alone
 async def test_a_line_of_300_ms_costs_nothing_at_100_ms_and_fifty_values_a_second(build: Path, tmp_path: Path) -> None:
     """With one request outstanding, as other clients have it, a quarter of these values is lost with a queue of 10."""
     async with Rehearsal(tmp_path, build, rate=FIFTY_HERTZ, units=1) as rehearsal:
