@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import sys
 from collections.abc import Mapping
@@ -38,7 +39,6 @@ from typing import Any
 from plant.dialogue import Command, CommandError, number_of, obey, positive, report
 from plant.log import PlantLog
 from plant.opcua_server import DEFAULT_HISTORY_ROWS, POLICIES, PlantServer
-from plant.pi import command as pi_command
 from plant.production import Production
 from plant.tennessee import DataError
 from plant.unit import Unit, samples_per_row
@@ -49,16 +49,29 @@ ROWS_PER_SECOND = 10
 """Rows that a unit produces per second when the number of units is not given: more, and a client whose server-side
 queues are short loses some of them."""
 
+_PI = "a PI Web API server"
 _UNIT_OFFSET = 137
 """Rows by which one unit is ahead of the one before; prime to the length of a run."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the plant that the arguments describe."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["pi"]:
+        # Only then: what one plant does not use would be looked through by its garbage collector all the same.
+        from plant.pi import command as pi
+
+        parser, kinds = _parser()
+        pi.add_parser(kinds.add_parser("pi", help=_PI))
+        run = pi.run
+    else:
+        parser, kinds = _parser()
+        kinds.add_parser("pi", help=_PI)
+        run = _run
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
-        asyncio.run(pi_command.run(options) if options.kind == "pi" else _run(options))
+        asyncio.run(run(options))
     except (DataError, OSError) as error:
         _LOG.error("%s", error)
         return 1
@@ -67,10 +80,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, Any]:
+    """The parser, and what takes further kinds of plants."""
     parser = argparse.ArgumentParser(prog="python -m plant", description="A simulated plant with real data.")
     kinds = parser.add_subparsers(dest="kind", required=True)
-    pi_command.add_parser(kinds.add_parser("pi", help="a PI Web API server"))
     opcua = kinds.add_parser("opcua", help="an OPC UA server")
     opcua.add_argument("--log", type=Path, required=True, help="file for the plant's own log")
     opcua.add_argument("--endpoint", default="opc.tcp://127.0.0.1:0/plant", help="port 0 takes a free one")
@@ -87,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     opcua.add_argument("--produce", action="store_true", help="produce without being told to start")
     opcua.add_argument("--history-rows", type=int, default=DEFAULT_HISTORY_ROWS, help="rows kept (%(default)s)")
-    return parser
+    return parser, kinds
 
 
 def _policies(text: str) -> tuple[str, ...]:
@@ -115,6 +128,7 @@ async def _run(options: argparse.Namespace) -> None:
         history_rows=options.history_rows,
     )
     await server.start()
+    gc.freeze()  # it is there to stay: looking through it again and again would stop production for as long
     log = PlantLog(options.log)
     expected = options.expect_items
     if expected is None:
