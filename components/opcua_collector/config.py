@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from opcua_collector.address_space import paths
 from opcua_collector.address_space.address import BrowsePathError, NodeIdError, parse_browse_path, parse_node_id
 from sluice.config import ComponentSettings, Duration, Labelled, Named, OutboxSettings, SecretRef, Settings, refuse
-from sluice.tag_package import component_name
+from sluice.tag_settings import Asset, TagsPackage
 from sluice.units import comma
 
 _ENDPOINT = re.compile(r"opc\.tcp://(\[[0-9a-fA-F:.]+\]|[^/:@\s]+)(:\d{1,5})?(/\S*)?")
@@ -44,12 +44,6 @@ def _path(value: Any) -> str:
     return str(value)
 
 
-def _asset(value: Any) -> str:
-    if isinstance(value, (dict, list)):
-        refuse("is not text", "write a path such as site/area/line1")
-    return "/".join(part.strip() for part in str(value).split("/") if part.strip())
-
-
 def _queue_size(value: Any) -> int | str:
     text = str(value).strip().lower()
     if text == "auto":
@@ -63,14 +57,6 @@ def _queue_size(value: Any) -> int | str:
     if not 1 <= size <= 1_000_000:
         refuse("is no queue size", "use auto, or a number from 1 to 1000000 of values that the server keeps per tag")
     return size
-
-
-def _tags_package(value: Any) -> str:
-    text = str(value).strip()
-    try:
-        return component_name(text) if text else ""
-    except ValueError as error:
-        refuse(str(error), "write the name that it was made with, such as site-a, or io.sluice.Tags.site-a")
 
 
 def _pattern(value: Any) -> str:
@@ -110,7 +96,6 @@ Pattern = Annotated[str, BeforeValidator(_pattern)]
 Mode = Literal["subscribe", "poll"]
 Discard = Literal["oldest", "newest"]
 Trigger = Literal["status", "value", "timestamp"]
-Asset = Annotated[str, BeforeValidator(_asset)]
 
 
 class Tag(Settings):
@@ -374,7 +359,7 @@ class Connection(Settings):
     """CSV file with further tags, whose changes apply by themselves; a relative path starts at the component's work
     folder. Columns: tag, and node or path; further unit, asset, type, samplingInterval, group, indexRange,
     field and connection."""
-    tags_package: Annotated[str, BeforeValidator(_tags_package), Field(examples=["site-a"])] = ""
+    tags_package: Annotated[TagsPackage, Field(examples=["site-a"])] = ""
     """Tag package with further tags, such as site-a, deployed as io.sluice.Tags.site-a; columns as in tagsFile."""
 
 

@@ -21,7 +21,7 @@ from sluice.config import (
     Size,
     refuse,
 )
-from sluice.tag_package import component_name
+from sluice.tag_settings import Asset, TagsPackage
 
 _URL: Final = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[^/:@?#\s]+)(:\d{1,5})?(/[^?#\s]*)?")
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
@@ -46,12 +46,6 @@ def _url(value: Any) -> str:
     return text
 
 
-def _asset(value: Any) -> str:
-    if isinstance(value, (dict, list)):
-        refuse("is not text", "write a path such as site/area/line1")
-    return "/".join(part.strip() for part in str(value).split("/") if part.strip())
-
-
 def _path(value: Any) -> str:
     text = str(value).strip()
     parts = text.removeprefix("\\\\").split("\\")
@@ -66,14 +60,6 @@ def _point(value: Any) -> Any:
     if isinstance(value, str) and ("*" in value or "?" in value):
         refuse("is no name of a point: none has * or ?", "write it under select, as name, to have all that fit")
     return value
-
-
-def _tags_package(value: Any) -> str:
-    text = str(value).strip()
-    try:
-        return component_name(text) if text else ""
-    except ValueError as error:
-        refuse(str(error), "write the name that it was made with, such as site-a, or io.sluice.Tags.site-a")
 
 
 def _initial(value: Any) -> str | float:
@@ -108,7 +94,6 @@ def _backfill(value: Any) -> Any:
     return value
 
 
-Asset = Annotated[str, BeforeValidator(_asset)]
 Url = Annotated[str, BeforeValidator(_url)]
 Initial = Annotated[str | float, BeforeValidator(_initial)]
 PollInterval = Annotated[Duration, Field(ge=0.1, le=86400)]
@@ -393,7 +378,7 @@ class Connection(Settings):
     tags_file: str = ""
     """CSV file with further tags, whose changes apply by themselves; a relative path starts at the component's work
     folder. Columns: tag, and point or path; further unit, asset, group and connection."""
-    tags_package: Annotated[str, BeforeValidator(_tags_package), Field(examples=["site-a"])] = ""
+    tags_package: Annotated[TagsPackage, Field(examples=["site-a"])] = ""
     """Tag package with further tags, such as site-a, deployed as io.sluice.Tags.site-a; columns as in tagsFile."""
 
     @model_validator(mode="after")

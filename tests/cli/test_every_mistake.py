@@ -1706,6 +1706,7 @@ UNREACHABLE_LIMITS = {
 
 SOURCES = (
     "sluice.config",
+    "sluice.tag_settings",
     "sluice.units",
     "opcua_collector.config",
     "opcua_collector.address_space.address",
