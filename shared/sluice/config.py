@@ -65,6 +65,7 @@ __all__ = [
     "Move",
     "Named",
     "OutboxSettings",
+    "Parts",
     "Problem",
     "SecretRef",
     "Settings",
@@ -99,6 +100,9 @@ Named = Annotated[dict[str, T], Names(free=False)]
 
 Labelled = Annotated[dict[str, T], Names(free=True)]
 """A map of scopes with free names (tags): 1 to 256 printable characters, unique ignoring case."""
+
+Parts = Annotated[dict[str, T], Names(free=False, scoped=False)]
+"""A map like `Named`, of parts that make sense only together: one with an error refuses the scope that it is in."""
 
 
 def _duration(value: Any) -> float:
@@ -350,6 +354,7 @@ class _Loader:
     warnings: list[Problem] = field(default_factory=list)
     hidden: set[Place] = field(default_factory=set)  # places of secrets: what was written there is never shown
     silent: bool = False
+    in_parts: list[_Error] = field(default_factory=list)  # of the scope that is being settled, in its parts
 
     def in_our_layout(
         self, model: type[Settings], raw: Mapping[str, Any], last: Mapping[str, Any] | None
@@ -386,7 +391,11 @@ class _Loader:
         scopes = scopes_of(annotation, metadata)
         if scopes is not None:
             entry, names = scopes
-            return self.entries(entry, names.free, raw, last, path) if isinstance(raw, Mapping) else raw
+            if not isinstance(raw, Mapping):
+                return raw
+            if names.scoped:
+                return self.entries(entry, names.free, raw, last, path)
+            return self._parts(entry, names.free, raw, last, path)
         choices = choices_of(annotation) if union_members(annotation) else None
         if choices is not None and isinstance(raw, Mapping):
             raw = {**raw, choices[0]: fold_case(Literal[tuple(choices[1])], raw.get(choices[0]))}
@@ -435,8 +444,10 @@ class _Loader:
                 self.problem(here, None, *wrong, f"{render(here)} is not applied")
                 continue
             before = last.get(name) if isinstance(last, Mapping) else None
+            around, self.in_parts = self.in_parts, []
             clean = self.settle(entry, value, before, here)
-            errors = self.check(entry, clean, here)
+            errors = self.in_parts or self.check(entry, clean, here)
+            self.in_parts = around
             if not errors:
                 settled[name] = clean
                 continue
@@ -451,6 +462,25 @@ class _Loader:
                 )
             if usable:
                 settled[name] = fallback
+        return settled
+
+    def _parts(self, entry: Any, free: bool, raw: Mapping[str, Any], last: Any, path: Place) -> dict[str, Any]:
+        """The parts that are there; what is wrong with them is found for the scope that they are in."""
+        settled: dict[str, Any] = {}
+        spelled: dict[str, str] = {}
+        for name, value in raw.items():
+            here = (*path, name)
+            if _absent(value):
+                continue
+            wrong = _name_problem(name, free)
+            if wrong is None and (twin := spelled.setdefault(name.casefold(), name)) != name:
+                wrong = (f"is the same name as {twin} to Greengrass, which ignores case", "rename one of the two")
+            if wrong is not None:
+                self.in_parts.append(_Error(here, None, *wrong))
+                continue
+            before = last.get(name) if isinstance(last, Mapping) else None
+            settled[name] = clean = self.settle(entry, value, before, here)
+            self.in_parts += self.check(entry, clean, here)
         return settled
 
     def check(self, annotation: Any, clean: Any, path: Place) -> list[_Error]:

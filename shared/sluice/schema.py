@@ -35,9 +35,13 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Marks a map whose entries are scopes; `free` names need not fit a topic."""
+    """Marks a map whose entries are scopes; `free` names need not fit a topic.
+
+    Not `scoped`: the entries are parts of one thing, and an error in one of them is an error of all of it.
+    """
 
     free: bool
+    scoped: bool = True
 
 
 @dataclass(frozen=True, slots=True)

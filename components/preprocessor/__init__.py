@@ -1,0 +1,1 @@
+"""io.sluice.Preprocessor: quality, compression, aggregation, context and rules on the gateway."""

@@ -1,0 +1,468 @@
+"""The settings of the steps, one model for each kind.
+
+Each kind has a place at which it runs, whatever the names: quality 100, convert 200, rename 300, model 350, range 400,
+stuck 410, spike 420, rate 430, stale 440, context 500, derive 600, (detectors 650,) alarm 700, counter 800, totalize
+810, aggregate 850, report 900, compress 950. `order` puts a step elsewhere; steps at the same place run by name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from preprocessor.engine.patterns import PatternError, pattern
+from sluice.config import Duration, Parts, Settings, refuse
+from sluice.tag_settings import Asset
+
+
+def _pattern(value: str) -> str:
+    try:
+        pattern(value)
+    except PatternError as error:
+        refuse(str(error), error.remedy)
+    return value
+
+
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Patterns = Annotated[list[Pattern], BeforeValidator(_one_or_many), Field(min_length=1, max_length=1000)]
+"""Tag names, or <asset>/<name>: * is any part of a level, ** any levels, {name} a captured part."""
+Text = Annotated[str, Field(max_length=2000)]
+"""An expression: `{tag name}` is a tag's value, plain names are members of a model."""
+Act = Literal["mark", "drop", "hold"]
+
+
+class StepSettings(Settings):
+    """What every step has."""
+
+    tags: Patterns = Field(["**"])
+    """The tags that it applies to; all others pass as they are."""
+    exclude: Annotated[list[Pattern], BeforeValidator(_one_or_many), Field(max_length=1000)] = Field([])
+    """Of these tags, those that it does not apply to."""
+    order: Annotated[int, Field(ge=1, le=9999)] | None = None
+    """Where it runs among the flow's steps; each kind has its own place."""
+
+
+class QualitySettings(StepSettings):
+    """What happens to samples by their quality, and what words in the place of values mean."""
+
+    type: Literal["quality"]
+    """Gates samples by their quality; words such as Bad become a quality."""
+    words: dict[str, Literal["good", "uncertain", "bad"]] = Field({})
+    """Text values that say a quality, beside those that every historian writes (Bad, Inp OutRange, Scan Timeout, …)."""
+    numbers: bool = False
+    """Makes numbers of text values; a text that is neither a number nor a known word becomes BAD `not-a-number`."""
+    statuses: dict[str, Literal["good", "uncertain", "bad"]] = Field({})
+    """Native statuses, as number or word, that mean another quality than the source gave."""
+    uncertain: Literal["pass", "bad", "drop", "hold"] = "pass"
+    """What becomes of UNCERTAIN samples; hold: the last good value, as UNCERTAIN `held`."""
+    bad: Literal["pass", "empty", "drop", "hold"] = "pass"
+    """What becomes of BAD samples; empty: they go without their value."""
+
+
+class ConvertSettings(StepSettings):
+    """Another unit, scale or type."""
+
+    type: Literal["convert"]
+    """Converts units, scales, clamps, rounds, changes the value type."""
+    to: str = ""
+    """The unit that values are converted to, such as degC; the tag's own unit says from what."""
+    units: dict[str, str] = Field({})
+    """By the tag's own unit the one to convert to: {degF: degC, psi: bar}."""
+    source_unit: str = ""
+    """The unit that values come in, where the source does not say, or says it wrongly."""
+    delta: bool = False
+    """Values are differences: 10 degF of difference are 5.56 degC."""
+    gain: Annotated[float, Field()] = 1.0
+    """Multiplies the value."""
+    offset: float = 0.0
+    """Is added after the gain."""
+    raw: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """With `scaled`: the range that values come in, such as [0, 65535]."""
+    scaled: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """The range that `raw` becomes, such as [0, 100]."""
+    clamp: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """The least and the greatest value; what is beyond becomes that, UNCERTAIN `clamped`."""
+    digits: Annotated[int, Field(ge=0, le=15)] | None = None
+    """Digits behind the point that values are rounded to."""
+    value_type: Literal["double", "integer", "boolean", "string"] | None = None
+    """The type that values get; what does not fit it becomes BAD `not-convertible`."""
+    unit: str = ""
+    """The unit that the tag says after gain, offset or scaling."""
+
+
+class RenameRule(Settings):
+    """One rule: the first that matches a tag renames it."""
+
+    match: Pattern
+    """A pattern over the tag's name, or <asset>/<name>; {name} captures a part."""
+    tag: str = ""
+    """The new name; {name} puts in what was captured, {tag} the old name."""
+    asset: str = ""
+    """The new asset path, in the same way; {asset} puts in the old one."""
+
+
+class RenameSettings(StepSettings):
+    """Other names and places."""
+
+    type: Literal["rename"]
+    """Gives tags other names and asset paths."""
+    rules: Annotated[list[RenameRule], Field(min_length=1, max_length=1000)]
+    """The rules, tried in order."""
+
+
+class ModelSettings(StepSettings):
+    """Tags take their place in an asset model."""
+
+    type: Literal["model"]
+    """Makes tags members of the instances of an asset model, and computes its derived tags."""
+    model: str
+    """The model's name, under `models`."""
+    others: Literal["pass", "drop"] = "pass"
+    """What becomes of tags that no instance has."""
+
+
+class RangeSettings(StepSettings):
+    """Values outside of what is possible."""
+
+    type: Literal["range"]
+    """Marks, drops or replaces values outside limits."""
+    low: float | None = None
+    """Below it a value is impossible: BAD `out-of-range`."""
+    high: float | None = None
+    """Above it a value is impossible: BAD `out-of-range`."""
+    soft_low: float | None = None
+    """Below it a value is doubtful: UNCERTAIN `out-of-range`."""
+    soft_high: float | None = None
+    """Above it a value is doubtful: UNCERTAIN `out-of-range`."""
+    action: Act = "mark"
+    """What happens beyond low and high: hold puts the last good value, as UNCERTAIN `held`."""
+    event: bool = False
+    """Tells an event when a tag leaves its range, and when it is back."""
+
+
+class StuckSettings(StepSettings):
+    """A sensor that does not move."""
+
+    type: Literal["stuck"]
+    """Finds tags whose value does not move any more."""
+    for_: Annotated[Duration, Field(alias="for", ge=0.1)]
+    """How long the value stayed within `within`, until it counts as stuck."""
+    samples: Annotated[int, Field(ge=2, le=1_000_000)] = 10
+    """And how many samples there were in that time."""
+    within: Annotated[float, Field(ge=0)] = 0.0
+    """Greatest less smallest value that counts as no movement: the sensor's resolution."""
+    when: Text = ""
+    """Only while this expression is true: {Pump/Running}."""
+    action: Act = "mark"
+    """mark: UNCERTAIN `stuck`."""
+    event: bool = True
+    """Tells an event when a tag gets stuck, and when it moves again."""
+
+
+class SpikeSettings(StepSettings):
+    """Single values far from their neighbours (Hampel)."""
+
+    type: Literal["spike"]
+    """Finds single values that lie far from the median of their neighbours."""
+    window: Annotated[int, Field(ge=3, le=101)] = 7
+    """Good values that the median is made of: the latest ones."""
+    threshold: Annotated[float, Field(gt=0, le=100)] = 4.0
+    """Distance from the median, in standard deviations estimated from the median of distances, that is a spike."""
+    floor: Annotated[float, Field(ge=0)] = 0.0
+    """Distance that is never a spike: the noise of the sensor."""
+    action: Act = "mark"
+    """mark: UNCERTAIN `spike`; a second value that agrees with the first proves a step, and passes."""
+    event: bool = False
+    """Tells an event for each spike."""
+
+
+class RateSettings(StepSettings):
+    """Values that change faster than the process can."""
+
+    type: Literal["rate"]
+    """Finds values that change faster than is possible."""
+    limit: Annotated[float, Field(gt=0)]
+    """The greatest change per second."""
+    action: Act = "mark"
+    """mark: UNCERTAIN `rate`."""
+    event: bool = False
+    """Tells an event when a tag begins to change too fast, and when that ends."""
+
+
+class StaleSettings(StepSettings):
+    """Tags that fall silent."""
+
+    type: Literal["stale"]
+    """Finds tags of which nothing comes any more."""
+    after: Annotated[Duration, Field(ge=1.0)]
+    """Silence after which a tag is stale."""
+    action: Literal["event", "mark"] = "mark"
+    """mark: also repeats the last value, once, as UNCERTAIN `stale`."""
+
+
+class Phase(Settings):
+    """A part of a batch."""
+
+    start: Text
+    """True when the phase begins; the phase before it ends then."""
+
+
+class ContextSettings(StepSettings):
+    """Which batch runs, told by tags; every sample of the asset carries it."""
+
+    type: Literal["context"]
+    """Finds out from tags which batch runs, and puts it on every sample of its asset."""
+    asset: str = ""
+    """The asset path that the context is for, and everything below it; with {unit} one context for each."""
+    id: Text = ""
+    """The batch's id: an expression such as {Batch/Id}; empty: made of asset and start time."""
+    start: Text
+    """True when a batch begins."""
+    stop: Text
+    """True when it ends as it should."""
+    abort: Text = ""
+    """True when it is given up."""
+    phases: Parts[Phase] = Field({})
+    """Phases by name."""
+    only_in_batch: bool = False
+    """Lets samples of the asset pass only while a batch runs."""
+    longest: Annotated[Duration, Field(ge=1.0)] = 7 * 86_400.0
+    """A batch that has run for so long is abandoned."""
+    summary: Patterns | None = None
+    """Tags whose average, minimum and maximum over the batch and its phases go into its summary event."""
+
+
+class Derived(Settings):
+    """One derived tag."""
+
+    expression: Text
+    """What it is: ({Reactor/Temp} - 32) * 5 / 9."""
+    unit: str = ""
+    """The unit of the result."""
+    asset: Asset = ""
+    """Where it belongs; empty: where the first tag of the expression does."""
+    tag: str = ""
+    """What it is called; empty: the name of this entry."""
+
+
+class DeriveSettings(StepSettings):
+    """Tags that are calculated from others."""
+
+    type: Literal["derive"]
+    """Calculates tags from others."""
+    outputs: Parts[Derived]
+    """What is calculated, by name; one may use another as {name}."""
+    max_age: Annotated[Duration, Field(ge=0.1)] | None = None
+    """A value that is older than this makes the result BAD `too-old`; left out: a value holds until the next."""
+    inputs: Literal["pass", "drop"] = "pass"
+    """What becomes of the tags that were used."""
+
+
+class Limits(Settings):
+    """Limits of one rule; the worst that is passed is the alarm."""
+
+    high_high: float | None = None
+    """Alarm `high-high` above it."""
+    high: float | None = None
+    """Alarm `high` above it."""
+    low: float | None = None
+    """Alarm `low` below it."""
+    low_low: float | None = None
+    """Alarm `low-low` below it."""
+
+
+class AlarmSettings(StepSettings):
+    """A rule that raises an alarm: one for each tag that it applies to, or one for its expression."""
+
+    type: Literal["alarm"]
+    """Raises alarms as events."""
+    limits: Limits | None = None
+    """Alarm when the value passes a limit."""
+    rate: Annotated[float, Field(gt=0)] | None = None
+    """Alarm when the value changes by more than this per second."""
+    deviation: Annotated[float, Field(gt=0)] | None = None
+    """Alarm when the value differs by more than this from `setpoint`."""
+    setpoint: Text = ""
+    """What `deviation` is measured from: an expression such as {Reactor/SP}."""
+    equals: list[str | float | bool] | None = None
+    """Alarm while the value is one of these."""
+    stale: Annotated[Duration, Field(ge=1.0)] | None = None
+    """Alarm when nothing came for so long."""
+    when: Text = ""
+    """Alarm while this expression is true: {Temp} > 90 and {Pump/Running}."""
+    hysteresis: Annotated[float, Field(ge=0)] = 0.0
+    """How far a value must come back behind its limit until the alarm returns."""
+    on_delay: Annotated[Duration, Field(ge=0)] = 0.0
+    """How long it must last until the alarm is raised."""
+    off_delay: Annotated[Duration, Field(ge=0)] = 0.0
+    """How long it must be over until the alarm returns."""
+    inhibit: Text = ""
+    """No alarm while this expression is true."""
+    bad: Literal["hold", "alarm", "normal"] = "hold"
+    """What a BAD value means: the state stays, it is an alarm of its own (`bad`), or none."""
+    priority: Annotated[int, Field(ge=1, le=1000)] = 500
+    """How important it is, 1000 most."""
+    message: Annotated[str, Field(max_length=500)] = ""
+    """What people read; {tag}, {value}, {limit} and {asset} are put in."""
+
+
+class CounterSettings(StepSettings):
+    """Counters that only rise: how much was added since the last sample."""
+
+    type: Literal["counter"]
+    """Makes increments, or a total that survives resets, of a rising counter."""
+    output: Literal["total", "delta", "both"] = "total"
+    """`<tag>.total` is everything counted so far, `<tag>.delta` what each sample added."""
+    rollover: Annotated[float, Field(gt=0)] | None = None
+    """The number of values that the counter has until it begins at 0 again: 65536."""
+    max_rate: Annotated[float, Field(gt=0)] | None = None
+    """A rise faster than this per second is not believed: BAD `too-fast`, and an event."""
+    inputs: Literal["pass", "drop"] = "pass"
+    """What becomes of the counter itself."""
+
+
+class TotalizeSettings(StepSettings):
+    """A flow rate summed up over time."""
+
+    type: Literal["totalize"]
+    """Sums a rate up over time, as `<tag>.total`."""
+    per: Literal["s", "min", "h", "d"]
+    """What the rate is given per."""
+    sloped: bool = False
+    """The value runs in a line from sample to sample; else it holds until the next."""
+    max_gap: Annotated[Duration, Field(ge=1.0)] = 600.0
+    """A longer pause between samples adds nothing, and is told in an event."""
+    reset: Text = ""
+    """The total begins at 0 when this becomes true."""
+    unit: str = ""
+    """The unit of the total."""
+    inputs: Literal["pass", "drop"] = "pass"
+    """What becomes of the rate itself."""
+
+
+Function = Literal[
+    "average",
+    "minimum",
+    "maximum",
+    "range",
+    "deviation",
+    "first",
+    "last",
+    "delta",
+    "sum",
+    "count",
+    "mean",
+    "integral",
+    "duration",
+    "transitions",
+    "percentGood",
+]
+
+
+class AggregateSettings(StepSettings):
+    """Windows in source time."""
+
+    type: Literal["aggregate"]
+    """Aggregates over windows of source time."""
+    window: Annotated[Duration, Field(ge=0.1, le=32 * 86_400.0)] | None = None
+    """How long a window is; a day begins at midnight of `zone`. Left out with `while` or `by`."""
+    slide: Annotated[Duration, Field(ge=0.1)] | None = None
+    """Begins a window every so often, so that windows overlap; left out: each begins where the last ended."""
+    offset: Duration = 0.0
+    """By how much windows begin later than the full hour, day or multiple."""
+    zone: str = "UTC"
+    """The time zone whose midnights count, such as Europe/Berlin: days of 23 and 25 hours are as long as they are."""
+    while_: Annotated[Text, Field(alias="while")] = ""
+    """A window for as long as this expression is true."""
+    by: Literal["", "batch"] = ""
+    """batch: a window for each batch of the sample's context."""
+    functions: Annotated[list[Function], Field(min_length=1)] = Field(["average", "minimum", "maximum", "percentGood"])
+    """What is calculated: `<tag>.average`, … Time-weighted: average, deviation, integral, duration (true or not 0)."""
+    sloped: bool = False
+    """The value runs in a line from sample to sample; else it holds until the next."""
+    min_good: Annotated[float, Field(ge=0, le=100)] = 80.0
+    """Percent of the window for which a good value must be known; below it the result is BAD `too-little-good`."""
+    uncertain: Literal["bad", "good"] = "bad"
+    """How UNCERTAIN samples count; results that used one are UNCERTAIN."""
+    lateness: Annotated[Duration, Field(ge=0)] = 2.0
+    """How long after its end a window waits for samples that come late."""
+    allowed_lateness: Annotated[Duration, Field(ge=0)] = 0.0
+    """For how long after that a late sample still revises the result, which goes out again with `rev` counted up."""
+    idle: Annotated[Duration, Field(ge=1.0)] = 30.0
+    """A tag that is silent for so long holds no window open: the wall clock closes it."""
+    empty: Literal["skip", "bad", "hold"] = "hold"
+    """What a window without a sample gives: nothing, BAD `no-data`, or the value that holds."""
+    stamp: Literal["start", "end"] = "start"
+    """Which time of the window the results carry."""
+    late: Literal["drop", "pass"] = "drop"
+    """What becomes of samples that are too late for any window; both are counted."""
+    inputs: Literal["drop", "pass"] = "drop"
+    """What becomes of the samples themselves."""
+
+
+class ReportSettings(StepSettings):
+    """Report by exception."""
+
+    type: Literal["report"]
+    """Lets a sample pass only when it says something new."""
+    absolute: Annotated[float, Field(ge=0)] | None = None
+    """A change by more than this passes."""
+    percent_of_range: Annotated[float, Field(gt=0, le=100)] | None = None
+    """A change by more than this part of `range` passes."""
+    range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """The tag's range, such as [0, 150]."""
+    percent_of_value: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """A change by more than this part of the last reported value passes; needs `floor`."""
+    floor: Annotated[float, Field(gt=0)] | None = None
+    """The least value that `percentOfValue` is taken of, so that it means something near 0."""
+    min_interval: Annotated[Duration, Field(ge=0)] = 0.0
+    """Changes that come sooner than this after the last report wait; a change of quality never does."""
+    max_interval: Annotated[Duration, Field(ge=1.0)] | None = None
+    """After so long a value is reported again whatever it is."""
+    heartbeat: Literal["hold", "off"] = "hold"
+    """hold: when nothing at all comes for maxInterval, the last value is repeated, as UNCERTAIN `heartbeat`."""
+    previous: bool = True
+    """Before a change the last value that did not pass is sent as well, so that lines are drawn as they were."""
+
+
+class CompressSettings(StepSettings):
+    """Swinging door: lines instead of points, with a bound for the error."""
+
+    type: Literal["compress"]
+    """Leaves out samples that lie on a line between others."""
+    deviation: Annotated[float, Field(gt=0)] | None = None
+    """How far the line may be from any sample that was left out."""
+    percent_of_range: Annotated[float, Field(gt=0, le=100)] | None = None
+    """The same as part of `range`."""
+    range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """The tag's range, such as [0, 150]."""
+    min_interval: Annotated[Duration, Field(ge=0)] = 0.0
+    """Samples that come sooner than this after the last one kept are not tested."""
+    max_interval: Annotated[Duration, Field(ge=1.0)] = 28_800.0
+    """The longest line; and after so long in silence the last sample goes out."""
+
+
+AnyStep = (
+    QualitySettings
+    | ConvertSettings
+    | RenameSettings
+    | ModelSettings
+    | RangeSettings
+    | StuckSettings
+    | SpikeSettings
+    | RateSettings
+    | StaleSettings
+    | ContextSettings
+    | DeriveSettings
+    | AlarmSettings
+    | CounterSettings
+    | TotalizeSettings
+    | AggregateSettings
+    | ReportSettings
+    | CompressSettings
+)
