@@ -26,6 +26,7 @@ from preprocessor.engine.tags import Contexts, Tags, Words
 from sluice.batch import EventBatch, SampleBatch
 from sluice.columns import DTYPES, Columns, Series, ValueType
 
+OURS: Final = "preprocessor"
 _NEVER: Final = -(2**63)
 _FLOW: Final = "flow"
 
@@ -46,6 +47,8 @@ class Source:
         if kind and (kind != "backfill" or not self.backfill):
             return False
         wanted_producer, _, wanted = self.stream.partition("/")
+        if producer == OURS and (wanted_producer, wanted) != (producer, source):
+            return False  # a wildcard never means our own flows: that would go in circles
         return wanted_producer in ("*", producer) and wanted in ("*", source)
 
 

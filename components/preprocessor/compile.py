@@ -1,0 +1,222 @@
+"""From configuration to pipelines.
+
+A flow is built from its *definition*: plain JSON of its settings and of the models that it uses, tables included. The
+definition that a flow's state belongs to is stored with the state, so that after a crash the same pipeline is built
+again whatever the configuration says by then.
+
+Errors:
+
+    Exception
+    └── FlowRefused     what is wrong with one flow, each thing with its exact place; the others run
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from preprocessor import models
+from preprocessor.config import PRODUCER, Configuration, Flow, Model
+from preprocessor.engine.patterns import Selection
+from preprocessor.engine.pipeline import Pipeline, Source, new_context
+from preprocessor.engine.refusal import Refusal
+from preprocessor.engine.step import SECOND, FlowContext, Step
+from preprocessor.step_settings import AnyStep, ModelSettings
+from preprocessor.steps.aggregate import Aggregate
+from preprocessor.steps.alarm import Alarm
+from preprocessor.steps.compress import Compress
+from preprocessor.steps.context import ContextStep
+from preprocessor.steps.convert import Convert
+from preprocessor.steps.counter import Counter
+from preprocessor.steps.derive import Derive
+from preprocessor.steps.mode import Mode
+from preprocessor.steps.model import ModelStep
+from preprocessor.steps.publish import Publish
+from preprocessor.steps.quality import QualityGate
+from preprocessor.steps.range import Range
+from preprocessor.steps.rate import Rate
+from preprocessor.steps.rename import Rename
+from preprocessor.steps.report import Report
+from preprocessor.steps.spike import Spike
+from preprocessor.steps.stale import Stale
+from preprocessor.steps.stuck import Stuck
+from preprocessor.steps.totalize import Totalize
+from sluice.config import Problem
+
+STEPS: Final[Mapping[str, type[Step[Any]]]] = {
+    "aggregate": Aggregate,
+    "alarm": Alarm,
+    "compress": Compress,
+    "context": ContextStep,
+    "convert": Convert,
+    "counter": Counter,
+    "derive": Derive,
+    "quality": QualityGate,
+    "range": Range,
+    "rate": Rate,
+    "rename": Rename,
+    "report": Report,
+    "spike": Spike,
+    "stale": Stale,
+    "stuck": Stuck,
+    "totalize": Totalize,
+}
+"""The step of each kind, but for those of models, which need the model as well."""
+
+NOT_APPLIED: Final = "the flow does not run, or keeps running as it was"
+
+
+class FlowRefused(Exception):
+    """A flow that cannot be built, and everything that is wrong with it."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
+def definition(name: str, settings: Flow, known: Mapping[str, Model], directory: Path) -> dict[str, Any]:
+    """What the flow is built from, as plain JSON. Raises FlowRefused.
+
+    known: the models by name; directory: where relative paths of their tables start.
+    """
+    problems: list[Problem] = []
+    used: dict[str, Any] = {}
+    for step, one in settings.steps.items():
+        if not isinstance(one, ModelSettings) or one.model in used:
+            continue
+        model = known.get(one.model)
+        if model is None:
+            place = f"flows.{name}.steps.{step}.model"
+            problems.append(_problem(place, one.model, "is no model that there is", _nearest(one.model, known)))
+            continue
+        try:
+            resolved = models.resolve(model, one.model, directory)
+        except Refusal as refusal:
+            problems.append(_told(refusal, f"flows.{name}.steps.{step}"))
+            continue
+        problems += resolved.problems
+        used[one.model] = resolved.to_json()
+    if problems:
+        raise FlowRefused(problems)
+    return {"settings": settings.model_dump(mode="json", by_alias=True), "models": used}
+
+
+def build(name: str, of: Mapping[str, Any]) -> Pipeline:
+    """The pipeline of a definition. Raises FlowRefused."""
+    settings = Flow.model_validate(of["settings"])
+    flow = new_context(name, most_tags=settings.max_tags)
+    problems: list[Problem] = []
+    steps: list[Step[Any]] = []
+    for step, one in settings.steps.items():
+        try:
+            steps.append(_step(step, one, flow, of.get("models", {})))
+        except Refusal as refusal:
+            problems.append(_told(refusal, f"flows.{name}.steps.{step}"))
+    try:
+        if settings.mode != "always":
+            steps.append(Mode(settings, flow))
+        if settings.publish != "all":
+            steps.append(Publish(settings, flow))
+    except Refusal as refusal:
+        problems.append(_told(refusal, f"flows.{name}"))
+    if problems:
+        raise FlowRefused(problems)
+    return Pipeline(
+        flow,
+        sources(settings),
+        steps,
+        max_future=round(settings.max_future * SECOND),
+        pass_events=settings.events == "pass",
+    )
+
+
+def sources(settings: Flow) -> list[Source]:
+    """What the flow takes."""
+    return [
+        Source(one.stream, Selection(one.tags, one.exclude), Selection(one.assets), one.backfill)
+        for one in settings.inputs.values()
+    ]
+
+
+def check(config: Configuration, directory: Path) -> list[Problem]:
+    """Everything that is wrong with flows and models, as far as it can be seen without data."""
+    problems: list[Problem] = []
+    for name, model in config.models.items():
+        try:
+            problems += models.resolve(model, name, directory).problems
+        except Refusal as refusal:
+            problems.append(_told(refusal, f"models.{name}"))
+    refused = circles(config.flows)
+    for name, settings in config.flows.items():
+        if name in refused:
+            problems.append(refused[name])
+            continue
+        try:
+            build(name, definition(name, settings, config.models, directory))
+        except FlowRefused as wrong:
+            problems += wrong.problems
+    return list(dict.fromkeys(problems))
+
+
+def circles(flows: Mapping[str, Flow]) -> dict[str, Problem]:
+    """Flows that take from one another in a circle, or from a flow that there is not, and what to tell of each."""
+    takes: dict[str, dict[str, str]] = {}  # the flows that a flow takes from, and by which input
+    found: dict[str, Problem] = {}
+    for name, settings in flows.items():
+        takes[name] = {}
+        for entry, one in settings.inputs.items():
+            producer, _, source = one.stream.partition("/")
+            if producer != PRODUCER or source == "*":
+                continue
+            if source in flows:
+                takes[name][source] = entry
+            else:
+                place = f"flows.{name}.inputs.{entry}.stream"
+                found[name] = _problem(place, one.stream, "is a flow that there is not", _nearest(source, flows))
+    for name in flows:
+        path = _circle(name, takes)
+        if path:
+            place = f"flows.{name}.inputs.{takes[name][path[1]]}.stream"
+            told = f"makes a circle: {' takes from '.join(path)}"
+            found.setdefault(name, _problem(place, f"{PRODUCER}/{path[1]}", told, "break it at one of these flows"))
+    return found
+
+
+def _circle(start: str, takes: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The shortest way from a flow back to itself; empty when there is none."""
+    ways: list[list[str]] = [[start]]
+    seen: set[str] = set()
+    for way in ways:
+        for following in takes.get(way[-1], ()):
+            if following == start:
+                return [*way, start]
+            if following not in seen:
+                seen.add(following)
+                ways.append([*way, following])
+    return []
+
+
+def _step(name: str, settings: AnyStep, flow: FlowContext, known: Mapping[str, Any]) -> Step[Any]:
+    if isinstance(settings, ModelSettings):
+        return ModelStep(name, settings, flow, models.ResolvedModel.from_json(known[settings.model]))
+    return STEPS[settings.type](name, settings, flow)
+
+
+def _told(refusal: Refusal, scope: str) -> Problem:
+    """A refusal with its place in the configuration; one that begins with models. is there already."""
+    place = refusal.place if refusal.place.startswith("models.") else f"{scope}.{refusal.place}".rstrip(".")
+    return _problem(place, refusal.value, refusal.problem, refusal.remedy)
+
+
+def _problem(place: str, value: Any, problem: str, remedy: str) -> Problem:
+    return Problem(place, value, problem, remedy, NOT_APPLIED)
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = difflib.get_close_matches(word, names, 1, 0.6)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"there are: {', '.join(sorted(names)[:20])}" if names else "there is none: define it first"
