@@ -7,7 +7,7 @@ again whatever the configuration says by then.
 Errors:
 
     Exception
-    └── FlowRefused     what is wrong with one flow, each thing with its exact place; the others run
+    └── FlowRefusedError     what is wrong with one flow, each thing with its exact place; the others run
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ STEPS: Final[Mapping[str, type[Step[Any]]]] = {
 NOT_APPLIED: Final = "the flow does not run, or keeps running as it was"
 
 
-class FlowRefused(Exception):
+class FlowRefusedError(Exception):
     """A flow that cannot be built, and everything that is wrong with it."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
@@ -77,7 +77,7 @@ class FlowRefused(Exception):
 
 
 def definition(name: str, settings: Flow, known: Mapping[str, Model], directory: Path) -> dict[str, Any]:
-    """What the flow is built from, as plain JSON. Raises FlowRefused.
+    """What the flow is built from, as plain JSON. Raises FlowRefusedError.
 
     known: the models by name; directory: where relative paths of their tables start.
     """
@@ -99,12 +99,12 @@ def definition(name: str, settings: Flow, known: Mapping[str, Model], directory:
         problems += resolved.problems
         used[one.model] = resolved.to_json()
     if problems:
-        raise FlowRefused(problems)
+        raise FlowRefusedError(problems)
     return {"settings": settings.model_dump(mode="json", by_alias=True), "models": used}
 
 
 def build(name: str, of: Mapping[str, Any]) -> Pipeline:
-    """The pipeline of a definition. Raises FlowRefused."""
+    """The pipeline of a definition. Raises FlowRefusedError."""
     settings = Flow.model_validate(of["settings"])
     flow = new_context(name, most_tags=settings.max_tags)
     problems: list[Problem] = []
@@ -112,7 +112,7 @@ def build(name: str, of: Mapping[str, Any]) -> Pipeline:
     for step, one in settings.steps.items():
         try:
             steps.append(_step(step, one, flow, of.get("models", {})))
-        except Refusal as refusal:
+        except Refusal as refusal:  # noqa: PERF203 - a flow has few steps
             problems.append(_told(refusal, f"flows.{name}.steps.{step}"))
     try:
         if settings.mode != "always":
@@ -122,7 +122,7 @@ def build(name: str, of: Mapping[str, Any]) -> Pipeline:
     except Refusal as refusal:
         problems.append(_told(refusal, f"flows.{name}"))
     if problems:
-        raise FlowRefused(problems)
+        raise FlowRefusedError(problems)
     return Pipeline(
         flow,
         sources(settings),
@@ -146,7 +146,7 @@ def check(config: Configuration, directory: Path) -> list[Problem]:
     for name, model in config.models.items():
         try:
             problems += models.resolve(model, name, directory).problems
-        except Refusal as refusal:
+        except Refusal as refusal:  # noqa: PERF203 - models are few
             problems.append(_told(refusal, f"models.{name}"))
     refused = circles(config.flows)
     for name, settings in config.flows.items():
@@ -155,7 +155,7 @@ def check(config: Configuration, directory: Path) -> list[Problem]:
             continue
         try:
             build(name, definition(name, settings, config.models, directory))
-        except FlowRefused as wrong:
+        except FlowRefusedError as wrong:
             problems += wrong.problems
     return list(dict.fromkeys(problems))
 
