@@ -51,6 +51,10 @@ def check(
         float, typer.Option(min=0.0, max=1.0, help="Fraction of sampling intervals in which a tag changes.")
     ] = 1.0,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail as well.")] = False,
+    run_tests: Annotated[
+        bool,
+        typer.Option("--run-tests", help="Run the tests of flows as well: site.tests.yaml beside site.yaml."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
 ) -> None:
     """Check configuration: every mistake with file, line, column and remedy, and what it will cost to run.
@@ -65,7 +69,9 @@ def check(
             status.update(Text(f"Checking {path}"))
 
         chosen = files or everything()
-        reports = check_files(chosen, component=component, nucleus=nucleus.value, change=change, progress=progress)
+        reports = check_files(
+            chosen, component=component, nucleus=nucleus.value, change=change, progress=progress, run_tests=run_tests
+        )
     errors = sum(report.findings.count("error") for report in reports)
     warnings = sum(report.findings.count("warning") for report in reports)
     failed = bool(errors or (strict and warnings))
@@ -82,10 +88,12 @@ def check(
 
 def everything() -> list[Path]:
     """The repository's recipes and examples, relative to the working folder where they lie below it."""
+    from cli.flow_tests import SUFFIX
     from cli.suite import REPOSITORY
 
     found = [REPOSITORY / "recipe.yaml", *sorted((REPOSITORY / "recipes").glob("*.yaml"))]
     found += sorted((REPOSITORY / "examples").glob("*.yaml"))
+    found = [path for path in found if not path.name.endswith(SUFFIX)]  # tests stand beside what they test
     here = Path.cwd()
     return [path.relative_to(here) if path.is_relative_to(here) else path for path in found]
 
@@ -97,12 +105,24 @@ def check_files(
     nucleus: Nucleus = "any",
     change: float = 1.0,
     progress: Callable[[Path], None] = lambda path: None,
+    run_tests: bool = False,
 ) -> list[Report]:
-    """A report on each file, whatever kind it is. Raises Failure when one is of no kind that is known."""
+    """A report on each file, whatever kind it is. Raises Failure when one is of no kind that is known.
+
+    run_tests: the tests beside a document are run when nothing is wrong with it, and are a file of their own.
+    """
     reports = []
     for path in files:
         progress(path)
-        reports.append(_check_file(path, component, nucleus, change))
+        report = _check_file(path, component, nucleus, change)
+        reports.append(report)
+        if run_tests and not component and not report.findings.count("error"):
+            from cli.flow_tests import tests_of
+
+            tests = tests_of(path)
+            if tests != path and tests.exists() and tests not in files:
+                progress(tests)
+                reports.append(_check_file(tests, component, nucleus, change))
     return reports
 
 
@@ -122,6 +142,7 @@ def checked(path: Path) -> Document:
 def _check_file(path: Path, component: str, nucleus: Nucleus, change: float) -> Report:
     from cli import document, site_check
     from cli.finding import Findings
+    from cli.flow_tests import is_tests, run
     from sluice.config import Problem
 
     try:
@@ -139,6 +160,10 @@ def _check_file(path: Path, component: str, nucleus: Nucleus, change: float) -> 
             from cli.recipe_lint import check_recipe
 
             return site_check.Report(check_recipe(tree))
+        if is_tests(tree):
+            findings = Findings(path)
+            result = run(path, findings)
+            return site_check.Report(findings, tests=result)
         if isinstance(tree.value, dict) and "components" not in tree.value:
             from cli.suite import members
 
@@ -167,6 +192,10 @@ def _show(shown: Console, reports: Sequence[Report], errors: int, warnings: int)
     for report in reports:
         if report.estimate is not None and not report.findings.count("error"):
             _show_estimate(shown, report)
+    for report in reports:
+        if report.tests is not None:
+            told = f"{_many(report.tests.passed, 'test')} passed, {report.tests.failed} failed"
+            shown.print(f"{report.path}: {told}", soft_wrap=True)
     shown.print(f"{_summary(errors, warnings)} in {_many(len(reports), 'file')}", soft_wrap=True)
 
 

@@ -11,6 +11,7 @@ from cli.deployments import check_components, check_validation
 from cli.document import Document, parse_place
 from cli.estimate import Estimate, check_estimate, estimate
 from cli.finding import Findings, Level
+from cli.flow_tests import Result
 from cli.gateway import Configured, Gateway
 from cli.keys import check_keys, check_twins
 from cli.limits import Nucleus, check_deployment, check_lite, check_names, check_plain_secrets
@@ -21,10 +22,11 @@ from sluice.problem import render
 
 @dataclass(frozen=True)
 class Report:
-    """What came out of one file. `estimate` is None where there is nothing to estimate."""
+    """What came out of one file. `estimate` is None where there is nothing to estimate, `tests` where none were run."""
 
     findings: Findings
     estimate: Estimate | None = None
+    tests: Result | None = None
 
     @property
     def path(self) -> Path:
@@ -37,6 +39,7 @@ class Report:
             "findings": [finding.as_dict() for finding in self.findings],
             "left_out": self.findings.left_out,
             "estimate": None if self.estimate is None else self.estimate.as_dict(),
+            **({} if self.tests is None else {"tests": {"passed": self.tests.passed, "failed": self.tests.failed}}),
         }
 
 
