@@ -11,7 +11,8 @@ import typer
 from cli.output import IN_THE_WAY, Failure, prepare, say
 
 COMMANDS = (
-    "check", "schema", "diff", "tags", "browse", "explain", "dry_run", "trust", "importing", "deploy", "publish", "doctor",
+    "check", "dry_run", "schema", "diff", "tags", "browse", "explain", "trust", "importing",
+    "deploy", "publish", "doctor",
 )  # fmt: skip
 """Modules of this package, in the order of --help."""
 

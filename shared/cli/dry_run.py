@@ -36,6 +36,7 @@ def dry_run(
         str, typer.Option(help="Stream that the samples came on; without it the flow's first input says so.")
     ] = "",
     out: Annotated[Path | None, typer.Option(help="Write what goes out to this file, as JSON lines.")] = None,
+    tag: Annotated[str, typer.Option(help="Show what was done with the last samples of this tag, and why.")] = "",
     idle: Annotated[str, typer.Option(help="How long nothing comes after the last sample.")] = "0s",
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
 ) -> None:
@@ -70,6 +71,8 @@ def dry_run(
         for piece in in_pieces(one for file in files for one in file.samples()):
             if trial is None:
                 trial = Trial(pipeline, source=source_of(source, settings.inputs), start=piece[0].time)
+            for slot in pipeline.tags.find(tag) if tag else ():
+                pipeline.trace.watch(slot)
             trial.feed(piece)
             newest = max(newest, *(one.time for one in piece))
             count += len(piece)
@@ -82,6 +85,8 @@ def dry_run(
             trial.until(newest + round(silence * 1_000_000_000))
             lines.write(trial.ran.samples)
     told = _result(trial, files, flow)
+    if tag:
+        told["explained"] = _explained(trial, tag)
     answer(told, as_json, lambda shown: _show(shown, told))
 
 
@@ -150,6 +155,20 @@ def _result(trial: Trial, files: Sequence[Any], flow: str) -> dict[str, Any]:
     }
 
 
+def _explained(trial: Trial, tag: str) -> list[dict[str, Any]]:
+    """Where each step stands with a tag, and the last decisions on it."""
+    pipeline = trial.pipeline
+    return [
+        {
+            "tag": tag,
+            "stage": pipeline.tags.stages[slot] or "as it came in",
+            "steps": {step.name: step.explain(slot) for step in pipeline.steps if step.applies(slot)},
+            "decisions": pipeline.trace.decisions(slot),
+        }
+        for slot in pipeline.tags.find(tag)
+    ]
+
+
 def _figures(of: Counted | None) -> dict[str, Any]:
     if of is None:
         return {"samples": 0}
@@ -198,6 +217,12 @@ def _lines_of(told: dict[str, Any]) -> Iterator[str]:
         yield f"events: {', '.join(f'{kind} {count:,}' for kind, count in told['events'].items())}"
     for problem in told["problems"]:
         yield f"{problem['place']}: {problem['problem']}: {problem['remedy']}"
+    for one in told.get("explained", ()):
+        yield f"\n{one['tag']}, {one['stage']}:"
+        for step, standing in one["steps"].items():
+            yield f"  {step}: {', '.join(f'{name} {value}' for name, value in standing.items())}"
+        for made in one["decisions"]:
+            yield f"  {made['time_ns']} {made['value']!r}: {made['step']}: {made['what']}, {made['reason']}"
     if told["unreadable"]:
         yield f"{told['unreadable']:,} rows could not be read:"
         yield from told["flaws"]

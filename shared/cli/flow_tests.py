@@ -30,7 +30,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from cli.document import Document, Tree, load
 from cli.finding import Findings
-from cli.gateway import Gateway
+from cli.gateway import PREPROCESSOR, Gateway
 from cli.output import Failure
 from sluice.columns import Quality, Sample
 from sluice.problem import Problem, render, shown
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from preprocessor.trial import Ran
 
 SUFFIX: Final = ".tests.yaml"
-PREPROCESSOR: Final = "io.sluice.Preprocessor"
 _TOLERANCE: Final = 1e-9
 _SECOND: Final = 1_000_000_000
 

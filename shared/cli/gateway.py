@@ -15,6 +15,7 @@ from cli.suite import Member, members
 from sluice.config import ComponentSettings, Loaded, Problem, load
 
 COLLECTOR: Final = "io.sluice.OpcUaCollector"
+PREPROCESSOR: Final = "io.sluice.Preprocessor"
 EXPORTER: Final = "io.sluice.StreamExporter"
 
 
@@ -102,8 +103,12 @@ class Gateway:
     def exporter(self) -> Configured | None:
         return self.components.get(EXPORTER)
 
+    @property
+    def preprocessor(self) -> Configured | None:
+        return self.components.get(PREPROCESSOR)
+
     def producers(self) -> Iterator[Configured]:
-        """The components that yield data of their own."""
+        """The components that collect data."""
         for configured in self.components.values():
             if hasattr(configured.config, "connections"):
                 yield configured

@@ -4,8 +4,8 @@
     .csv of rows                columns tag, time, value, and maybe quality, status, unit, asset
     .csv of columns             the first column is the time, every other one a tag
 
-Times are ISO 8601 (UTC where no zone is said), or a column time_ns of ns since 1970. An empty value is none at all. What
-cannot be read costs its row, and is told.
+Times are ISO 8601 (UTC where no zone is said), or a column time_ns of ns since 1970. An empty value is none at all.
+What cannot be read costs its row, and is told.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Recorded:
         rows.fieldnames = names
         if not names:
             raise Failure(f"{self.path}: is empty: the first line names the columns, such as tag,time,value")
-        by_row = _ROWS <= set(names)
+        by_row = set(names) >= _ROWS
         for row in rows:
             try:
                 if by_row:
