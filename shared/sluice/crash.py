@@ -11,6 +11,8 @@ With `SLUICE_CRASH=<point>` in the environment a process kills itself with SIGKI
     sealed      S3 sink: a file is sealed and its unit row is written, its task is not appended
     uploaded    S3 sink: its success has been seen, the file is not deleted
     exported    exporter: noted in the store as exported, not acknowledged upstream
+    turn-stored         preprocessor: a turn's outputs are committed, with the note of what they were made from
+    checkpoint-stored   preprocessor: the state is committed, its inputs are not acknowledged upstream
 """
 
 from __future__ import annotations
@@ -20,7 +22,18 @@ import signal
 from typing import Final
 
 POINTS: Final = frozenset(
-    ("stored", "received", "intent", "appended", "committed", "sealed", "uploaded", "exported"),
+    (
+        "stored",
+        "received",
+        "intent",
+        "appended",
+        "committed",
+        "sealed",
+        "uploaded",
+        "exported",
+        "turn-stored",
+        "checkpoint-stored",
+    ),
 )
 VARIABLE: Final = "SLUICE_CRASH"
 

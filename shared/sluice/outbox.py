@@ -213,6 +213,10 @@ class Outbox:
         """The position as it was put last, whether it is on the disk yet or not, unless that was refused."""
         return self._positions.get(key)
 
+    def positions(self, prefix: str) -> dict[str, bytes]:
+        """The positions whose keys begin with it, likewise, by what follows it."""
+        return {key[len(prefix) :]: value for key, value in self._positions.items() if key.startswith(prefix)}
+
     async def read(self, stream: str, first: int, max_bytes: int) -> list[Frame]:
         """Frames that are on the disk, in order, from `first` or the oldest on: up to `max_bytes`, but at least one.
 

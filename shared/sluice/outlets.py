@@ -226,6 +226,10 @@ class Outlets:
             return self._outbox.remedy
         return "what is kept is delivered when the local bus takes it again" if self._bus_trouble else ""
 
+    def sources(self) -> set[str]:
+        """The sources that have positions, configured or not."""
+        return {key.partition("/")[0] for key in self._outbox.positions("")}
+
     def consumers(self) -> set[str]:
         """Everybody for whom something is kept, by id."""
         return {name for channel in self._channels.values() for name in channel.producer.consumers}
@@ -689,13 +693,29 @@ class Outlet:
         self, events: Sequence[Mapping[str, Any]], *, positions: Mapping[str, bytes | None] | None = None
     ) -> Awaitable[None]:
         """The same for events, each a JSON object, on a stream of their own."""
-        channel = self._outlets._channel(events_of(self.stream))
-        frames: list[Frame] = []
-        try:
-            frames = channel.producer.add_events(events)
-        except BatchError as error:
-            logger.error("%d events of %s cannot be encoded and are lost: %s", len(events), self.stream, error)
-        return self._outlets._commit([(channel, frames)], self._own(positions))
+        return self._outlets._commit([self._events(events)], self._own(positions))
+
+    def submit_turn(
+        self,
+        live: Sequence[Columns] = (),
+        backfill: Sequence[Columns] = (),
+        events: Sequence[Mapping[str, Any]] = (),
+        *,
+        positions: Mapping[str, bytes | None] | None = None,
+        filtered: int = 0,
+    ) -> Awaitable[None]:
+        """The same for everything that came of one piece of work: all of it, with the positions, in one transaction.
+
+        filtered: samples that the work left out on purpose, counted in the live stream.
+        """
+        batches: list[tuple[_Channel, Sequence[Frame]]] = []
+        if live or filtered:
+            batches += self._samples(self._data, live, filtered, 0)
+        if backfill:
+            batches += self._samples(self._outlets._channel(f"{self.stream}/backfill"), backfill, 0, 0)
+        if events:
+            batches.append(self._events(events))
+        return self._outlets._commit(batches, self._own(positions))
 
     def note(self, positions: Mapping[str, bytes | None]) -> Awaitable[None]:
         """Store positions alone."""
@@ -704,6 +724,10 @@ class Outlet:
     def position(self, key: str) -> bytes | None:
         """A position as it was last submitted; None: never, or deleted."""
         return self._outlets._outbox.position(f"{self._source}/{key}")
+
+    def positions(self) -> dict[str, bytes]:
+        """All positions of this source, likewise."""
+        return self._outlets._outbox.positions(f"{self._source}/")
 
     def keep_after(self, number: int) -> None:
         """Keep live frames above number even when everybody has them.
@@ -735,6 +759,12 @@ class Outlet:
         filtered: int,
         undelivered: int,
     ) -> asyncio.Future[None]:
+        return self._outlets._commit(self._samples(channel, columns, filtered, undelivered), self._own(positions))
+
+    def _samples(
+        self, channel: _Channel, columns: Sequence[Columns], filtered: int, undelivered: int
+    ) -> list[tuple[_Channel, Sequence[Frame]]]:
+        """The frames of these samples; with an event when some cannot be encoded."""
         producer = channel.producer
         producer.filter(filtered)
         producer.drop(undelivered)
@@ -753,7 +783,17 @@ class Outlet:
             events = self._outlets._channel(events_of(self.stream))
             event = _gap_event(producer.stream, "not-encodable", samples=dropped, why=why[:200])
             batches.append((events, events.producer.add_events([event])))
-        return self._outlets._commit(batches, self._own(positions))
+        return batches
+
+    def _events(self, events: Sequence[Mapping[str, Any]]) -> tuple[_Channel, Sequence[Frame]]:
+        """The frames of these events."""
+        channel = self._outlets._channel(events_of(self.stream))
+        frames: list[Frame] = []
+        try:
+            frames = channel.producer.add_events(events)
+        except BatchError as error:
+            logger.error("%d events of %s cannot be encoded and are lost: %s", len(events), self.stream, error)
+        return channel, frames
 
     def _own(self, positions: Mapping[str, bytes | None] | None) -> dict[str, bytes | None]:
         return {f"{self._source}/{key}": value for key, value in (positions or {}).items()}

@@ -51,4 +51,4 @@ def test_a_process_dies_at_its_point_and_passage(wanted: str, last: str) -> None
 def test_a_point_that_does_not_exist_is_refused_with_those_that_do(wanted: str) -> None:
     done = run(wanted)
     assert done.returncode == 1
-    assert f"SLUICE_CRASH = {wanted!r} is no crash point: use one of appended, committed" in done.stderr
+    assert f"SLUICE_CRASH = {wanted!r} is no crash point: use one of appended, checkpoint-stored" in done.stderr
