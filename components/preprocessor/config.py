@@ -86,6 +86,14 @@ class Flow(Settings):
     checkpoint_interval: Annotated[Duration, Field(ge=0.5, le=300.0)] = 10.0
     """How often the state is stored; collectors keep what came since, and it is gone through again after a crash."""
 
+    @model_validator(mode="after")
+    def _mode_and_when(self) -> Flow:
+        if self.mode != "always" and not self.when.strip():
+            refuse(f"has mode {self.mode} without `when`", "give `when`, an expression such as {Batch/Running}")
+        if self.mode == "always" and self.when.strip():
+            refuse("has `when`, but the mode that always sends", "set mode: whileTrue, or leave `when` out")
+        return self
+
 
 class Member(Settings):
     """A tag that every instance of a model has."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from preprocessor.engine.patterns import PatternError, pattern
 from sluice.config import Duration, Parts, Settings, refuse
@@ -405,6 +405,14 @@ class AggregateSettings(StepSettings):
     """What becomes of the samples themselves."""
 
 
+def _range_of(percent: float | None, limits: list[float] | None) -> None:
+    """Refuse a percentage of the range without a range, and the other way round."""
+    if (percent is None) != (limits is None):
+        refuse("needs percentOfRange and range together", "give range, such as [0, 150], or leave both out")
+    if limits is not None and not limits[0] < limits[1]:
+        refuse("has a range that does not rise", "write the lower end first: [0, 150]")
+
+
 class ReportSettings(StepSettings):
     """Report by exception."""
 
@@ -429,6 +437,30 @@ class ReportSettings(StepSettings):
     previous: bool = True
     """Before a change the last value that did not pass is sent as well, so that lines are drawn as they were."""
 
+    @model_validator(mode="after")
+    def _one_band(self) -> ReportSettings:
+        given = [
+            name
+            for name, band in (
+                ("absolute", self.absolute),
+                ("percentOfRange", self.percent_of_range),
+                ("percentOfValue", self.percent_of_value),
+            )
+            if band is not None
+        ]
+        if len(given) > 1:
+            refuse(f"has {' and '.join(given)}", "give one of them; without any, every change passes")
+        _range_of(self.percent_of_range, self.range)
+        if (self.percent_of_value is None) != (self.floor is None):
+            refuse(
+                "needs percentOfValue and floor together",
+                "give floor, the least value that the percentage is taken of, such as 1.0: near 0 a percentage of the"
+                " value would let everything pass",
+            )
+        if self.max_interval is not None and self.max_interval <= self.min_interval:
+            refuse("has a maxInterval that is not longer than minInterval", "make maxInterval longer, such as 10m")
+        return self
+
 
 class CompressSettings(StepSettings):
     """Swinging door: lines instead of points, with a bound for the error."""
@@ -445,6 +477,15 @@ class CompressSettings(StepSettings):
     """Samples that come sooner than this after the last one kept are not tested."""
     max_interval: Annotated[Duration, Field(ge=1.0)] = 28_800.0
     """The longest line; and after so long in silence the last sample goes out."""
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> CompressSettings:
+        if (self.deviation is None) == (self.percent_of_range is None):
+            refuse("needs exactly one of deviation and percentOfRange", "give deviation, in the unit of the tag")
+        _range_of(self.percent_of_range, self.range)
+        if self.max_interval <= self.min_interval:
+            refuse("has a maxInterval that is not longer than minInterval", "make maxInterval longer, such as 8h")
+        return self
 
 
 AnyStep = (

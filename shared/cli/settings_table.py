@@ -32,6 +32,15 @@ _ENTRIES: Final[Mapping[str, str]] = {
     "groups": "group",
     "select": "filter",
     "headers": "header",
+    "flows": "flow",
+    "inputs": "input",
+    "steps": "step",
+    "models": "model",
+    "members": "member",
+    "derived": "output",
+    "outputs": "output",
+    "instances": "instance",
+    "phases": "phase",
 }
 
 
@@ -143,6 +152,8 @@ def _allowed(annotation: Any, metadata: Any) -> str:
     if get_origin(annotation) is list:
         (item,) = get_args(annotation)
         return f"list of {_allowed(*unwrapped(item, ()))}{_most(metadata)}"
+    if get_origin(annotation) is dict:
+        return f"map of {_allowed(*unwrapped(get_args(annotation)[1], ()))}"
     kind = unit.kind if unit else _KINDS.get(annotation, "text")
     return kind + _bounds(metadata, unit)
 
