@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from preprocessor.step_settings import AnyStep, Derived, Pattern, Patterns
 from sluice.config import ComponentSettings, Duration, Named, OutboxSettings, Parts, Settings, refuse

@@ -433,7 +433,8 @@ class ReportSettings(StepSettings):
     max_interval: Annotated[Duration, Field(ge=1.0)] | None = None
     """After so long a value is reported again whatever it is."""
     heartbeat: Literal["hold", "off"] = "hold"
-    """hold: when nothing at all comes for maxInterval, the last value is repeated, as UNCERTAIN `heartbeat`."""
+    """hold: when nothing at all comes for maxInterval, the last value is repeated every maxInterval, each tag at a
+    moment of its own, as UNCERTAIN `heartbeat`."""
     previous: bool = True
     """Before a change the last value that did not pass is sent as well, so that lines are drawn as they were."""
 
@@ -474,7 +475,7 @@ class CompressSettings(StepSettings):
     range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     """The tag's range, such as [0, 150]."""
     min_interval: Annotated[Duration, Field(ge=0)] = 0.0
-    """Samples that come sooner than this after the last one kept are not tested."""
+    """Samples that come sooner than this after the last one kept are not tested; `deviation` does not hold for them."""
     max_interval: Annotated[Duration, Field(ge=1.0)] = 28_800.0
     """The longest line; and after so long in silence the last sample goes out."""
 
