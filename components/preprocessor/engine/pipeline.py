@@ -27,6 +27,7 @@ from sluice.batch import EventBatch, SampleBatch
 from sluice.columns import DTYPES, Columns, Series, ValueType
 
 OURS: Final = "preprocessor"
+_TELL_EVERY: Final = 60 * SECOND
 _NEVER: Final = -(2**63)
 _FLOW: Final = "flow"
 
@@ -88,6 +89,7 @@ class Pipeline:
         self.counters: dict[str, int] = dict.fromkeys(("repeated", "future", "too_many_tags", "not_selected"), 0)
         self.trace = Trace(flow)
         self._max_future = max_future
+        self._future_untold = self._future_told_until = 0
         self._pass_events = pass_events
         self._newest: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._last_block: dict[int, Any] = {}
@@ -205,19 +207,26 @@ class Pipeline:
             if future.any():
                 self.counters["future"] += int(np.count_nonzero(future))
                 self.flow.dropped += int(np.count_nonzero(future))
-                first = int(future.argmax())
-                series = self.tags.series[int(block.slot[first])]
-                self.flow.tell(
-                    "quarantine",
-                    int(block.t[first]),
-                    reason="future",
-                    tag=series.tag,
-                    asset=series.asset,
-                    samples=int(np.count_nonzero(future)),
-                    ahead_s=round((int(block.t[first]) - turn.now) / SECOND, 3),
-                )
+                self._tell_future(block, int(future.argmax()), int(np.count_nonzero(future)), turn)
                 block = block.take(~future)
         return block.sorted() if len(block) else None
+
+    def _tell_future(self, block: Block, first: int, count: int, turn: Turn) -> None:
+        """An event, at most once a minute: a wrong clock is wrong in every batch."""
+        self._future_untold += count
+        if turn.steady < self._future_told_until:
+            return
+        series = self.tags.series[int(block.slot[first])]
+        self.flow.tell(
+            "quarantine",
+            int(block.t[first]),
+            reason="future",
+            tag=series.tag,
+            asset=series.asset,
+            samples=self._future_untold,
+            ahead_s=round((int(block.t[first]) - turn.now) / SECOND, 3),
+        )
+        self._future_untold, self._future_told_until = 0, turn.steady + _TELL_EVERY
 
     def _slots_of(self, stream: str, series: tuple[Series, ...]) -> NDArray[np.int32]:
         """The slot of each series of a batch; -1: no place, -2: not selected."""
@@ -362,6 +371,7 @@ class Pipeline:
                     "last": {of.value: _kept(values) for of, values in self._last_value.items()},
                     "last_quality": self._last_quality,
                     "counters": self.counters,
+                    "future": [self._future_untold, self._future_told_until],
                 }
             )
         }
@@ -403,6 +413,7 @@ class Pipeline:
         self._last_value = {ValueType(name): _values(ValueType(name), kept) for name, kept in saved["last"].items()}
         self._last_quality = np.array(saved["last_quality"], dtype=np.uint8)
         self.counters.update(saved["counters"])
+        self._future_untold, self._future_told_until = map(int, saved["future"])
 
     # --- telling ---
 

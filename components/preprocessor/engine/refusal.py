@@ -1,7 +1,7 @@
 """What is wrong with the settings of a step, beyond what their models see.
 
-    ValueError
-    └── Refusal         an expression, unit, tag, cycle or window that cannot be used; the flow that has it does not run
+ValueError
+└── Refusal         an expression, unit, tag, cycle or window that cannot be used; the flow that has it does not run
 """
 
 from __future__ import annotations
