@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 
-class Refusal(ValueError):
+class Refusal(ValueError):  # noqa: N818 - it is an answer, not a fault of the program
     """`place` is relative to the step or model: outputs.power.expression. `remedy` says how to mend it."""
 
     def __init__(self, place: str, value: Any, problem: str, remedy: str) -> None:
