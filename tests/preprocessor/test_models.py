@@ -177,7 +177,7 @@ def test_a_table_reads_back_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, given_: dict[str, tuple[str, float | None]]
 ) -> None:
     folder = tmp_path_factory.mktemp("models")
-    instances = {}
+    instances: dict[str, Instance] = {}
     for number, (name, (tag, value)) in enumerate(given_.items()):
         if name.casefold() in {other.casefold() for other in instances}:
             continue
