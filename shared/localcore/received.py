@@ -13,6 +13,7 @@ import base64
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -44,6 +45,16 @@ def sitewise(root: Path) -> Iterator[Delivery]:
 
 def kinesis(aws: AwsProcess, stream: str) -> Iterator[Delivery]:
     """Every sample of every record in all shards of a Kinesis stream; repeats are not removed."""
+    return map(_delivery, kinesis_lines(aws, stream))
+
+
+def s3(aws: AwsProcess, bucket: str, prefix: str = "") -> Iterator[Delivery]:
+    """Every sample of every object below a prefix."""
+    return map(_delivery, s3_lines(aws, bucket, prefix))
+
+
+def kinesis_lines(aws: AwsProcess, stream: str) -> Iterator[tuple[dict[str, Any], int]]:
+    """Every line of every record in all shards of a Kinesis stream, as it is, and when it was accepted."""
     api = aws.client("kinesis")
     for page in api.get_paginator("list_shards").paginate(StreamName=stream):
         for shard in page["Shards"]:
@@ -58,8 +69,8 @@ def kinesis(aws: AwsProcess, stream: str) -> Iterator[Delivery]:
                 iterator = answer["NextShardIterator"] if answer["Records"] else None
 
 
-def s3(aws: AwsProcess, bucket: str, prefix: str = "") -> Iterator[Delivery]:
-    """Every sample of every object below a prefix."""
+def s3_lines(aws: AwsProcess, bucket: str, prefix: str = "") -> Iterator[tuple[dict[str, Any], int]]:
+    """Every line of every object below a prefix, as it is, and when the object was stored."""
     api = aws.client("s3")
     for page in api.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for item in page.get("Contents", ()):
@@ -78,16 +89,14 @@ def appends(root: Path, stream: str) -> Iterator[tuple[int, int, bytes]]:
             yield append["seq"], append["at_ns"], base64.b64decode(append["payload"])
 
 
-def _lines(data: bytes, at_ns: int) -> Iterator[Delivery]:
+def _lines(data: bytes, at_ns: int) -> Iterator[tuple[dict[str, Any], int]]:
     if data.startswith(_GZIP_MAGIC):
         data = gzip.decompress(data)
     for line in data.splitlines():
-        sample = orjson.loads(line)
-        yield (
-            sample["tag"],
-            sample["time_ns"],
-            sample.get("value"),
-            sample.get("quality", "GOOD"),
-            sample.get("id"),
-            at_ns,
-        )
+        yield orjson.loads(line), at_ns
+
+
+def _delivery(line: tuple[dict[str, Any], int]) -> Delivery:
+    sample, at_ns = line
+    quality = sample.get("quality", "GOOD")
+    return sample["tag"], sample["time_ns"], sample.get("value"), quality, sample.get("id"), at_ns

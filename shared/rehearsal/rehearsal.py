@@ -22,10 +22,15 @@ from localcore import Core, received
 from plant import PiProcess, PlantError, PlantProcess, example_config, write_tags_csv
 from plant.reconciliation import Delivered, Report, reconcile
 from plant.tags import DEFAULT_ASSET
+from rehearsal import processed
 from rehearsal.site import COLLECTOR, DATA_ONLY, EXPORTER, PI_ASSET, PI_COLLECTOR, demo_site, pi_config, sinks
 
 PI_USER = "PLANT\\reader"
 """Who reads from the plant's PI Web API."""
+
+
+SOURCES = {COLLECTOR: "opcua-collector/line1", PI_COLLECTOR: "pi-collector/historian"}
+"""The stream that each collector makes of the plant."""
 
 
 class RehearsalError(RuntimeError):
@@ -46,6 +51,7 @@ class Rehearsal:
         secrets: what Secret Manager holds, by secret id.
         with_plant: the plant has an OPC UA server.
         pi: values per second that a PI Web API of the plant produces beside; None: there is none.
+        preprocess: the preprocessor stands between collectors and exporter, with the flows of `rehearsal.processed`.
         clock: seconds, for the rule that makes a component BROKEN.
         run_as, path: user and PATH of the components, see localcore.Core.
     """
@@ -63,6 +69,7 @@ class Rehearsal:
         plant_options: Mapping[str, Any] | None = None,
         pi: float | None = None,
         pi_options: Mapping[str, Any] | None = None,
+        preprocess: bool = False,
         clock: Callable[[], float] = time.monotonic,
         run_as: int | None = None,
         path: str | None = None,
@@ -83,6 +90,7 @@ class Rehearsal:
             options = {"units": 1, "tls": "valid", "user": PI_USER, "password_file": self._pi_password}
             self.pi = PiProcess(root / "pi", rate=pi, **{**options, "poll": 0.2, **dict(pi_options or {})})
         self.units = units
+        self.preprocess = preprocess
         self.statuses: dict[str, dict[str, Any]] = {}
         self.site: Mapping[str, Any] = {}
         self.arrived: Mapping[str, int] = {}
@@ -160,7 +168,11 @@ class Rehearsal:
 
     def demo_site(self) -> dict[str, Any]:
         """The demonstration's site document: the plant into SiteWise, Kinesis and S3."""
-        return demo_site(self.collectors())
+        return demo_site(self.collectors(), preprocessor=self.preprocessor_config())
+
+    def preprocessor_config(self) -> dict[str, Any] | None:
+        """The merge for the preprocessor, when there is to be one."""
+        return processed.flows([SOURCES[name] for name in self.collectors()]) if self.preprocess else None
 
     async def provide(self, site: Mapping[str, Any]) -> None:
         """Make the Kinesis streams and buckets that the site's sinks name, as an account would have them."""
@@ -285,12 +297,17 @@ class Rehearsal:
         return sum(status.get("state") == "stopping" for status in self.statuses.values())
 
     def _counts(self) -> dict[str, int]:
-        return {name: sum(1 for _ in read()) for name, read in self.deliveries().items()}
+        return {name: sum(1 for _ in self._own(read())) for name, read in self.deliveries().items()}
 
     def _distinct_counts(self) -> dict[str, int]:
         return {
-            name: len({(sample.tag, sample.time_ns) for sample in read()}) for name, read in self.deliveries().items()
+            name: len({(sample.tag, sample.time_ns) for sample in self._own(read())})
+            for name, read in self.deliveries().items()
         }
+
+    def _own(self, delivered: Iterable[Delivered]) -> Iterator[Delivered]:
+        """What the plant produced, without windows and totals that were made of it."""
+        return (one for one in delivered if not (self.preprocess and processed.is_derived(one.tag)))
 
     def reconcile(self, *, overwritten: bool = False) -> Report:
         """Compare the plant's log with what the destinations received.
@@ -301,7 +318,9 @@ class Rehearsal:
         if not self.plants:
             raise RehearsalError("this rehearsal has no plant of its own")
         dropped = self._sinks_of("kinesis")
-        deliveries = {name: read() for name, read in self.deliveries().items()}
+        deliveries: dict[str, Iterable[Delivered]] = {
+            name: self._own(read()) for name, read in self.deliveries().items()
+        }
         if overwritten:
             for name in self._sinks_of("sitewise"):
                 deliveries[name] = map(_identified, deliveries[name])
@@ -311,9 +330,34 @@ class Rehearsal:
             deliveries,
             assets=(DEFAULT_ASSET, PI_ASSET),
             repeats_dropped_by_id=dropped,
-            appends=self._live_appends(),
+            # A window is older than what arrives with it: with the preprocessor the latency is that of the samples.
+            appends=None if self.preprocess else self._live_appends(),
             files=self._sinks_of("s3"),
         )
+
+    def judge_processed(self) -> dict[str, processed.Verdict]:
+        """Compare the windows and totals that arrived as lines with the log of the OPC UA plant."""
+        if self.plant is None or not self.preprocess:
+            raise RehearsalError("this rehearsal has no preprocessor, or no plant whose values it takes")
+        lines: dict[str, Iterable[tuple[dict[str, Any], int]]] = {}
+        for name, sink in sinks(self.site).items():
+            if sink.get("type") == "kinesis":
+                lines[name] = received.kinesis_lines(self.core.aws, sink["kinesisStream"])
+            elif sink.get("type") == "s3":
+                lines[name] = received.s3_lines(self.core.aws, sink["bucket"])
+        rows = {name: map(_derived, filter(_is_derived, of)) for name, of in lines.items()}
+        return processed.judge(self.plant.log, rows, drop_by_id=self._sinks_of("kinesis"))
+
+    async def drain_processed(self, *, patience: float = 30.0, settle: float = 3.0) -> dict[str, processed.Verdict]:
+        """Wait until every window and total has arrived, for `patience` seconds at most, and a while longer for what
+        comes too often; what `judge_processed` then says."""
+        deadline = time.monotonic() + patience
+        while any(one.lost or one.wrong for one in (await asyncio.to_thread(self.judge_processed)).values()):
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(1.0)
+        await asyncio.sleep(settle)
+        return await asyncio.to_thread(self.judge_processed)
 
     def _sinks_of(self, kind: str) -> list[str]:
         return [name for name, sink in sinks(self.site).items() if sink.get("type") == kind]
@@ -336,6 +380,15 @@ class Rehearsal:
 
 def _delivered(read: Callable[[], Iterable[tuple[Any, ...]]]) -> Iterator[Delivered]:
     return (Delivered(*row) for row in read())
+
+
+def _is_derived(line: tuple[dict[str, Any], int]) -> bool:
+    return processed.is_derived(line[0]["tag"])
+
+
+def _derived(line: tuple[dict[str, Any], int]) -> processed.Row:
+    row = line[0]
+    return processed.Row(row["tag"], row["time_ns"], row.get("value"), row["id"], int(row.get("rev", 0)))
 
 
 def _identified(sample: Delivered) -> Delivered:

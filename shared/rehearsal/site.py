@@ -25,6 +25,7 @@ from plant.pi.production import definitions
 
 COLLECTOR = "io.sluice.OpcUaCollector"
 PI_COLLECTOR = "io.sluice.PiCollector"
+PREPROCESSOR = "io.sluice.Preprocessor"
 EXPORTER = "io.sluice.StreamExporter"
 PI_ASSET = "site/area/historian"
 """Where `pi_config` says that the points belong."""
@@ -93,23 +94,31 @@ def pi_config(
     return {"connections": {"historian": settings}}
 
 
-def demo_site(collectors: Mapping[str, Mapping[str, Any]], *, rotate: str = "5s") -> dict[str, Any]:
+def demo_site(
+    collectors: Mapping[str, Mapping[str, Any]], *, rotate: str = "5s", preprocessor: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The demonstration's site: the plant's connections (the merge of each collector), and one sink of each kind.
 
-    rotate: how long a file stays open.
+    rotate: how long a file stays open. preprocessor: the merge of the preprocessor that stands between collectors and
+    exporter; None: there is none.
     """
+    between = {} if preprocessor is None else {PREPROCESSOR: preprocessor}
     exporter = {
+        "sources": ["*" if preprocessor is None else "preprocessor/*"],
         "sinks": {
             # Null values, which a plant has whenever a sensor fails, as SiteWise nullValue.
             "sitewise": {"type": "sitewise", "nulls": "send"},
             "kinesis": {"type": "kinesis", "kinesisStream": "plant-data"},
             # Files are sealed often here so that the demonstration ends soon; a plant leaves this at its default.
             "s3": {"type": "s3", "bucket": "plant-archive", "rotateInterval": rotate},
-        }
+        },
     }
     return {
         "components": {
-            **{name: {"configurationUpdate": {"merge": dict(merge)}} for name, merge in collectors.items()},
+            **{
+                name: {"configurationUpdate": {"merge": dict(merge)}}
+                for name, merge in {**collectors, **between}.items()
+            },
             EXPORTER: {"configurationUpdate": {"merge": exporter}},
         }
     }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,36 +65,40 @@ async def test_scores_of_a_guest_are_exported_and_every_sample_is_too(
         await device.deploy(site)
         await device.start_production()
 
-        def arrived() -> list[Delivered]:
-            return [one for one in device.deliveries()["kinesis"]() if one.tag == f"{TAG}.score"]
+        def arrived() -> dict[str, list[Delivered]]:
+            """The scores of the tag by the epoch that they are of, which are as many as the model's starts."""
+            epochs: dict[str, list[Delivered]] = {}
+            for one in device.deliveries()["kinesis"]():
+                if one.tag == f"{TAG}.score":
+                    epochs.setdefault(str(one.id).partition(".")[0], []).append(one)
+            return epochs
 
-        deadline = asyncio.get_running_loop().time() + LIMIT
-        while len(await asyncio.to_thread(arrived)) < 2 * LEARNS:
-            assert asyncio.get_running_loop().time() < deadline, device.core.component(MODEL).log_tail()
-            await asyncio.sleep(0.5)
+        async def scored(epochs: int, samples: int) -> None:
+            deadline = time.monotonic() + LIMIT
+            while len(found := await asyncio.to_thread(arrived)) < epochs or len(list(found.values())[-1]) < samples:
+                assert time.monotonic() < deadline, device.core.component(MODEL).log_tail()
+                await asyncio.sleep(0.5)
+
+        await scored(1, 2 * LEARNS)
         device.core.component(MODEL).kill()  # what it had and what comes meanwhile is not scored; it learns anew
-        await device.core.wait_state(MODEL, "RUNNING", LIMIT)
-        before = len(await asyncio.to_thread(arrived))
-        while len(await asyncio.to_thread(arrived)) < before + 10:
-            assert asyncio.get_running_loop().time() < deadline, device.core.component(MODEL).log_tail()
-            await asyncio.sleep(0.5)
+        await scored(2, 10)
         assert device.plant is not None
         produced = await device.plant.finish()
         await device.drain(produced)
-        found = sorted(arrived(), key=lambda one: one.time_ns)
+        epochs = arrived()
         log = {
             line.time_ns: int(str(line.values[TAG]))
             for line in read_log(device.plant.log)
             if isinstance(line, LoggedRow) and TAG in line.values
         }
         everything = {name: list(read()) for name, read in device.deliveries().items()}
-    first, second = sorted({str(one.id).split(".")[0] for one in found}, key=[str(one.id)[:12] for one in found].index)
-    for epoch in (first, second):
-        scored = [one for one in found if str(one.id).startswith(epoch)]
-        times = [one.time_ns for one in scored]
-        assert times == sorted(time for time in log if times[0] <= time <= times[-1]), "some are missing between others"
-        expected = scores_of([log[time] for time in times])
-        for number, (one, score) in enumerate(zip(scored, expected, strict=True)):
+    assert len(epochs) == 2
+    for unordered in epochs.values():
+        scores = sorted(unordered, key=lambda one: one.time_ns)
+        times = [one.time_ns for one in scores]
+        assert times == sorted(one for one in log if times[0] <= one <= times[-1]), "some are missing between others"
+        expected = scores_of([log[one] for one in times])
+        for number, (one, score) in enumerate(zip(scores, expected, strict=True)):
             assert one.value == pytest.approx(score, abs=0.0051), (number, one)
             assert one.quality == ("UNCERTAIN" if number < LEARNS else "GOOD"), (number, one)
     for name, delivered in everything.items():
