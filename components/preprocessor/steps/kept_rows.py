@@ -87,7 +87,7 @@ class KeptRows:
 
     def same(self, slots: Index, block: Block, rows: Index, nulls: Mask) -> Mask:
         """Whether row `rows[i]` has the type, the value and the quality that is kept for slot `slots[i]`."""
-        alike = (self.type[slots] == CODES[block.type]) & (self.quality[slots] == block.quality[rows])
+        alike: Mask = (self.type[slots] == CODES[block.type]) & (self.quality[slots] == block.quality[rows])
         both = nulls[rows]
         alike &= self.null[slots] == both
         if block.type is ValueType.STRING:
@@ -98,7 +98,8 @@ class KeptRows:
             equal = self.bits[slots].view(np.float64) == block.value[rows]
         else:
             equal = self.bits[slots] == bits_of(block)[rows]
-        return alike & (equal | both)
+        alike &= equal | both
+        return alike
 
     def blocks(self, slots: Index) -> list[Block]:
         """The rows of these slots (ascending; all of them kept) as blocks, one for each type and kind."""
@@ -187,9 +188,8 @@ class Units:
 
 
 def bits_of(block: Block) -> NDArray[np.int64]:
-    """The values of a block as 64 bits each; not for texts."""
+    """The values of a block as 64 bits each, null integers and booleans as 0; not for texts."""
     if block.type is ValueType.DOUBLE:
         return np.ascontiguousarray(block.value).view(np.int64)
-    if block.type is ValueType.INTEGER:
-        return block.value
-    return block.value.astype(np.int64)
+    bits = block.value if block.type is ValueType.INTEGER else block.value.astype(np.int64)
+    return bits if block.null is None else np.where(block.null, 0, bits)
