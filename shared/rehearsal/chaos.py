@@ -3,7 +3,8 @@
 The faults are those of a schedule (`schedule.py`), decided by seed and length. One real minute is one simulated hour
 for the rule that makes a component BROKEN. Exit status 0 only when every produced sample is at every destination once,
 by the wording of the guarantee (Kinesis: repeats dropped by record id; SiteWise: the same value for the same property,
-time and quality overwrites itself), and everything that was asked for was done.
+time and quality overwrites itself), every window and every total that the preprocessor made of them is there once and
+exact, and everything that was asked for was done.
 
 `--away SECONDS` is the other scenario: the exporter is away for so long under load, and then has to catch up.
 `--trace FOLDER` shows again the path of the first lost or doubled sample of a run that was kept.
@@ -57,7 +58,7 @@ from rehearsal.schedule import (
     make_schedule,
     simulated_clock,
 )
-from rehearsal.site import COLLECTOR, DATA_ONLY, EXPORTER, PI_COLLECTOR, demo_site
+from rehearsal.site import COLLECTOR, DATA_ONLY, EXPORTER, PI_COLLECTOR, PREPROCESSOR, demo_site
 
 SAMPLES_PER_UNIT = 420.0
 """Samples per second of one unit at ten rows a second: with more rows the plant's queues would need to be longer."""
@@ -84,6 +85,13 @@ class Options:
     live: bool
     pi_kills: int | None = None
     """Of a run with the PI collector alone; None: the whole gateway."""
+    preprocess: bool = True
+    """The preprocessor stands between collectors and exporter."""
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Who may be killed."""
+        return tuple(name for name in COMPONENTS if self.preprocess or name != PREPROCESSOR)
 
     @property
     def units(self) -> int:
@@ -94,7 +102,11 @@ class Options:
 def site_of(rehearsal: Rehearsal, lines: Mapping[str, Line]) -> dict[str, Any]:
     """The demonstration's site with its plants at the ends of lines, a status each second and files that are sealed
     often."""
-    site = demo_site(rehearsal.collectors(ports={kind: line.port for kind, line in lines.items()}), rotate=ROTATE)
+    site = demo_site(
+        rehearsal.collectors(ports={kind: line.port for kind, line in lines.items()}),
+        rotate=ROTATE,
+        preprocessor=rehearsal.preprocessor_config(),
+    )
     for component in site["components"].values():
         component["configurationUpdate"]["merge"]["statusInterval"] = "1s"
     return site
@@ -114,6 +126,7 @@ async def gateway(root: Path, options: Options, stage: Stage) -> AsyncIterator[t
         rate=options.rate,
         units=options.units,
         pi=options.pi_rate,
+        preprocess=options.preprocess,
         clock=simulated_clock,
     )
     async with rehearsal:
@@ -138,15 +151,16 @@ async def gateway(root: Path, options: Options, stage: Stage) -> AsyncIterator[t
 
 async def storm(rehearsal: Rehearsal, lines: Mapping[str, Line], options: Options, stage: Stage) -> dict[str, Any]:
     """Production under faults, then healing, draining and judging."""
-    acts = make_schedule(options.seed, options.seconds)
-    flow = Flow({"opcua-collector": COLLECTOR, "pi-collector": PI_COLLECTOR}, EXPORTER)
+    acts = make_schedule(options.seed, options.seconds, options.components)
+    producers = {"opcua-collector": COLLECTOR, "pi-collector": PI_COLLECTOR, "preprocessor": PREPROCESSOR}
+    flow = Flow(producers, EXPORTER)
     flow.start(rehearsal.core.ipc)
     started = time.monotonic()
 
     def begins(act: Act) -> None:
         say(f"{time.monotonic() - started:6.1f} s  {act}")
 
-    async with Crashes(rehearsal.core, COMPONENTS, on_death=flow.died) as crashes:
+    async with Crashes(rehearsal.core, options.components, on_death=flow.died) as crashes:
         faults = Faults(rehearsal.core, lines, crashes, pi=rehearsal.pi, on_begin=begins)
         pending = list(acts)
 
@@ -175,11 +189,11 @@ async def storm(rehearsal: Rehearsal, lines: Mapping[str, Line], options: Option
         crashes.check()
     report |= {
         "faults": dict(sorted(faults.done.items())),
-        "crash_points": {point: crashes.hits[point] for points in CRASH_POINTS.values() for point in points},
+        "crash_points": {point: crashes.hits[point] for name in options.components for point in CRASH_POINTS[name]},
         "missed": dict(crashes.missed),
-        "kills": {name: crashes.kills[name] for name in COMPONENTS},
-        "arming_kills": {name: crashes.arming_kills[name] for name in COMPONENTS},
-        "redeployments": {name: crashes.redeployments[name] for name in COMPONENTS},
+        "kills": {name: crashes.kills[name] for name in options.components},
+        "arming_kills": {name: crashes.arming_kills[name] for name in options.components},
+        "redeployments": {name: crashes.redeployments[name] for name in options.components},
         "exits": crashes.exits,
         "recovery": flow.recoveries(),
         "power_cuts": faults.discarded,
@@ -219,6 +233,8 @@ async def judge(rehearsal: Rehearsal) -> dict[str, Any]:
     drained = time.monotonic()
     found = await asyncio.to_thread(rehearsal.reconcile, overwritten=True)
     report = found.as_dict()
+    made = await rehearsal.drain_processed(patience=PATIENCE) if rehearsal.preprocess else {}
+    report["processed"] = {name: verdict.as_dict() for name, verdict in made.items()}
     report["components"] = {
         name: {**used, "written_bytes": rehearsal.core.component(name).io().get("write_bytes", 0)}
         for name, used in rehearsal.components().items()
@@ -233,6 +249,7 @@ async def judge(rehearsal: Rehearsal) -> dict[str, Any]:
             if component.state != ("FINISHED" if name.startswith(DATA_ONLY) else "RUNNING")
         ),
         *ledger_problems(rehearsal.statuses, produced),
+        *(f"windows and totals in {name}: {verdict.first}" for name, verdict in made.items() if not verdict.balances),
     ]
     return report
 
@@ -242,12 +259,14 @@ def ledger_problems(statuses: Mapping[str, Mapping[str, Any]], produced: int) ->
     stored = acknowledged + kept; those that dropped something; and what all stored together when that is not what the
     plant produced: a ledger that balances only with itself proves nothing."""
     found = []
-    stored = 0
+    stored = through = 0
     for status in statuses.values():
         for stream, ledger in (status.get("ledger") or {}).items():
             if not isinstance(ledger, Mapping) or not {"received", "stored", "acknowledged", "kept"} <= ledger.keys():
                 continue
-            stored += 0 if stream.endswith("/events") else ledger["stored"]
+            if not stream.endswith("/events"):
+                stored += 0 if stream.startswith("preprocessor/") else ledger["stored"]
+                through += ledger["stored"] if stream.startswith("preprocessor/through") else 0
             of = {name: int(ledger.get(name, 0)) for name in ("filtered", "dropped", "in_flight")}
             if ledger["received"] != ledger["stored"] + sum(of.values()):
                 found.append(f"ledger of {stream}: received is not filtered + stored + dropped: {json.dumps(ledger)}")
@@ -255,6 +274,8 @@ def ledger_problems(statuses: Mapping[str, Mapping[str, Any]], produced: int) ->
                 found.append(f"ledger of {stream}: stored is not acknowledged + kept: {json.dumps(ledger)}")
             if of["dropped"]:
                 found.append(f"ledger of {stream}: {of['dropped']} dropped: {json.dumps(ledger)}")
+    if "preprocessor" in statuses and through != produced:
+        found.append(f"by its ledger the preprocessor let {through} samples through; the plant produced {produced}")
     if stored != produced:
         found.append(f"by their ledgers the collectors stored {stored} samples; the plant produced {produced}")
     return found
@@ -335,7 +356,9 @@ def tell(report: Mapping[str, Any]) -> None:
     for name, title in (("faults", "done"), ("crash_points", "crash points hit"), ("missed", "missed at first")):
         if report.get(name):
             say(f"{title}: " + ", ".join(f"{what.replace('_', ' ')} {count}" for what, count in report[name].items()))
-    for name in COMPONENTS if "kills" in report else ():
+    for name, one in report.get("processed", {}).items():
+        say(f"windows and totals in {name}: " + ", ".join(f"{what} {count}" for what, count in one.items()))
+    for name in report.get("kills", ()):
         again = report["recovery"].get(name)
         took = f"; at work again after {again['median_s']} s (longest {again['longest_s']} s)" if again else ""
         say(
@@ -413,6 +436,12 @@ def chaos(
         ),
     ] = False,
     kills: Annotated[int, typer.Option(help="With --pi: how often the collector is killed.", min=0)] = 0,
+    preprocess: Annotated[
+        bool,
+        typer.Option(
+            help="Put the preprocessor between collectors and exporter, with windows and totals to be judged."
+        ),
+    ] = True,
     keep: Annotated[
         Path | None,
         typer.Option(help="Work in this new folder and leave it: logs, streams, files.", callback=new_folder),
@@ -430,7 +459,10 @@ def chaos(
         for line in trace.lines(traced):
             say(line)
         return
-    options = Options(seconds, seed, rate, pi_rate, profile, built, away_for, is_live(quiet), kills if pi else None)
+    # Who is away is judged by what its producer keeps meanwhile: nothing may stand between them.
+    between = preprocess and away_for is None
+    live = is_live(quiet)
+    options = Options(seconds, seed, rate, pi_rate, profile, built, away_for, live, kills if pi else None, between)
 
     def run(root: Path) -> int:
         work = rehearse if options.pi_kills is None else rehearse_pi

@@ -44,9 +44,13 @@ _SUFFIXES = tuple(f".{name}" for name in (*FUNCTIONS, TOTAL))
 def flows(sources: Sequence[str]) -> dict[str, Any]:
     """The preprocessor's configuration for these streams of collectors, of which the first is the OPC UA plant's."""
     plant = {"plant": {"stream": sources[0], "tags": [MEASUREMENTS]}}
+    often = {"checkpointInterval": "2s"}  # so that a run passes many of them
     return {
         "flows": {
-            "through": {"inputs": {f"source{number}": {"stream": one} for number, one in enumerate(sources, 1)}},
+            "through": {
+                "inputs": {f"source{number}": {"stream": one} for number, one in enumerate(sources, 1)},
+                **often,
+            },
             "windows": {
                 "inputs": plant,
                 "steps": {
@@ -62,13 +66,12 @@ def flows(sources: Sequence[str]) -> dict[str, Any]:
                         "empty": "skip",
                     }
                 },
-                # Short, so that a run passes many of them.
-                "checkpointInterval": "2s",
+                **often,
             },
             "totals": {
                 "inputs": {"plant": {"stream": sources[0], "tags": [COUNTED]}},
                 "steps": {"rows": {"type": "counter", "output": "total", "inputs": "drop"}},
-                "checkpointInterval": "2s",
+                **often,
             },
         }
     }

@@ -20,9 +20,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rehearsal.site import COLLECTOR, COLLECTORS, EXPORTER, PI_COLLECTOR
+from rehearsal.site import COLLECTOR, COLLECTORS, EXPORTER, PI_COLLECTOR, PREPROCESSOR
 
-COMPONENTS = (COLLECTOR, PI_COLLECTOR, EXPORTER)
+COMPONENTS = (COLLECTOR, PI_COLLECTOR, PREPROCESSOR, EXPORTER)
+"""In the order of the flow."""
 
 PLANTS = tuple(COLLECTORS)
 """Kinds of sources, each at the end of a line of its own."""
@@ -38,11 +39,12 @@ PI_FAULTS: Mapping[str, Mapping[str, Any]] = {
 CRASH_POINTS: Mapping[str, tuple[str, ...]] = {
     COLLECTOR: ("stored",),
     PI_COLLECTOR: ("stored",),
+    PREPROCESSOR: ("turn-stored", "checkpoint-stored"),
     EXPORTER: ("received", "intent", "appended", "committed", "sealed", "uploaded", "exported"),
 }
 """The commit boundaries at which each component can be told to die (`SLUICE_CRASH`)."""
 
-MOST_PASSAGES: Mapping[str, int] = {"sealed": 2, "uploaded": 2, "exported": 3}
+MOST_PASSAGES: Mapping[str, int] = {"sealed": 2, "uploaded": 2, "exported": 3, "checkpoint-stored": 3}
 """A component dies at its first to so-manieth passage of a point; 12 where nothing is said: files are sealed rarely."""
 
 SIMULATED_HOUR = 60.0
@@ -94,8 +96,11 @@ def simulated_clock() -> float:
     return time.monotonic() * 3600.0 / SIMULATED_HOUR
 
 
-def make_schedule(seed: int, seconds: float) -> list[Act]:
-    """The acts of a run in the order of time. Raises ValueError when the run is too short for them."""
+def make_schedule(seed: int, seconds: float, components: Sequence[str] = COMPONENTS) -> list[Act]:
+    """The acts of a run in the order of time. Raises ValueError when the run is too short for them.
+
+    components: who is there to be killed, stalled and left without a disk.
+    """
     if not seconds >= SHORTEST:
         raise ValueError(f"{seconds:g} s of production have no room for every fault: give {SHORTEST:g} or more")
     dice = random.Random(f"sluice chaos {seed} {seconds:g}")  # noqa: S311 - it must repeat, not surprise
@@ -105,8 +110,8 @@ def make_schedule(seed: int, seconds: float) -> list[Act]:
     acts: list[Act] = []
     for number in range(rounds):
         window = (BEGIN + number * length, BEGIN + (number + 1) * length)
-        acts += _round(dice, window)
-    for component in COMPONENTS:
+        acts += _round(dice, window, components)
+    for component in components:
         acts += _kills(dice, component, seconds, end, rounds)
     return sorted(acts, key=lambda act: (act.at, act.action, str(act)))
 
@@ -133,7 +138,7 @@ def _kills(dice: random.Random, component: str, seconds: float, end: float, roun
         yield Act(moment, "kill", {"component": component, "armed": armed[moment]})
 
 
-def _round(dice: random.Random, window: Window) -> list[Act]:
+def _round(dice: random.Random, window: Window, components: Sequence[str]) -> list[Act]:
     """Everything but the kills, once or more."""
     acts = _absences(dice, window)
     # What the stream manager is told to do to its clients needs it to be there.
@@ -166,7 +171,7 @@ def _round(dice: random.Random, window: Window) -> list[Act]:
         place("endpoint_unavailable", service=service, seconds=round(dice.uniform(2.0, 5.0), 1))
     throttle = dice.choice(("throttle", "throttle_entries"))
     place("sitewise_throttled", kind=throttle, seconds=round(dice.uniform(2.0, 5.0), 1))
-    for component in COMPONENTS:
+    for component in components:
         place("stall", component=component, seconds=STALL)
         place("disk_full", component=component, seconds=round(dice.uniform(3.0, 6.0), 1))
     return acts

@@ -35,6 +35,13 @@ def by_action(acts: list[Act]) -> dict[str, list[Act]]:
     return found
 
 
+@given(SEEDS, SECONDS)
+def test_nobody_is_killed_who_is_not_there(seed: int, seconds: float) -> None:
+    there = COMPONENTS[:1]
+    acts = make_schedule(seed, seconds, there)
+    assert {act.arguments["component"] for act in acts if "component" in act.arguments} == set(there)
+
+
 def test_its_crash_points_are_those_that_the_components_have() -> None:
     points = [point for of_one in CRASH_POINTS.values() for point in of_one]
     assert set(points) == set(crash.POINTS)
