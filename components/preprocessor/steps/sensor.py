@@ -38,9 +38,7 @@ class PerTag:
     def __init__(self, **kinds: tuple[str, Any]) -> None:
         """Each array's dtype, and what stands for a tag of which nothing is known."""
         self._fills = {name: fill for name, (_, fill) in kinds.items()}
-        self._arrays: dict[str, NDArray[Any]] = {
-            name: np.zeros(0, dtype=dtype) for name, (dtype, _) in kinds.items()
-        }
+        self._arrays: dict[str, NDArray[Any]] = {name: np.zeros(0, dtype=dtype) for name, (dtype, _) in kinds.items()}
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._arrays[name]
@@ -152,7 +150,7 @@ class SensorStep(Step[S]):
         return counted if block.late is None else counted & ~block.late
 
     def act(self, block: Block, rows: Mask, counted: Mask, quality: Quality) -> Block:
-        """Do with these rows what the settings say: mark them with this quality, drop them, or hold the last good value.
+        """Do with these rows what the settings say: mark them with this quality, drop them, or hold what was good.
 
         Where no good value is known yet, `hold` marks.
         """
@@ -258,7 +256,7 @@ class Silence:
 
     def hear(self, slots: NDArray[np.int32], turn: Turn) -> NDArray[np.int32]:
         """These tags came. Those of them that were silent, each once."""
-        ended = np.unique(slots[self._tags["silent"][slots]])
+        ended: NDArray[np.int32] = np.unique(slots[self._tags["silent"][slots]])
         self._tags["heard"][slots] = turn.steady
         self._tags["known"][slots] = True
         self._tags["silent"][ended] = False
