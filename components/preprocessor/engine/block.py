@@ -115,6 +115,20 @@ class Block:
             numbers[self.null] = np.nan
         return numbers
 
+    def emptied(self, rows: Mask) -> Block:
+        """The same rows, these of them without their values. They must be no better than UNCERTAIN."""
+        if not rows.any():
+            return self
+        value = self.value.copy()
+        if self.type is ValueType.DOUBLE:
+            value[rows] = np.nan
+            return self.with_(value=value)
+        if self.type is ValueType.STRING:
+            value[rows] = None
+            return self.with_(value=value)
+        value[rows] = 0
+        return self.with_(value=value, null=rows.copy() if self.null is None else self.null | rows)
+
     def with_(self, **columns: Any) -> Block:
         """The same rows with other columns."""
         return replace(self, **columns)

@@ -124,8 +124,14 @@ class Pipeline:
             if block is not None:
                 blocks.append(block)
         came = joined(blocks)
-        came = [in_order for block in came if (in_order := self._ordered(block)) is not None and len(in_order)]
-        blocks = came
+        live = [block for block in came if not block.backfill]
+        self.flow.mixed = {}
+        blocks = []
+        for block in came:
+            if len(live) > 1 and block is live[0]:
+                self.flow.mixed = self._mixed(live)
+            if len(in_order := self._ordered(block)):
+                blocks.append(in_order)
         for step in self.steps:
             if self.tags.log:
                 step.prepare(list(dict.fromkeys(self.tags.log)))
@@ -243,6 +249,17 @@ class Pipeline:
         if not any(one.batch for one in columns.series):
             return None
         return np.array([self.flow.contexts.number(one.batch) for one in columns.series], dtype=np.int32)[columns.s]
+
+    def _mixed(self, live: Sequence[Block]) -> dict[int, int]:
+        """The tags that stand in several of these blocks, and the newest time that each had before."""
+        self._newest = grown(self._newest, len(self.tags), _NEVER)
+        seen: Mask = np.zeros(len(self.tags), dtype=np.bool_)
+        found: dict[int, int] = {}
+        for block in live:
+            again = np.unique(block.slot[seen[block.slot]])
+            found.update(zip(again.tolist(), self._newest[again].tolist(), strict=True))
+            seen[block.slot] = True
+        return found
 
     def _ordered(self, block: Block) -> Block:
         """The block with its late rows marked, and without exact repeats of what their tags had last."""

@@ -59,6 +59,9 @@ class FlowContext:
     dropped: int = 0
     made: int = 0
     """Rows of this turn: what is received and made is dropped, sent, or held by a step."""
+    mixed: dict[int, int] = field(default_factory=dict)
+    """Slots that came in live blocks of several types in this turn, and the newest time that each had before it:
+    rows were marked late type by type, and whoever makes one type of them finds out anew which are."""
     watching: set[int] = field(default_factory=set)
     """Slots whose decisions are written down one by one, for `explain`."""
     trace: Callable[[str, str, Block, str], None] = lambda step, reason, rows, what: None
