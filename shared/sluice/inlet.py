@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from sluice.bus import Bus, BusSubscription
 from sluice.cursors import MessageError
-from sluice.delivery import ANNOUNCE_EVERY, REPLAY_PREFIX, SILENT_AFTER, Gap, data_topic, parse
+from sluice.delivery import ANNOUNCE_EVERY, DATA_PREFIX, REPLAY_PREFIX, SILENT_AFTER, Gap, data_topic, parse
 from sluice.following import MAX_WINDOW, Following, Reader
 from sluice.ipc import IpcError
 from sluice.retry import Backoff
@@ -66,8 +66,10 @@ class Inlet:
         queue_bytes: int = 16 * 2**20,
         quiet_after: float = SILENT_AFTER,
         tell_every: float = ANNOUNCE_EVERY,
+        wanted: Callable[[str], bool] = lambda stream: True,
     ) -> None:
-        """window: bytes that one answer may have."""
+        """window: bytes that one answer may have; wanted: streams that are not, though a filter covers them, cost next
+        to nothing."""
         self.counters: dict[str, int] = dict.fromkeys(
             ("overflowed", "renewals", "malformed", "foreign", "forged", "untold"), 0
         )
@@ -78,6 +80,7 @@ class Inlet:
         self._queue_bytes = queue_bytes
         self._quiet_after = quiet_after
         self._tell_every = tell_every
+        self._wanted = wanted
         self._following = Following(consumer_id, window=window, most=max(1, queue_bytes // (2 * window)))
         self._queue: deque[tuple[str, bytes]] = deque()
         self._queued = 0
@@ -168,6 +171,8 @@ class Inlet:
 
         def take(topic: str, payload: bytes) -> None:
             watched.heard = loop.time()
+            if topic.startswith(DATA_PREFIX) and not self._wanted(topic[len(DATA_PREFIX) :]):
+                return
             size = len(payload) + _MESSAGE_OVERHEAD
             if self._queue and self._queued + size > self._queue_bytes:
                 self.counters["overflowed"] += 1

@@ -240,7 +240,7 @@ class TagCommands(ABC, Generic[C]):
         if tag not in tags:
             raise CommandError(
                 f"arguments.{argument}: {tag[:128]!r} names no tag of {name}",
-                one_of(_near(tag, tags), tag) if tags else "configure its tags first",
+                one_of(near(tag, tags), tag) if tags else "configure its tags first",
             )
 
     # --- forget ---
@@ -277,18 +277,18 @@ def matching(patterns: Sequence[str], tags: Mapping[str, Any], connection: str) 
         if not some:
             raise CommandError(
                 f"arguments.tags: {pattern[:128]!r} names no tag of {connection}",
-                one_of(_near(pattern, tags), pattern) if tags else "configure its tags first",
+                one_of(near(pattern, tags), pattern) if tags else "configure its tags first",
             )
         found.update(some)
     return [tag for tag in tags if tag in found]
 
 
-def _near(pattern: str, tags: Mapping[str, Any]) -> list[str]:
+def near(pattern: str, tags: Mapping[str, Any]) -> list[str]:
     """Some tags to choose from, those with a similar name first; quickly, however many there are."""
     backwards = pattern[::-1]
     alike = heapq.nlargest(_ALIKE, tags, lambda tag: _in_common(tag, pattern) + _in_common(tag[::-1], backwards))
-    near = difflib.get_close_matches(pattern, alike, SHOWN)
-    return [*near, *(tag for tag in islice(tags, 2 * SHOWN) if tag not in near)][:SHOWN]
+    close = difflib.get_close_matches(pattern, alike, SHOWN)
+    return [*close, *(tag for tag in islice(tags, 2 * SHOWN) if tag not in close)][:SHOWN]
 
 
 def _in_common(one: str, other: str) -> int:

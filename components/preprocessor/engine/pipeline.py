@@ -29,6 +29,7 @@ from sluice.columns import DTYPES, Columns, Series, ValueType
 OURS: Final = "preprocessor"
 _TELL_EVERY: Final = 60 * SECOND
 _NEVER: Final = -(2**63)
+_TYPES: Final = tuple(ValueType)
 _FLOW: Final = "flow"
 
 
@@ -97,6 +98,7 @@ class Pipeline:
         self._made_series: dict[tuple[int, int], tuple[Series, Series]] = {}
         self._last_value: dict[ValueType, NDArray[Any]] = {}
         self._last_quality: NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
+        self._last_type: NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)  # for people; 0: none in this run
 
     @property
     def tags(self) -> Tags:
@@ -307,6 +309,8 @@ class Pipeline:
         self._last_value[block.type] = kept
         self._last_quality = grown(self._last_quality, len(self.tags))
         self._last_quality[slots] = block.quality[rows]
+        self._last_type = grown(self._last_type, len(self.tags))
+        self._last_type[slots] = _TYPES.index(block.type) + 1
 
     def _is_last(self, block: Block, row: int, slot: int) -> bool:
         kept = self._last_value.get(block.type)
@@ -433,6 +437,18 @@ class Pipeline:
         self._future_untold, self._future_told_until = map(int, saved["future"])
 
     # --- telling ---
+
+    def last(self, slot: int) -> dict[str, Any]:
+        """The newest sample of a tag that comes in: time, quality, and the value if it came in this run."""
+        if slot >= len(self._newest) or int(self._newest[slot]) == _NEVER:
+            return {}
+        told: dict[str, Any] = {"time_ns": int(self._newest[slot]), "quality": int(self._last_quality[slot])}
+        kind = int(self._last_type[slot]) if slot < len(self._last_type) else 0
+        if kind:
+            value = self._last_value[_TYPES[kind - 1]][slot]
+            plain = value.item() if isinstance(value, np.generic) else value
+            told["value"] = None if plain != plain else plain
+        return told
 
     def status(self) -> dict[str, Any]:
         """Counters of the flow and of each step."""
