@@ -23,7 +23,19 @@ from plant import PiProcess, PlantError, PlantProcess, example_config, write_tag
 from plant.reconciliation import Delivered, Report, reconcile
 from plant.tags import DEFAULT_ASSET
 from rehearsal import processed
-from rehearsal.site import COLLECTOR, DATA_ONLY, EXPORTER, PI_ASSET, PI_COLLECTOR, demo_site, pi_config, sinks
+from rehearsal.site import (
+    COLLECTOR,
+    DATA_ONLY,
+    EXPORTER,
+    PI_ASSET,
+    PI_COLLECTOR,
+    PREPROCESSOR,
+    demo_site,
+    exported_sources,
+    is_of,
+    pi_config,
+    sinks,
+)
 
 PI_USER = "PLANT\\reader"
 """Who reads from the plant's PI Web API."""
@@ -267,17 +279,35 @@ class Rehearsal:
         return {name: partial(_delivered, read) for name, read in readers.items()}
 
     async def stop_collecting(self, *, timeout: float = 15.0) -> int:
-        """Stop every collector and return how many samples its last status says it stored, to be delivered."""
-        collectors = [name for name in self._processes() if name != EXPORTER]
+        """Stop every collector, then the preprocessor when it has taken all of theirs, and return how many samples
+        their last statuses say they stored in streams that the exporter takes, to be delivered."""
+        collectors = [name for name in self._processes() if name not in (PREPROCESSOR, EXPORTER)]
         for name in collectors:
             await self.core.component(name).stop()
         await self.wait_for(lambda: self._stopping() >= len(collectors), "last status of every collector", timeout)
+        if PREPROCESSOR in self._processes():
+            await self._taken(timeout)
+            await self.core.component(PREPROCESSOR).stop()
+            await self.wait_for(lambda: self._stopping() > len(collectors), "last status of the preprocessor", timeout)
+        sources = exported_sources(self.site)
         return sum(
             counts["stored"]
-            for status in self.statuses.values()
-            for stream, counts in status["ledger"].items()
-            if "stored" in counts and not stream.endswith("/events")
+            for stream, counts in self._ledger()
+            if "stored" in counts and not stream.endswith("/events") and is_of(stream, sources)
         )
+
+    async def _taken(self, timeout: float) -> None:
+        """Wait until the preprocessor's own ledger stands still: it has made of the collectors' samples what it can."""
+        deadline, seen, since = time.monotonic() + timeout, 0, time.monotonic()
+        while time.monotonic() < min(deadline, since + 6.0):  # a status comes every 5 s
+            latest = sum(int(counts.get("received", 0)) for _, counts in self._ledger())
+            if latest != seen:
+                seen, since = latest, time.monotonic()
+            await asyncio.sleep(0.2)
+
+    def _ledger(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Every stream, and every sink, with what is counted of it."""
+        return [entry for status in self.statuses.values() for entry in (status.get("ledger") or {}).items()]
 
     async def stop_exporting(self, *, timeout: float = 15.0) -> dict[str, dict[str, int]]:
         """Stop the exporter, which sends the files that it had open, and return what each sink filtered, by reason."""

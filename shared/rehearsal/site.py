@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -52,10 +52,27 @@ def load_site(path: Path) -> dict[str, Any]:
 
 def sinks(site: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The exporter's sinks as the site document merges them, by name."""
+    found = _exporter(site).get("sinks", {})
+    return {name: dict(sink) for name, sink in found.items() if isinstance(sink, Mapping)}
+
+
+def exported_sources(site: Mapping[str, Any]) -> list[str]:
+    """Whose data the exporter takes, as the site document merges it."""
+    return list(_exporter(site).get("sources", ["*"]))
+
+
+def is_of(stream: str, sources: Sequence[str]) -> bool:
+    """Whether a stream is one of these sources, `<producer>/<source>` with * for any, or * for all."""
+    levels = stream.split("/")
+    return any(
+        all(wanted in ("*", level) for wanted, level in zip(source.split("/"), levels, strict=False))
+        for source in sources
+    )
+
+
+def _exporter(site: Mapping[str, Any]) -> Mapping[str, Any]:
     merge = site.get("components", {}).get(EXPORTER, {}).get("configurationUpdate", {}).get("merge", {})
-    if isinstance(merge, str):
-        merge = json.loads(merge)
-    return {name: dict(sink) for name, sink in merge.get("sinks", {}).items() if isinstance(sink, Mapping)}
+    return dict(json.loads(merge)) if isinstance(merge, str) else dict(merge)
 
 
 def pi_points(pi: PiProcess) -> list[str]:

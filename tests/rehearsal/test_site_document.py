@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal.site import COLLECTOR, EXPORTER, SiteError, demo_site, load_site, sinks
+from rehearsal.site import (
+    COLLECTOR,
+    EXPORTER,
+    PREPROCESSOR,
+    SiteError,
+    demo_site,
+    exported_sources,
+    is_of,
+    load_site,
+    sinks,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,3 +72,24 @@ def test_what_is_no_site_document_is_refused_with_its_place(tmp_path: Path, text
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SiteError, match=r"nowhere\.yaml: cannot be read"):
         load_site(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("sources", "taken"),
+    [
+        (["*"], {"a/x", "a/x/backfill", "a/y", "b/x"}),
+        (["a/*"], {"a/x", "a/x/backfill", "a/y"}),
+        (["*/x"], {"a/x", "a/x/backfill", "b/x"}),
+        (["a/y", "b/x"], {"a/y", "b/x"}),
+        (["c/*"], set()),
+    ],
+)
+def test_which_streams_the_exporter_takes(sources: list[str], taken: set[str]) -> None:
+    assert {one for one in ("a/x", "a/x/backfill", "a/y", "b/x") if is_of(one, sources)} == taken
+
+
+def test_with_a_preprocessor_its_streams_alone_are_exported() -> None:
+    assert exported_sources(demo_site({})) == ["*"]
+    assert exported_sources(demo_site({}, preprocessor={"flows": {}})) == ["preprocessor/*"]
+    assert PREPROCESSOR in demo_site({}, preprocessor={"flows": {}})["components"]
+    assert exported_sources({"components": {}}) == ["*"]

@@ -93,7 +93,7 @@ async def live(build: Path, root: Path, profile: str) -> dict[str, Any]:
     user = USER if os.geteuid() == 0 else os.getuid()
     path = device_path(root / "path", user if os.geteuid() == 0 else 0)
     async with Rehearsal(
-        root / "device", build, profile=profile, rate=200, pi=100.0, run_as=user, path=str(path)
+        root / "device", build, profile=profile, rate=200, pi=100.0, preprocess=True, run_as=user, path=str(path)
     ) as rehearsal:
         site = rehearsal.demo_site()
         await rehearsal.provide(site)
@@ -117,7 +117,12 @@ async def live(build: Path, root: Path, profile: str) -> dict[str, Any]:
         await asyncio.sleep(3.0)  # the length of the run
         produced = await rehearsal.finish_production()
         await rehearsal.drain(produced)
-        return {**seen, "report": (await asyncio.to_thread(rehearsal.reconcile)).as_dict()}
+        made = await rehearsal.drain_processed()
+        return {
+            **seen,
+            "report": (await asyncio.to_thread(rehearsal.reconcile)).as_dict(),
+            "processed": {name: {**one.as_dict(), "balances": one.balances} for name, one in made.items()},
+        }
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.system, pytest.mark.alone]
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTS = {"stored", "received", "intent", "appended", "committed", "sealed", "uploaded", "exported"}
+POINTS |= {"turn-stored", "checkpoint-stored"}
 
 
 def test_whatever_goes_wrong_every_sample_arrives_everywhere_once(build: Path, tmp_path: Path) -> None:
@@ -26,4 +27,8 @@ def test_whatever_goes_wrong_every_sample_arrives_everywhere_once(build: Path, t
     for name, destination in found["destinations"].items():
         assert destination["delivered"] == found["produced"], name
         assert (destination["lost"], destination["duplicated"], destination["wrong"]) == (0, 0, 0), name
+    assert found["processed"].keys() == {"kinesis", "s3"}
+    for name, made in found["processed"].items():
+        assert made["exact"] == made["expected"] > 500, name
+        assert (made["lost"], made["doubled"], made["wrong"], made["unexpected"]) == (0, 0, 0, 0), name
     assert {point for point, hits in found["crash_points"].items() if hits} == POINTS

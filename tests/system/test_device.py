@@ -55,3 +55,6 @@ def test_every_component_installs_and_runs_where_there_is_only_a_python(
     assert told["produced"] > 100, told
     for name, counts in told["destinations"].items():
         assert (counts["delivered"], counts["lost"], counts["duplicated"]) == (told["produced"], 0, 0), (name, counts)
+    for name, made in seen["processed"].items():
+        assert made["balances"], (name, made)
+        assert made["exact"], (name, made)
