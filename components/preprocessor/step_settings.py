@@ -486,7 +486,16 @@ class CompressSettings(StepSettings):
         _range_of(self.percent_of_range, self.range)
         if self.max_interval <= self.min_interval:
             refuse("has a maxInterval that is not longer than minInterval", "make maxInterval longer, such as 8h")
+        if self.bound < 1e-200:
+            refuse("has a deviation that is nearly 0", "give the resolution of the sensor, such as 0.01")
         return self
+
+    @property
+    def bound(self) -> float:
+        """How far the line may be off, in the unit of the tag."""
+        if self.percent_of_range is not None and self.range is not None:
+            return self.percent_of_range / 100.0 * (self.range[1] - self.range[0])
+        return self.deviation or 0.0
 
 
 AnyStep = (
