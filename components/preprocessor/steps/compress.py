@@ -39,8 +39,6 @@ _ROUNDING: Final = 2.0**-49
 """Part of a difference by which what is calculated of it may be wrong: 16 units in the last place, of which it takes 7.
 """
 _NARROWER: Final = 1.0 - 2.0**-48
-_FEW: Final = 300
-"""Fewer tags than this go row by row in Python, more of them all at once, one row of each after the other."""
 _NUMERIC: Final = (ValueType.DOUBLE, ValueType.INTEGER)
 # A row of the block by its number; else:
 _NONE: Final = -1
@@ -74,6 +72,8 @@ class Compress(Step[CompressSettings]):
     """The step; see the top of this file."""
 
     rank = 950
+    few = 300
+    """Fewer tags than this go row by row in Python, more of them all at once, one row of each after the other."""
 
     def __init__(self, name: str, settings: CompressSettings, flow: FlowContext) -> None:
         super().__init__(name, settings, flow)
@@ -241,7 +241,7 @@ class Compress(Step[CompressSettings]):
         longest = int(lengths.max())
         for number in range(longest):
             which = np.flatnonzero(lengths > number)
-            if len(which) < _FEW:
+            if len(which) < self.few:
                 self._one_by_one(block, runs.starts[which] + number, runs.ends[which], codes, lines, which, kept)
                 return
             every = len(which) == len(runs)

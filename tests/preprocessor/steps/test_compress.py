@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from preprocessor.engine.pipeline import Outcome, Pipeline
 from preprocessor.engine.step import SECOND, Turn
 from preprocessor.step_settings import CompressSettings, ReportSettings
-from preprocessor.steps import compress
 from preprocessor.steps.compress import Compress
 from preprocessor.steps.report import Report
 from sluice.columns import Quality, Sample
@@ -23,9 +22,11 @@ from sluice.columns import Quality, Sample
 from ..flows import at, batch, feed, flow, pipeline, samples, settings, turn
 
 
-def compressing(**how: Any) -> tuple[Pipeline, Compress]:
+def compressing(*, few: int | None = None, **how: Any) -> tuple[Pipeline, Compress]:
     context = flow()
     step = Compress("compress", settings(CompressSettings, type="compress", **how), context)
+    if few is not None:
+        step.few = few
     return pipeline(context, step), step
 
 
@@ -228,16 +229,12 @@ def test_no_sample_is_further_from_the_line_than_the_deviation(
     for step, value in steps:
         t += step
         given_.append((t, value))
-    of, step_ = compressing(deviation=deviation, maxInterval="36500d")
+    of, step_ = compressing(few=0 if at_once else 10**9, deviation=deviation, maxInterval="36500d")
     kept: list[tuple[int, Any]] = []
-    few, compress._FEW = compress._FEW, 0 if at_once else 10**9
-    try:
-        for begin in range(0, len(given_), size):
-            rows = [Sample("a", time, value) for time, value in given_[begin : begin + size]]
-            kept += [(one.time, one.value) for one in samples(feed_untrusted(of, rows))]
-        kept += [(one.time, one.value) for one in samples(of.finish([step_.name], turn(1)))]
-    finally:
-        compress._FEW = few
+    for begin in range(0, len(given_), size):
+        rows = [Sample("a", time, value) for time, value in given_[begin : begin + size]]
+        kept += [(one.time, one.value) for one in samples(feed_untrusted(of, rows))]
+    kept += [(one.time, one.value) for one in samples(of.finish([step_.name], turn(1)))]
     assert kept[0] == given_[0]
     assert kept[-1] == given_[-1]
     assert set(kept) <= set(given_)
@@ -322,23 +319,20 @@ def histories(draw: st.DrawFn) -> list[list[Sample]]:
 def test_it_keeps_what_the_definition_says_wherever_turns_end_and_state_is_saved(
     turns: list[list[Sample]], how: dict[str, str], deviation: float, at_once: bool, data: st.DataObject
 ) -> None:
-    of, step = compressing(deviation=deviation, **how)
+    few = 0 if at_once else 10**9
+    of, step = compressing(few=few, deviation=deviation, **how)
     references: dict[str, Reference] = {}
     expected: list[Sample] = []
     found: list[Sample] = []
-    few, compress._FEW = compress._FEW, 0 if at_once else 10**9
-    try:
-        for number, rows in enumerate(turns):
-            for row in rows:
-                expected += references.setdefault(row.tag, Reference(step.settings)).push(row)
-            found += samples(feed(of, rows))
-            if data.draw(st.booleans(), label=f"restart after turn {number}"):
-                saved = of.save()
-                of, step = compressing(deviation=deviation, **how)
-                assert of.load(saved) == []
-                assert of.save() == saved
-    finally:
-        compress._FEW = few
+    for number, rows in enumerate(turns):
+        for row in rows:
+            expected += references.setdefault(row.tag, Reference(step.settings)).push(row)
+        found += samples(feed(of, rows))
+        if data.draw(st.booleans(), label=f"restart after turn {number}"):
+            saved = of.save()
+            of, step = compressing(few=few, deviation=deviation, **how)
+            assert of.load(saved) == []
+            assert of.save() == saved
     order = [(s.tag, s.time, s.value, s.quality) for s in sorted(found, key=lambda s: (s.tag, s.time))]
     assert order == [(s.tag, s.time, s.value, s.quality) for s in sorted(expected, key=lambda s: (s.tag, s.time))]
     assert of.held == sum(bool(reference.since) for reference in references.values())
