@@ -191,6 +191,10 @@ class History:
             raise ContextError(f"there is no frame {number}")
         return frame
 
+    def get(self, number: int) -> Frame | None:
+        """A frame by its number; None when it is not, or not any more, known."""
+        return self._frames.get(number)
+
     def running(self, asset: str) -> list[Frame]:
         """The frames that run on exactly this asset, the one that wins first."""
         of = self._assets.get(asset)
@@ -226,8 +230,8 @@ class History:
             raise ContextError(f"a frame that is {frame.state.value} cannot {event}")
         frame.state, frame.reason = state, reason
         frame.end = max(time, frame.start)
-        if frame.phases and frame.phases[-1].end == OPEN:
-            frame.phases[-1].end = max(frame.end, frame.phases[-1].start)
+        for phase in frame.phases:
+            phase.start, phase.end = min(phase.start, frame.end), min(phase.end, frame.end)
         of = self._assets[frame.asset]
         if frame.end >= of.edges[-1]:
             self._append(frame.asset, of, frame.end)
@@ -314,7 +318,9 @@ class History:
 
         All ends that are known are edges, so that behind the last one there is only what runs.
         """
-        best = max(((one.start, one.number) for one in of.frames.values() if one.end > time), default=(0, 0))[1]
+        best = max(
+            ((one.start, one.number) for one in of.frames.values() if one.start <= time < one.end), default=(0, 0)
+        )[1]
         before = of.winners[-1] if of.winners else 0
         if of.edges and of.edges[-1] == time:
             of.winners[-1] = best
@@ -340,7 +346,8 @@ class History:
         else:
             gone = [one.number for one in of.frames.values() if one.end < now - LONGEST_KEPT]
             if len(of.frames) - len(gone) >= MOST_FRAMES:
-                gone = list(of.frames)[: max(len(gone), MOST_FRAMES // 10)]
+                over = [one.number for one in of.frames.values() if not one.running] or list(of.frames)
+                gone = over[: max(len(gone), MOST_FRAMES // 10)]
             self._drop(gone)
             of.edges, of.winners = _timeline(of.frames.values())
             of.arrays = None
