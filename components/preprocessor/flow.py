@@ -20,7 +20,7 @@ from sluice import crash
 from sluice.batch import EventBatch, SampleBatch
 from sluice.config import Problem
 from sluice.database import DatabaseError
-from sluice.delivery import Gap
+from sluice.delivery import Consumer, Gap
 from sluice.outlets import Outlet
 from sluice.retry import Backoff
 from sluice.status import Connection
@@ -66,7 +66,8 @@ class Flow:
         self._work: Work | None = None
         self._held = checkpoints.read(outlet.positions())
         self._begins = True  # what is in memory is not to be used: there is nothing, or it is broken
-        self._waiting = Cursors({}, lambda stream: False, lambda *number: False, lambda key, number: None)
+        self.consumer: Consumer = Cursors({}, lambda stream: False, lambda *number: False, lambda key, number: None)
+        """The cursors: of no stream, until it is known what it takes."""
         self._suspects: dict[Identity, int] = {}
         self._broken_records: dict[int, int] = {}
         self._change_failures = 0
@@ -79,11 +80,6 @@ class Flow:
         outlet.recoverable = True
 
     # --- the reader ---
-
-    @property
-    def consumer(self) -> Cursors:
-        """The cursors."""
-        return self._waiting if self._work is None else self._work.consumer
 
     def has_room(self) -> bool:
         """Whether a batch may come."""
@@ -213,6 +209,7 @@ class Flow:
             suspects=self._suspects,
             hopeless=[number for number, count in self._broken_records.items() if count >= FAILURES],
         )
+        self.consumer = self._work.consumer
         self._begins = False
         self._note(self._work)
         self.moved()

@@ -240,6 +240,11 @@ class Work:
         return self._definition
 
     @property
+    def rebuilt(self) -> bool:
+        """All of it has come, and the state is what it was; the next turn is a new one."""
+        return self._rebuild is None or self._rebuild.over
+
+    @property
     def waiting(self) -> int:
         """Samples that wait."""
         return self._samples
