@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from preprocessor.engine.patterns import PatternError, pattern
+from preprocessor.engine.templates import names_in
 from sluice.config import Duration, Parts, Settings, refuse
 from sluice.tag_settings import Asset
 
@@ -61,7 +62,26 @@ class QualitySettings(StepSettings):
     uncertain: Literal["pass", "bad", "drop", "hold"] = "pass"
     """What becomes of UNCERTAIN samples; hold: the last good value, as UNCERTAIN `held`."""
     bad: Literal["pass", "empty", "drop", "hold"] = "pass"
-    """What becomes of BAD samples; empty: they go without their value."""
+    """What becomes of BAD samples; empty: they go without their value; hold: as for uncertain ones."""
+
+    @model_validator(mode="after")
+    def _each_word_once(self) -> QualitySettings:
+        seen: dict[str, str] = {}
+        for word in self.words:
+            alike = " ".join(word.split()).casefold()
+            if not 1 <= len(alike) <= 64:
+                refuse(f"has a word of {len(alike)} characters", "write words of 1 to 64 characters")
+            if alike in seen:
+                refuse(
+                    f"has {word!r} and {seen[alike]!r}, which are the same: case and blanks do not count", "keep one"
+                )
+            seen[alike] = word
+        return self
+
+
+_DOES_SOMETHING = frozenset(
+    {"to", "units", "source_unit", "gain", "offset", "raw", "clamp", "digits", "value_type", "unit"}
+)
 
 
 class ConvertSettings(StepSettings):
@@ -77,7 +97,7 @@ class ConvertSettings(StepSettings):
     """The unit that values come in, where the source does not say, or says it wrongly."""
     delta: bool = False
     """Values are differences: 10 degF of difference are 5.56 degC."""
-    gain: Annotated[float, Field()] = 1.0
+    gain: float = 1.0
     """Multiplies the value."""
     offset: float = 0.0
     """Is added after the gain."""
@@ -92,7 +112,30 @@ class ConvertSettings(StepSettings):
     value_type: Literal["double", "integer", "boolean", "string"] | None = None
     """The type that values get; what does not fit it becomes BAD `not-convertible`."""
     unit: str = ""
-    """The unit that the tag says after gain, offset or scaling."""
+    """The unit that values have after gain, offset or scaling."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> ConvertSettings:
+        if (self.raw is None) != (self.scaled is None):
+            refuse("needs raw and scaled together", "write both ranges: raw: [0, 65535], scaled: [0, 100]")
+        if self.raw is not None and (self.gain != 1.0 or self.offset != 0.0):
+            refuse("has raw and scaled, and gain or offset as well", "keep one of the two: they say the same thing")
+        if self.raw is not None and self.raw[0] == self.raw[1]:
+            refuse("has a raw range of one value", "write its two ends: raw: [0, 65535]")
+        if self.gain == 0.0:
+            refuse("has a gain of 0, which makes every value the offset", "write another gain, or leave it out")
+        if self.clamp is not None and not self.clamp[0] <= self.clamp[1]:
+            refuse("clamps between limits of which the first is the greater", "write the least value first: [0, 100]")
+        if self.delta and not (self.to or self.units):
+            refuse("has delta, but no unit to convert to", "give to or units, or take delta out")
+        if self.unit and self.source_unit:
+            refuse(
+                "has unit and sourceUnit",
+                "with gain, offset or scaling keep unit, else sourceUnit: both say in which unit the value is",
+            )
+        if not self.model_fields_set & _DOES_SOMETHING:
+            refuse("does nothing", "give to, units, sourceUnit, gain, raw and scaled, clamp, digits or valueType")
+        return self
 
 
 class RenameRule(Settings):
@@ -104,6 +147,25 @@ class RenameRule(Settings):
     """The new name; {name} puts in what was captured, {tag} the old name."""
     asset: str = ""
     """The new asset path, in the same way; {asset} puts in the old one."""
+
+    @model_validator(mode="after")
+    def _can_be_filled(self) -> RenameRule:
+        captured = pattern(self.match).names
+        taken = {"tag", "asset"} & set(captured)
+        if taken:
+            name = sorted(taken)[0]
+            refuse(f"captures {{{name}}}, which means the old name", "give what it captures another name")
+        if not self.tag and not self.asset:
+            refuse("gives neither another tag nor another asset", "write tag, asset or both")
+        for key, template in (("tag", self.tag), ("asset", self.asset)):
+            used = names_in(template)
+            if used is None:
+                refuse(f"has a {key} with a brace that belongs to nothing", "write {name} for what was captured")
+            for name in used:
+                if name not in (*captured, "tag", "asset"):
+                    known = ", ".join(f"{{{one}}}" for one in (*captured, "tag", "asset"))
+                    refuse(f"has a {key} with {{{name}}}, which match does not capture", f"use {known}")
+        return self
 
 
 class RenameSettings(StepSettings):

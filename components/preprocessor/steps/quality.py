@@ -362,7 +362,7 @@ class QualityGate(Step[QualitySettings]):
         return self.drop(block, bad, "dropped_bad") if settings.bad == "drop" else block
 
     def _good(self, block: Block, chosen: Mask) -> Mask:
-        good = chosen & (block.quality == Quality.GOOD)
+        good: Mask = chosen & (block.quality == Quality.GOOD)
         return good if block.late is None else good & ~block.late
 
     def _held(self, block: Block, rows: Mask, good: Mask) -> Block:
