@@ -157,7 +157,7 @@ def test_what_is_saved_goes_on_as_if_nothing_had_been(turns: list[Changes], cut:
                 of.load(kept)
             of.feed([(time + 4 * number, rule, value) for time, rule, value in changes])
             of.pass_time(4 * number + 4)
-            told += [(one.what, one.time, one.frame.number, one.phase) for one in of.happened]
+            told += [(one.what, one.time, one.frame.number, one.phase and one.phase.name) for one in of.happened]
             of.happened.clear()
         return history.save(), told
 
