@@ -7,6 +7,9 @@ stuck 410, spike 420, rate 430, stale 440, context 500, derive 600, (detectors 6
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -35,6 +38,16 @@ Patterns = Annotated[list[Pattern], BeforeValidator(_one_or_many), Field(min_len
 Text = Annotated[str, Field(max_length=2000)]
 """An expression: `{tag name}` is a tag's value, plain names are members of a model."""
 Act = Literal["mark", "drop", "hold"]
+
+
+def _rising(limits: Sequence[tuple[str, float | None]], least: str) -> None:
+    """Refuse limits that are not in rising order, or none at all. least: what to do then."""
+    given = [(name, limit) for name, limit in limits if limit is not None]
+    if not given:
+        refuse("has no limit", least)
+    for (name, limit), (above, higher) in pairwise(given):
+        if not limit < higher:
+            refuse(f"has {name} {limit:g} and {above} {higher:g}", f"{name} must be below {above}")
 
 
 class StepSettings(Settings):
@@ -206,6 +219,14 @@ class RangeSettings(StepSettings):
     event: bool = False
     """Tells an event when a tag leaves its range, and when it is back."""
 
+    @model_validator(mode="after")
+    def _in_order(self) -> RangeSettings:
+        _rising(
+            (("low", self.low), ("softLow", self.soft_low), ("softHigh", self.soft_high), ("high", self.high)),
+            "give at least one of low, softLow, softHigh and high",
+        )
+        return self
+
 
 class StuckSettings(StepSettings):
     """A sensor that does not move."""
@@ -337,6 +358,14 @@ class Limits(Settings):
     low_low: float | None = None
     """Alarm `low-low` below it."""
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Limits:
+        _rising(
+            (("lowLow", self.low_low), ("low", self.low), ("high", self.high), ("highHigh", self.high_high)),
+            "give at least one of lowLow, low, high and highHigh",
+        )
+        return self
+
 
 class AlarmSettings(StepSettings):
     """A rule that raises an alarm: one for each tag that it applies to, or one for its expression."""
@@ -371,6 +400,44 @@ class AlarmSettings(StepSettings):
     """How important it is, 1000 most."""
     message: Annotated[str, Field(max_length=500)] = ""
     """What people read; {tag}, {value}, {limit} and {asset} are put in."""
+
+    @model_validator(mode="after")
+    def _one_condition(self) -> AlarmSettings:
+        given = [
+            name
+            for name, condition in (
+                ("limits", self.limits),
+                ("rate", self.rate),
+                ("deviation", self.deviation),
+                ("equals", self.equals),
+                ("stale", self.stale),
+                ("when", self.when or None),
+            )
+            if condition is not None
+        ]
+        if len(given) > 1:
+            refuse(f"has {' and '.join(given)}", "give one of them, and make another alarm of the other")
+        if not given and self.bad != "alarm":
+            refuse("has no condition", "give one of limits, rate, deviation, equals, stale and when, or bad: alarm")
+        if (self.deviation is None) != (not self.setpoint):
+            refuse("has only one of deviation and setpoint", "give both: how far the value may be from what")
+        if self.equals == []:
+            refuse("has nothing in equals", "give the values that are an alarm, such as [FAULT]")
+        if self.hysteresis and not {"limits", "rate", "deviation"} & set(given):
+            refuse("has a hysteresis, but no limit", "leave out hysteresis, or give limits, rate or deviation")
+        bound = self.rate if self.rate is not None else self.deviation
+        if bound is not None and self.hysteresis >= bound:
+            refuse("has a hysteresis that is not smaller than the limit", f"give less than {bound:g}: it never returns")
+        if self.limits is not None:
+            above = [one for one in (self.limits.high, self.limits.high_high) if one is not None]
+            below = [one for one in (self.limits.low, self.limits.low_low) if one is not None]
+            if above and below and self.hysteresis >= min(above) - max(below):
+                remedy = f"give less than {min(above) - max(below):g}, what lies between the limits"
+                refuse("has a hysteresis as large as what is between its limits", remedy)
+        for word in re.findall(r"\{([A-Za-z_]*)\}", self.message):
+            if word not in ("tag", "value", "limit", "asset"):
+                refuse(f"has {{{word}}} in its message", "what is put in: {tag}, {value}, {limit} and {asset}")
+        return self
 
 
 class CounterSettings(StepSettings):

@@ -62,6 +62,8 @@ class FlowContext:
     mixed: dict[int, int] = field(default_factory=dict)
     """Slots that came in live blocks of several types in this turn, and the newest time that each had before it:
     rows were marked late type by type, and whoever makes one type of them finds out anew which are."""
+    alarms: dict[str, dict[str, int]] = field(default_factory=dict)
+    """The active alarms of each asset: by their id the source time at which they were raised. Alarm steps see to it."""
     watching: set[int] = field(default_factory=set)
     """Slots whose decisions are written down one by one, for `explain`."""
     trace: Callable[[str, str, Block, str], None] = lambda step, reason, rows, what: None

@@ -229,20 +229,47 @@ class SensorStep(Step[S]):
         }
 
 
+class Pauses:
+    """When the component went on after a time in which nothing was running.
+
+    That is told from the turns alone, which lie far apart then: turns that are gone through once more find the same.
+    """
+
+    def __init__(self) -> None:
+        self.resumed = 0
+        """The steady clock of the first turn after the latest pause; 0: there was none."""
+        self._turn: tuple[int, int] | None = None
+
+    def begin(self, turn: Turn) -> bool:
+        """Call once in each turn, before all else. Whether there was a pause before this turn."""
+        before, self._turn = self._turn, (turn.steady, turn.now)
+        if before is None or max(turn.steady - before[0], turn.now - before[1]) <= PAUSE:
+            return False
+        self.resumed = turn.steady
+        return True
+
+    def save(self) -> list[int]:
+        """For `load`."""
+        return [self.resumed, *(self._turn or ())]
+
+    def load(self, saved: Sequence[Any]) -> None:
+        """What `save` gave. Raises ValueError."""
+        resumed, *turn = map(int, saved)
+        self._turn = (turn[0], turn[1]) if len(turn) == 2 else None
+        self.resumed = resumed
+
+
 class Silence:
     """Since when nothing came of each tag, by `Turn.steady`.
 
-    Only tags that have come at all are silent at some time. Silence while nothing was running does not count: when two
-    turns lie far apart, the time until the later one is left out for all tags. That is told from the turns alone, so
-    that turns which are gone through once more find the same.
+    Only tags that have come at all are silent at some time. Silence before the latest pause does not count.
     """
 
     def __init__(self, after: float) -> None:
         """after: seconds of silence that are too long."""
         self.after = round(after * SECOND)
         self._tags = PerTag(heard=("int64", 0), known=("bool", False), silent=("bool", False))
-        self._resumed = 0
-        self._turn: tuple[int, int] | None = None
+        self._pauses = Pauses()
 
     def grow(self, size: int) -> None:
         """Make room for so many tags."""
@@ -250,9 +277,7 @@ class Silence:
 
     def begin(self, turn: Turn) -> None:
         """Call once in each turn, before all else."""
-        if self._turn is not None and max(turn.steady - self._turn[0], turn.now - self._turn[1]) > PAUSE:
-            self._resumed = turn.steady
-        self._turn = turn.steady, turn.now
+        self._pauses.begin(turn)
 
     def hear(self, slots: NDArray[np.int32], turn: Turn) -> NDArray[np.int32]:
         """These tags came. Those of them that were silent, each once."""
@@ -264,7 +289,7 @@ class Silence:
 
     def fallen(self, turn: Turn) -> NDArray[np.intp]:
         """The tags that are silent for too long, each told once until it comes again; at most 5,000 in one turn."""
-        if turn.steady - self._resumed < self.after:
+        if turn.steady - self._pauses.resumed < self.after:
             return np.zeros(0, dtype=np.intp)
         tags = self._tags
         silent = np.flatnonzero((tags["heard"] <= turn.steady - self.after) & tags["known"] & ~tags["silent"])
@@ -287,11 +312,9 @@ class Silence:
 
     def save(self, size: int) -> dict[str, Any]:
         """For `load`."""
-        return {**self._tags.save(size), "resumed": self._resumed, "turn": list(self._turn or ())}
+        return {**self._tags.save(size), "pauses": self._pauses.save()}
 
     def load(self, saved: Mapping[str, Any], size: int) -> None:
         """What `save` gave. Raises ValueError, KeyError."""
-        turn = [int(one) for one in saved["turn"]]
-        resumed = int(saved["resumed"])
+        self._pauses.load(saved["pauses"])
         self._tags.load(saved, size)
-        self._turn, self._resumed = (turn[0], turn[1]) if len(turn) == 2 else None, resumed

@@ -33,7 +33,7 @@ from preprocessor.engine.block import Block, Mask, joined
 from preprocessor.engine.step import SECOND, FlowContext, Turn, grown
 from preprocessor.step_settings import SpikeSettings
 from preprocessor.steps.kept_rows import KeptRows, Units
-from preprocessor.steps.sensor import PerTag, SensorStep
+from preprocessor.steps.sensor import Pauses, PerTag, SensorStep
 from sluice.columns import Quality
 
 TO_DEVIATIONS: Final = 1.4826
@@ -84,6 +84,7 @@ class Spike(SensorStep[SpikeSettings]):
         self._used = 0
         self._rows = KeptRows()
         self._waiting = 0
+        self._pauses = Pauses()
         self._orphans: list[int] = []
         """Tags with a candidate that are not selected any more."""
 
@@ -105,6 +106,9 @@ class Spike(SensorStep[SpikeSettings]):
             self._tags["filled"][slot] = 0
 
     def process(self, blocks: Sequence[Block], turn: Turn) -> Sequence[Block]:
+        if self._pauses.begin(turn) and self._waiting:  # what would confirm them may still be on its way
+            tags = self._tags
+            tags["due"][tags["candidate"] == WAITING] = turn.steady + LONGEST_WAIT
         out = self._given_up(self._orphans)
         self._orphans = []
         released = bool(out)
@@ -314,6 +318,7 @@ class Spike(SensorStep[SpikeSettings]):
             "tags": self._tags.save(size),
             "windows": self._windows[: self._used],
             "rows": self._rows.save(),
+            "pauses": self._pauses.save(),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -327,6 +332,7 @@ class Spike(SensorStep[SpikeSettings]):
         tags = PerTag(**_COLUMNS)
         tags.load(state["tags"], size)
         super().load(state)
+        self._pauses.load(state["pauses"])
         places = np.where(tags["filled"] > 0, tags["place"], -1)
         if places.max(initial=-1) >= len(kept):
             raise ValueError("a window is missing")

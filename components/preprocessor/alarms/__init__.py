@@ -1,0 +1,1 @@
+"""Alarms: what a condition is, how it becomes an alarm, and what holds a flood back."""
