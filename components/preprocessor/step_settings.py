@@ -533,6 +533,16 @@ class AggregateSettings(StepSettings):
     inputs: Literal["drop", "pass"] = "drop"
     """What becomes of the samples themselves."""
 
+    @model_validator(mode="after")
+    def _one_kind_of_window(self) -> AggregateSettings:
+        kinds = [self.window is not None, bool(self.while_.strip()), bool(self.by)]
+        if kinds.count(True) != 1:
+            problem = "has no windows" if not any(kinds) else "has more than one kind of windows"
+            refuse(problem, "give one of `window`, such as 1m, `while`, such as {Pump/Running}, and `by: batch`")
+        if self.window is None and (self.slide is not None or self.offset):
+            refuse("has `slide` or `offset` without `window`", "leave them out, or give `window`")
+        return self
+
 
 def _range_of(percent: float | None, limits: list[float] | None) -> None:
     """Refuse a percentage of the range without a range, and the other way round."""
