@@ -13,24 +13,31 @@ over the tag's name, or <asset>/<name>. A pattern's {instance} may be one that i
 as its member, or a new one, which appears with the first of its tags. Other names in braces may be used in the model's
 `asset`; all patterns must then capture them, and all tags of one instance must agree about them.
 
+An expression of a derived tag calls members, constants and other derived tags by their names; one whose name has other
+letters than those of a plain name is written in braces: {seal-temp}. Tags by other names are for a step of type derive.
+
 A table has the columns instance and asset, and one for each member and constant. An empty cell of a member leaves it to
 the patterns, an empty one of a constant to the model's own value.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from preprocessor.config import Instance, Model
 from preprocessor.engine.patterns import pattern
+from preprocessor.engine.refusal import Refusal
+from preprocessor.engineering_units import UnitError, unit
+from preprocessor.expressions.compiling import Expression, compile_expression
+from preprocessor.expressions.suggesting import did_you_mean
+from preprocessor.step_settings import Derived
 from sluice import tables, units
 from sluice.config import Problem
 from sluice.problem import one_of, render
@@ -80,6 +87,72 @@ class ResolvedModel:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """A derived tag of a model, compiled."""
+
+    name: str
+    settings: Derived
+    expression: Expression
+    inputs: tuple[str, ...]
+    """Members, constants and derived tags that it names."""
+    members: tuple[str, ...]
+    """All members that it is made of, those of its derived tags included."""
+
+
+def formulas(model: Model, name: str) -> list[Formula]:
+    """The derived tags of the model called `name`, each behind those that it uses.
+
+    Raises Refusal, with a place from the top: models.pump.derived.power.expression.
+    """
+    known = [*model.members, *model.values, *model.derived]
+    compiled: dict[str, tuple[Expression, tuple[str, ...]]] = {}
+    for derived, settings in model.derived.items():
+        place = f"models.{name}.derived.{derived}.expression"
+        expression = compile_expression(settings.expression, names=known, place=place, through_time=False)
+        for tag in expression.tags:
+            if tag not in known:
+                problem = f"has {{{tag}}}, which is neither member, constant nor derived tag of the model"
+                near = did_you_mean(tag, known)
+                remedy = f"{near + ' ' if near else ''}a step of type derive can use any tag"
+                raise Refusal(place, settings.expression, problem, remedy)
+        compiled[derived] = expression, (*expression.names, *expression.tags)
+        if not compiled[derived][1]:
+            raise Refusal(place, settings.expression, "names no member, so that it never comes", "make it a constant")
+    ordered: dict[str, Formula] = {}
+    for derived in compiled:
+        _place_behind(derived, compiled, model, name, ordered, ())
+    return list(ordered.values())
+
+
+def _place_behind(
+    derived: str,
+    compiled: Mapping[str, tuple[Expression, tuple[str, ...]]],
+    model: Model,
+    name: str,
+    ordered: dict[str, Formula],
+    path: tuple[str, ...],
+) -> None:
+    """Add a derived tag behind all that it uses."""
+    if derived in ordered:
+        return
+    place = f"models.{name}.derived.{derived}.expression"
+    expression, inputs = compiled[derived]
+    if derived in path:
+        circle = " -> ".join((*path[path.index(derived) :], derived))
+        raise Refusal(place, expression.text, f"is calculated from itself: {circle}", "break the circle")
+    members: dict[str, None] = {}
+    for one in inputs:
+        if one in compiled:
+            _place_behind(one, compiled, model, name, ordered, (*path, derived))
+            members.update(dict.fromkeys(ordered[one].members))
+        elif one in model.members:
+            members[one] = None
+    if not members:
+        raise Refusal(place, expression.text, "names no member, so that it never comes", "make it a constant")
+    ordered[derived] = Formula(derived, model.derived[derived], expression, inputs, tuple(members))
+
+
 def resolve(model: Model, name: str, directory: Path) -> ResolvedModel:
     """The model called `name` with its tables read, and everything that is wrong with it in `problems`.
 
@@ -87,6 +160,7 @@ def resolve(model: Model, name: str, directory: Path) -> ResolvedModel:
     """
     told = _Told(("models", name))
     _names(model, told)
+    _calculated(model, name, told)
     captured = _patterns(model, told)
     _asset(model, captured, told)
     found: dict[str, Instance] = {}
@@ -147,6 +221,21 @@ def _names(model: Model, told: _Told) -> None:
             elif bare in taken:
                 told.at((setting, name), None, f"is the name of a {taken[bare]} already", "rename one of the two")
             taken.setdefault(bare, kind)
+
+
+def _calculated(model: Model, name: str, told: _Told) -> None:
+    """Checks units and what is derived."""
+    for setting, ones in (("members", model.members), ("derived", model.derived)):
+        for one, settings in ones.items():
+            try:
+                if settings.unit:
+                    unit(settings.unit)
+            except UnitError as error:  # noqa: PERF203 - a model has few
+                told.at((setting, one, "unit"), settings.unit, str(error), error.remedy)
+    try:
+        formulas(model, name)
+    except Refusal as refusal:
+        told.problems.append(Problem(refusal.place, refusal.value, refusal.problem, refusal.remedy, _NOT_USED))
 
 
 def _patterns(model: Model, told: _Told) -> bool:
@@ -346,11 +435,6 @@ def _usable(name: str) -> bool:
 def _bare(name: str) -> str:
     """A name as a table's header is read: upper and lower case, blanks, hyphens and underscores do not matter."""
     return _SPACES.sub("", name).casefold()
-
-
-def nearest(word: str, known: Iterable[str], most: int = 3) -> list[str]:
-    """Known names that look like this one, the nearest first."""
-    return difflib.get_close_matches(word, list(known), most, 0.6)
 
 
 class _Told:

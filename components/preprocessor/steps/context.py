@@ -5,9 +5,9 @@ below it; its captured names may stand in the tags of expressions, as in `{site/
 is one context for all tags of the flow. When a batch begins and ends is said in `preprocessor.batches.rules`.
 
 The rules are looked at first, then each sample gets the batch, and the phase, that ran at its own time: late samples
-and those read again from the past get the batch of then. A rule's tag may come a moment later than the samples beside it:
-what went out before with another batch, or none, is told in an event of kind `context`, state `corrected`, with its
-range. With onlyInBatch, samples of the asset outside of batches end here; the rules have seen them.
+and those read again from the past get the batch of then. A rule's tag may come a moment later than the samples beside
+it: what went out before with another batch, or none, is told in an event of kind `context`, state `corrected`, with
+its range. With onlyInBatch, samples of the asset outside of batches end here; the rules have seen them.
 
 Events of kind `batch` have the states started, phase, completed, aborted, abandoned; with `summary` the end of a batch
 is told 2 s later, when the last samples are in, with the figures of its tags. What does not fit into one event of 3,000
@@ -30,9 +30,10 @@ from preprocessor.engine.block import Block, Mask
 from preprocessor.engine.patterns import Pattern, PatternError, Selection
 from preprocessor.engine.refusal import Refusal
 from preprocessor.engine.step import SECOND, FlowContext, Step, Turn, grown
-from preprocessor.expressions.compiling import Column, compile_expression
+from preprocessor.engine.tags import Contexts, Tags, Words
+from preprocessor.expressions.columns import Column
 from preprocessor.expressions.signal import Signal
-from preprocessor.models import nearest
+from preprocessor.expressions.suggesting import did_you_mean
 from preprocessor.step_settings import ContextSettings
 from sluice.columns import Quality, Series, ValueType
 from sluice.context import Frame, History
@@ -56,8 +57,6 @@ class _Unit:
     rules: Rules
     signals: dict[str, Signal]
     """By the name of the rule."""
-    texts: dict[str, str]
-    """The expressions of the signals."""
     summary: Summary | None = None
     newest: int = _NO_TIME
     """The newest time of a sample that went by."""
@@ -167,7 +166,8 @@ class ContextStep(Step[ContextSettings]):
         texts = {rule: _with_captures(text, captured, _place_of(rule)) for rule, text in self._texts.items()}
         try:
             signals = {
-                rule: Signal(text, self.flow, f"steps.{self.name}.{_place_of(rule)}") for rule, text in texts.items()
+                rule: Signal(text, self.flow, _place_of(rule) + (f".{asset}" if captured else ""), step=self.name)
+                for rule, text in texts.items()
             }
         except Refusal as refusal:
             # An asset path can have letters that no tag's name in an expression may have.
@@ -177,9 +177,7 @@ class ContextStep(Step[ContextSettings]):
         for signal in signals.values():
             signal.prepare(range(len(self.flow.tags)))
         number = self._by_asset[asset] = len(self._units)
-        self._units.append(
-            _Unit(asset, dict(captured), rules, signals, texts, None if self._summed is None else Summary())
-        )
+        self._units.append(_Unit(asset, dict(captured), rules, signals, None if self._summed is None else Summary()))
         return number
 
     def _follow(self, unit: _Unit, blocks: Sequence[Block], turn: Turn) -> None:
@@ -359,10 +357,7 @@ class ContextStep(Step[ContextSettings]):
                     "asset": unit.asset,
                     "captured": dict(unit.captured),
                     "rules": unit.rules.save(),
-                    "signals": {
-                        rule: {"text": unit.texts[rule], "state": dict(signal.save())}
-                        for rule, signal in unit.signals.items()
-                    },
+                    "signals": {rule: signal.save() for rule, signal in unit.signals.items()},
                     "summary": None if unit.summary is None else unit.summary.save(),
                     "newest": unit.newest,
                     "closing": [list(one) for one in unit.closing],
@@ -392,8 +387,8 @@ class ContextStep(Step[ContextSettings]):
                 unit.summary.load(saved["summary"])
             for rule, signal in unit.signals.items():
                 kept = saved["signals"].get(rule)
-                if kept is not None and kept["text"] == unit.texts[rule]:
-                    signal.load(kept["state"])
+                if kept is not None:
+                    signal.load(kept)
         self._history.changes.clear()
 
     def explain(self, slot: int) -> dict[str, Any]:
@@ -415,9 +410,10 @@ class ContextStep(Step[ContextSettings]):
     def _check(self) -> None:
         """Refuse expressions that cannot be used, whatever the asset."""
         names = () if self._pattern is None else self._pattern.names
-        sample = dict.fromkeys(names, "x")
+        nowhere = FlowContext(self.flow.name, Tags(), Words(), Contexts())
         for rule, text in self._texts.items():
-            compile_expression(_with_captures(text, sample, _place_of(rule)), place=_place_of(rule))
+            place = _place_of(rule)
+            Signal(_with_captures(text, dict.fromkeys(names, "x"), place), nowhere, place)
 
 
 def _asset_pattern(asset: str) -> Pattern | None:
@@ -457,8 +453,7 @@ def _with_captures(text: str, captured: Mapping[str, str], place: str) -> str:
             name = text[begin + 1 : number]
             if depth == 1:
                 if name not in captured:
-                    near = nearest(name, captured, 1)
-                    remedy = f"did you mean {{{near[0]}}}?" if near else f"there are: {', '.join(sorted(captured))}"
+                    remedy = did_you_mean(name, captured) or f"there are: {', '.join(sorted(captured))}"
                     raise Refusal(place, text, f"has {{{name}}}, which `asset` does not capture", remedy)
                 made.append(captured[name])
                 begin = -1
