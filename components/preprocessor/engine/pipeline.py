@@ -29,6 +29,8 @@ from sluice.columns import DTYPES, Columns, Series, ValueType
 OURS: Final = "preprocessor"
 _TELL_EVERY: Final = 60 * SECOND
 _NEVER: Final = -(2**63)
+_MOST_KNOWN: Final = 256
+_MOST_LISTS: Final = 16
 _TYPES: Final = tuple(ValueType)
 _FLOW: Final = "flow"
 
@@ -68,6 +70,20 @@ class Outcome:
     """Rows that the steps made: derived, aggregated, repeated."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Known:
+    """The series of a batch that came, to know them again."""
+
+    series: tuple[Series, ...]
+    slots: NDArray[np.int32]
+    version: int
+    """That of the flow's tags."""
+    unwanted: bool
+    """Some have no place, or are not selected."""
+    batches: bool
+    """Some carry a production batch."""
+
+
 class Pipeline:
     """The steps of one flow and what they share.
 
@@ -93,8 +109,8 @@ class Pipeline:
         self._future_untold = self._future_told_until = 0
         self._pass_events = pass_events
         self._newest: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self._last_block: dict[int, Any] = {}
-        self._taken_series: dict[int, tuple[str, tuple[Series, ...], NDArray[np.int32]]] = {}
+        self._lists: dict[bytes, tuple[int, tuple[Series, ...]]] = {}
+        self._known_series: dict[tuple[str, int, int, int], _Known] = {}
         self._made_series: dict[tuple[int, int], tuple[Series, Series]] = {}
         self._last_value: dict[ValueType, NDArray[Any]] = {}
         self._last_quality: NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
@@ -183,8 +199,8 @@ class Pipeline:
     def _taken(self, batch: SampleBatch, turn: Turn) -> Block | None:
         """The rows of a batch whose tags are taken, by slot."""
         columns, stream = batch.columns, batch.header.stream
-        slots = self._slots_of(stream, columns.series)
-        slot = slots[columns.s]
+        known = self._series_of(stream, columns.series)
+        slot = known.slots[columns.s]
         backfill = stream.endswith("/backfill")
         size = len(columns)
         status = np.zeros(size, dtype=np.int64) if columns.status is None else columns.status
@@ -201,11 +217,10 @@ class Pipeline:
             np.zeros(size, dtype=np.uint8) if columns.quality is None else columns.quality,
             status,
             columns.null,
-            context=self._context_of(columns),
+            context=self._context_of(columns) if known.batches else None,
             backfill=backfill,
         )
-        unwanted = slot < 0
-        if unwanted.any():
+        if known.unwanted and (unwanted := slot < 0).any():
             self.counters["not_selected"] += int(np.count_nonzero(slot == -2))
             self.counters["too_many_tags"] += int(np.count_nonzero(slot == -1))
             self.flow.dropped += int(np.count_nonzero(unwanted))
@@ -236,9 +251,26 @@ class Pipeline:
         )
         self._future_untold, self._future_told_until = 0, turn.steady + _TELL_EVERY
 
+    def _series_of(self, stream: str, series: tuple[Series, ...]) -> _Known:
+        """The slots of a batch's series. Batches of a stream have the same ones again and again, and the same objects:
+        then it is enough to see that."""
+        key = (stream, len(series), id(series[0]) if series else 0, id(series[-1]) if series else 0)
+        known = self._known_series.get(key)
+        if known is not None and known.version == self.tags.version and known.series == series:
+            return known
+        slots = self._slots_of(stream, series)
+        if len(self._known_series) >= _MOST_KNOWN:
+            self._known_series.clear()
+        known = self._known_series[key] = _Known(
+            series, slots, self.tags.version, bool((slots < 0).any()), any(one.batch for one in series)
+        )
+        return known
+
     def _slots_of(self, stream: str, series: tuple[Series, ...]) -> NDArray[np.int32]:
         """The slot of each series of a batch; -1: no place, -2: not selected."""
         sources = [source for source in self.sources if source.covers(stream)]
+        if any(source.selection.everything and source.assets.everything for source in sources):
+            return np.array([self.tags.slot(one) for one in series], dtype=np.int32)
         found = []
         for one in series:
             wanted = any(
@@ -247,9 +279,7 @@ class Pipeline:
             found.append(self.tags.slot(one) if wanted else -2)
         return np.array(found, dtype=np.int32)
 
-    def _context_of(self, columns: Columns) -> NDArray[np.int32] | None:
-        if not any(one.batch for one in columns.series):
-            return None
+    def _context_of(self, columns: Columns) -> NDArray[np.int32]:
         return np.array([self.flow.contexts.number(one.batch) for one in columns.series], dtype=np.int32)[columns.s]
 
     def _mixed(self, live: Sequence[Block]) -> dict[int, int]:
@@ -328,7 +358,7 @@ class Pipeline:
             runs = block.runs()
             lengths = runs.ends - runs.starts
             s = np.repeat(np.arange(len(runs), dtype=np.int32), lengths)
-            series = self._list_of(tuple(runs.slots.tolist()))
+            series = self._list_of(runs.slots)
         else:
             key = (block.slot.astype(np.int64) << 32) | block.context
             keys, s = np.unique(key, return_inverse=True)
@@ -353,16 +383,17 @@ class Pipeline:
             block.null if block.null is not None and block.null.any() else None,
         )
 
-    def _list_of(self, slots: tuple[int, ...]) -> tuple[Series, ...]:
+    def _list_of(self, slots: NDArray[np.int32]) -> tuple[Series, ...]:
         """The series of these tags: the same object as long as it is the same list, which is written only once."""
-        series = tuple([self.tags.series[slot] for slot in slots])
-        key = hash(slots)
-        known = self._last_block.get(key)
-        if known is not None and len(known) == len(series) and all(a is b for a, b in zip(known, series, strict=True)):
-            return known  # type: ignore[no-any-return]
-        if len(self._last_block) >= 64:
-            self._last_block.clear()
-        self._last_block[key] = series
+        key = slots.tobytes()
+        known = self._lists.get(key)
+        if known is not None and known[0] == self.tags.version:
+            return known[1]
+        of = self.tags.series
+        series = tuple([of[slot] for slot in slots.tolist()])
+        if len(self._lists) >= _MOST_LISTS:
+            self._lists.clear()
+        self._lists[key] = self.tags.version, series
         return series
 
     def _in_context(self, slot: int, context: int) -> Series:

@@ -32,6 +32,8 @@ class Tags:
         self.stages: list[str] = []
         self.log: list[int] = []
         """Slots that are new in this turn, or have another unit; the pipeline empties it when all steps know."""
+        self.version = 0
+        """Another one whenever a tag that was known goes out with another unit or other members: for caches."""
         self._slots: dict[tuple[str, str, str], int] = {}
         self._named: dict[str, list[int]] = {}
 
@@ -56,6 +58,7 @@ class Tags:
         known = self.series[slot]
         if known.unit != series.unit or known.extra != series.extra:
             self.series[slot] = replace(series, batch="")
+            self.version += 1
             if known.unit != series.unit:
                 self.log.append(slot)
         return slot
