@@ -77,9 +77,9 @@ class Alarm(Step[AlarmSettings]):
         self._levels = Levels(_limits(settings), settings.hysteresis)
         self._machine = Machine(settings.on_delay, settings.off_delay)
         self._alone = bool(settings.when) and "tags" not in settings.model_fields_set
-        self._when = Signal(settings.when, flow, "when") if settings.when else None
-        self._setpoint = Signal(settings.setpoint, flow, "setpoint") if settings.setpoint else None
-        self._inhibit = Signal(settings.inhibit, flow, "inhibit") if settings.inhibit else None
+        self._when = Signal(settings.when, flow, "when", step=name) if settings.when else None
+        self._setpoint = Signal(settings.setpoint, flow, "setpoint", step=name) if settings.setpoint else None
+        self._inhibit = Signal(settings.inhibit, flow, "inhibit", step=name) if settings.inhibit else None
         self._inhibited = False
         self._silence = None if settings.stale is None else Silence(settings.stale)
         self._keeps = settings.stale is not None or settings.deviation is not None or bool(settings.when)

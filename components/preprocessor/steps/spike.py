@@ -331,22 +331,22 @@ class Spike(SensorStep[SpikeSettings]):
         rows.grow(size)
         tags = PerTag(**_COLUMNS)
         tags.load(state["tags"], size)
-        super().load(state)
         self._pauses.load(state["pauses"])
-        places = np.where(tags["filled"] > 0, tags["place"], -1)
-        if places.max(initial=-1) >= len(kept):
+        super().load(state)
+        kept_at, mine = tags["place"][:size].copy(), self._tags["place"][:size]
+        filled = tags["filled"][:size]
+        if kept_at[filled > 0].max(initial=-1) >= len(kept):
             raise ValueError("a window is missing")
-        mine = self._tags["place"]
-        for slot in np.flatnonzero((places >= 0)[: len(mine)] & (mine >= 0)[: len(places)]).tolist():
-            row = kept[places[slot]]
-            filled, start = int(tags["filled"][slot]), int(tags["next"][slot])
-            values = np.roll(row, -start) if filled == len(row) else row[:filled]
+        for slot in np.flatnonzero(filled > 0).tolist():
+            if mine[slot] < 0 or kept_at[slot] < 0:
+                filled[slot] = 0
+                continue
+            row, count = kept[kept_at[slot]], int(filled[slot])
+            values = np.roll(row, -int(tags["next"][slot])) if count == len(row) else row[:count]
             values = values[-self._size :]
             self._windows[mine[slot], : len(values)] = values
-            tags["filled"][slot], tags["next"][slot] = len(values), len(values) % self._size
-        for slot in np.flatnonzero(mine[: len(places)] < 0).tolist():
-            tags["filled"][slot] = 0
-        tags["place"][: len(mine)] = mine
+            filled[slot], tags["next"][slot] = len(values), len(values) % self._size
+        tags["place"][:size] = mine
         self._tags, self._rows = tags, rows
         waiting = np.flatnonzero(tags["candidate"] == WAITING)
         self._waiting = len(waiting)

@@ -38,7 +38,7 @@ class Stuck(SensorStep[StuckSettings]):
     def __init__(self, name: str, settings: StuckSettings, flow: FlowContext) -> None:
         super().__init__(name, settings, flow)
         self._for = round(settings.for_ * SECOND)
-        self._when = Signal(settings.when, flow, "when") if settings.when else None
+        self._when = Signal(settings.when, flow, "when", step=name) if settings.when else None
         self._units = Units(flow.tags)
         self._runs = PerTag(count=("int64", 0), start=("int64", 0), low=("float64", 0.0), high=("float64", 0.0))
 
