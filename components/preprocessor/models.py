@@ -232,6 +232,16 @@ def _calculated(model: Model, name: str, told: _Told) -> None:
                     unit(settings.unit)
             except UnitError as error:  # noqa: PERF203 - a model has few
                 told.at((setting, one, "unit"), settings.unit, str(error), error.remedy)
+    allowed = (_INSTANCE, _ASSET, *captures(model))
+    for one, settings in model.derived.items():
+        for setting, template in (("tag", settings.tag), ("asset", settings.asset)):
+            for unknown in _IN_BRACES.findall(template):
+                if unknown not in allowed:
+                    remedy = one_of([f"{{{place}}}" for place in allowed], f"{{{unknown}}}")
+                    told.at(("derived", one, setting), template, f"has {{{unknown}}}, which is nothing", remedy)
+        if (settings.tag or one) in model.members and not settings.asset:
+            remedy = "give it another name"
+            told.at(("derived", one, "tag"), settings.tag or one, "is the name of a member already", remedy)
     try:
         formulas(model, name)
     except Refusal as refusal:
