@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 _LONGEST: Final = 100
-_NUMBER: Final = re.compile(r"[ \t\r\n]*([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,5})?)[ \t\r\n]*")
+_NUMBER: Final = re.compile(r"[ \t\r\n]*[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,5})?[ \t\r\n]*")
 _WHOLE: Final = re.compile(r"[ \t\r\n]*([+-]?[0-9]+)[ \t\r\n]*")
 
 
@@ -19,10 +19,9 @@ def number(text: str) -> float | None:
     """
     if len(text) > _LONGEST:
         return None
-    found = _NUMBER.fullmatch(text)
-    if found is None:
+    if _NUMBER.fullmatch(text) is None:
         return None
-    value = float(found[1])
+    value = float(text)
     return value if math.isfinite(value) else None
 
 

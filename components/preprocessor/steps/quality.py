@@ -240,10 +240,9 @@ class QualityGate(Step[QualitySettings]):
         texts: list[str | None] = block.value.tolist()
         numbers = self.settings.numbers
         words_first = self._numbers_mean_words or not numbers
-        values = np.full(len(texts), np.nan)
+        values = [np.nan] * len(texts)
         quality, status = block.quality.copy(), block.status.copy()
         said: list[int] = []
-        read: list[int] = []
         wrong: list[int] = []
         for row in np.flatnonzero(chosen).tolist():
             text = texts[row]
@@ -251,7 +250,6 @@ class QualityGate(Step[QualitySettings]):
                 continue
             if not words_first and (value := number(text)) is not None:
                 values[row] = value
-                read.append(row)
             elif (meant := self._word(text)) is not None:
                 quality[row] = max(int(quality[row]), meant)
                 status[row] = self.flow.words.code(text.strip())
@@ -262,7 +260,6 @@ class QualityGate(Step[QualitySettings]):
                     wrong.append(row)
                 else:
                     values[row] = value
-                    read.append(row)
         rows = _mask(len(texts), said)
         if said:
             self.count("words", len(said))
@@ -274,9 +271,10 @@ class QualityGate(Step[QualitySettings]):
             self.note(block, missed, NOT_A_NUMBER, "changed")
             self._tell(block, wrong, texts, turn)
             rows |= missed
+        numbers_read = np.array(values)
         if numbers:
-            self.count("numbers", len(read))
-        return self._typed(block.with_(quality=quality, status=status), chosen, rows, values)
+            self._counted("numbers", ~np.isnan(numbers_read))
+        return self._typed(block.with_(quality=quality, status=status), chosen, rows, numbers_read)
 
     def _typed(self, block: Block, chosen: Mask, emptied: Mask, values: NDArray[np.float64]) -> list[Block]:
         """The rows by the type that they have now. emptied: the text said that there is no value."""
