@@ -55,9 +55,9 @@ class Levels:
         """The limit of a level; None when it has none."""
         return self._by_level[level].limit if level in self._by_level else None
 
-    def passed(self, numbers: NDArray[np.float64]) -> NDArray[np.int8]:
+    def passed(self, numbers: NDArray[np.float64]) -> NDArray[np.int16]:
         """The worst level that each number passes; 0 for none, and for NaN."""
-        found = np.zeros(len(numbers), dtype=np.int8)
+        found = np.zeros(len(numbers), dtype=np.int16)
         for one in self._limits:
             found[numbers > one.limit if one.side > 0 else numbers < one.limit] = one.level
         return found

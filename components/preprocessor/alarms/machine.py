@@ -127,6 +127,10 @@ class Transition(NamedTuple):
     level: int
     value: Any
     batch: str
+    number: int
+    """Of the occurrence."""
+    raised: int
+    """When it was raised."""
 
 
 class Machine:
@@ -186,4 +190,4 @@ class Machine:
             point.number += 1
         if told in (RAISED, CHANGED):
             point.told = point.level
-        return [Transition(told, point.moved, point.told, point.value, point.batch)]
+        return [Transition(told, point.moved, point.told, point.value, point.batch, point.number, point.raised)]

@@ -212,13 +212,15 @@ class Alarm(Step[AlarmSettings]):
             )
         return rows
 
-    def _judged(self, block: Block, selected: Mask, counts: Mask) -> tuple[NDArray[np.float64], NDArray[np.int8], Mask]:
+    def _judged(
+        self, block: Block, selected: Mask, counts: Mask
+    ) -> tuple[NDArray[np.float64], NDArray[np.int16], Mask]:
         """By row: what the limits are compared with (NaN: nothing), the level without hysteresis, whether it counts.
 
         selected: rows that are in order; counts: those of them that have a value and are not BAD.
         """
         settings, nothing = self.settings, np.full(len(block), np.nan)
-        level = np.zeros(len(block), dtype=np.int8)
+        level = np.zeros(len(block), dtype=np.int16)
         if settings.equals is not None:
             level[counts & self._equal.rows(block)] = levels.EQUALS
             return nothing, level, counts
@@ -272,13 +274,13 @@ class Alarm(Step[AlarmSettings]):
 
     # --- expressions ---
 
-    def _by_expression(self, column: Column, size: int) -> NDArray[np.int8]:
+    def _by_expression(self, column: Column, size: int) -> NDArray[np.int16]:
         """The levels of a rule that is about an expression; -1: not known, and the state stays."""
         unknown_is = {"hold": -1, "alarm": levels.BAD, "normal": 0}[self.settings.bad]
         number = _numbers(column, size)
         found = np.where(number != 0, levels.EXPRESSION, 0)
         found[np.isnan(number)] = unknown_is
-        return found.astype(np.int8)
+        return found.astype(np.int16)
 
     def _from_expression(
         self,
@@ -299,7 +301,7 @@ class Alarm(Step[AlarmSettings]):
         if self._when is not None:
             found = self._by_expression(column, len(times))
         else:
-            found = np.where(np.isnan(targets), -1, 0).astype(np.int8)
+            found = np.where(np.isnan(targets), -1, 0).astype(np.int16)
         for time, target, level in zip(times.tolist(), targets.tolist(), found.tolist(), strict=True):
             if level < 0:
                 continue
@@ -424,7 +426,9 @@ class Alarm(Step[AlarmSettings]):
         told = []
         if point.state in ALIVE:
             point.moved = max(point.moved, turn.now if turn.trusted else point.moved)
-            told = [Transition(SUPPRESSED, point.moved, point.told, point.value, point.batch)]
+            told = [
+                Transition(SUPPRESSED, point.moved, point.told, point.value, point.batch, point.number, point.raised)
+            ]
         point.state, point.level = State.NORMAL, 0
         self._settle(key, point, told, turn)
 
@@ -446,12 +450,12 @@ class Alarm(Step[AlarmSettings]):
 
     def _tell(self, key: int, point: Point, what: Transition, turn: Turn) -> None:
         tag, asset = self._names(key)
-        number = self._id(key, point.number)
+        number = self._id(key, what.number)
         self.count(what.told)
         over = what.told in (RETURNED, SUPPRESSED)
         if what.told == RAISED:
             point.asset, point.first = asset, not self.flow.alarms.get(asset)
-        self._count_active(point.asset, number, None if over else point.raised)
+        self._count_active(point.asset, number, None if over else what.raised)
         if not self._flood.allows(key, what.time, turn.steady):
             self.count("not_told")
             return
@@ -471,7 +475,7 @@ class Alarm(Step[AlarmSettings]):
             limit=limit,
             first_out=point.first,
             message=self._message(tag, asset, level, what.value, limit),
-            **({"duration_s": (what.time - point.raised) / SECOND} if over else {}),
+            **({"duration_s": (what.time - what.raised) / SECOND} if over else {}),
         )
 
     def _count_active(self, asset: str, number: str, raised: int | None) -> None:
@@ -595,7 +599,7 @@ _MEMBERS: Final = (
     "batch",
 )
 _COLUMNS: Final[Mapping[str, tuple[str, Any]]] = {
-    "level": ("int8", 0),  # of the condition
+    "level": ("int16", 0),  # of the condition
     "waits": ("bool", False),  # whether a delay is under way
     "alarms": ("int64", 0),  # raised so far
     "moved": ("int64", 0),
