@@ -19,7 +19,7 @@ With report by exception before it, the line is off by at most the deviation plu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -155,7 +155,7 @@ class Compress(Step[CompressSettings]):
             return before, back
         nulls = block.nulls()
         state_held = self._held[slots]
-        lines = self._lines(block, slots, state_held)
+        lines = self._lines(block, runs, slots, state_held)
         kept = np.zeros(len(block), dtype=np.bool_)
         self._gone_through(block, runs, self._breaks(block, runs, slots, nulls), lines, kept)
         given = lines.given
@@ -221,12 +221,14 @@ class Compress(Step[CompressSettings]):
         codes: NDArray[np.uint8] = np.where(breaks, _BREAKS, np.where(nulls, _NULL_GOES_ON, _GOES_ON)).astype(np.uint8)
         return codes
 
-    def _lines(self, block: Block, slots: Index, held: Mask) -> _Lines:
+    def _lines(self, block: Block, runs: Runs, slots: Index, held: Mask) -> _Lines:
         dtype = np.float64 if block.type is ValueType.DOUBLE else np.int64
+        # A tag without a line has one that is just behind its first row, which breaks it.
+        at = np.where(self._anchor.type[slots] == 0, block.t[runs.starts] - 1, self._anchor.t[slots])
         return _Lines(
-            self._anchor.t[slots],
+            at,
             self._anchor.bits[slots].view(dtype),
-            self._newest.t[slots],
+            np.where(held, self._newest.t[slots], at),
             self._newest.bits[slots].view(dtype),
             self._up[slots],
             self._lo[slots],
@@ -308,8 +310,14 @@ class Compress(Step[CompressSettings]):
         which: Index,
         kept: Mask,
     ) -> None:
-        """These tags from the given rows on, each to its end. The same as `_at_once`, and the same to the last bit."""
-        all_times, all_values, all_codes = block.t.tolist(), _as_numbers(block.value), codes.tolist()
+        """These tags from the given rows on, each to its end. The same as `_at_once`, and the same to the last bit.
+
+        A row that is anything but the next number of its line has no value here, so that it falls out of every cone:
+        what goes on need not be asked what it is.
+        """
+        base, floats = _base(block.t, lines.at[which], lines.st[which])
+        exact = _floats_do(block.value, lines.av[which], lines.sv[which])
+        times, values = floats(block.t - base), _as_numbers(block.value, exact, codes != _GOES_ON)
         deviation, rounding = self._deviation * _NARROWER, _ROUNDING
         least, most = self._min, self._max
         keep: list[int] = []
@@ -317,10 +325,10 @@ class Compress(Step[CompressSettings]):
         for begin, end, at, av, st, sv, up, lo, anchor, held, given in zip(
             begins.tolist(),
             ends.tolist(),
-            lines.at[which].tolist(),
-            _as_numbers(lines.av[which]),
-            lines.st[which].tolist(),
-            _as_numbers(lines.sv[which]),
+            floats(lines.at[which] - base),
+            _as_numbers(lines.av[which], exact),
+            floats(lines.st[which] - base),
+            _as_numbers(lines.sv[which], exact),
             lines.up[which].tolist(),
             lines.lo[which].tolist(),
             lines.anchor[which].tolist(),
@@ -328,26 +336,28 @@ class Compress(Step[CompressSettings]):
             lines.given[which].tolist(),
             strict=True,
         ):
-            for row, t, value, code in zip(
-                range(begin, end), all_times[begin:end], all_values[begin:end], all_codes[begin:end], strict=True
-            ):
+            for row, t, value in zip(range(begin, end), times[begin:end], values[begin:end], strict=True):
                 length = t - at
-                if code == _BREAKS:
-                    if held >= 0:
-                        keep.append(held)
-                    elif held == _KEPT:
-                        given = True
-                    keep.append(row)
-                    anchor, held, at, av, up, lo = row, _NONE, t, value, _INF, -_INF
-                    continue
                 change = value - av
-                if held != _NONE and length >= least and (length > most or not (code or lo <= change / length <= up)):
-                    if held >= 0:
-                        keep.append(held)
-                    else:
-                        given = True
-                    anchor, at, av, up, lo = held, st, sv, _INF, -_INF
-                    length, change = t - at, value - av
+                if not lo <= change / length <= up or length > most:
+                    code = codes[row]
+                    if code == _BREAKS:
+                        if held >= 0:
+                            keep.append(held)
+                        elif held == _KEPT:
+                            given = True
+                        keep.append(row)
+                        anchor, held, at, av, up, lo = row, _NONE, t, block.value[row].item(), _INF, -_INF
+                        continue
+                    if held != _NONE and length >= least and (code == _GOES_ON or length > most):
+                        if held >= 0:
+                            keep.append(held)
+                            st, sv = times[held], values[held]
+                        else:
+                            given = True
+                        anchor, at, av, up, lo = held, st, sv, _INF, -_INF
+                        length = t - at
+                        change = value - av
                 room = deviation - abs(change) * rounding
                 if room >= 0.0:
                     slope = (change + room) / length
@@ -358,7 +368,7 @@ class Compress(Step[CompressSettings]):
                         lo = slope
                 else:
                     up, lo = -_INF, _INF
-                held, st, sv = row, t, value
+                held = row
             ended.append((up, lo, anchor, held, given))
         kept[keep] = True
         ups, los, anchors, helds, givens = zip(*ended, strict=True)
@@ -468,9 +478,31 @@ def _difference(value: NDArray[Any], before: NDArray[Any]) -> NDArray[np.float64
     return found
 
 
-def _as_numbers(values: NDArray[Any]) -> list[Any]:
-    """Floats; integers as integers where floats would lose digits."""
-    if values.dtype == np.int64 and len(values) and int(values.max()) < 2**53 and int(values.min()) > -(2**53):
+def _base(*times: NDArray[np.int64]) -> tuple[np.int64, Callable[[NDArray[np.int64]], list[Any]]]:
+    """What to take off these times, and how to make numbers of them then: floats where they are exact (104 days)."""
+    base = np.min([one.min() for one in times])
+    if int(np.max([one.max() for one in times])) - int(base) < 2**53:
+        return base, lambda relative: list(relative.astype(np.float64).tolist())
+    return np.int64(0), lambda relative: list(relative.tolist())
+
+
+def _floats_do(*columns: NDArray[Any]) -> bool:
+    """Whether floats hold all of these values exactly."""
+    return all(
+        values.dtype == np.float64 or (int(values.max()) <= 2**53 and int(values.min()) >= -(2**53))
+        for values in columns
+    )
+
+
+def _as_numbers(values: NDArray[Any], floats: bool, without: Mask | None = None) -> list[Any]:
+    """Floats, or integers as what they are. NaN in some places."""
+    if floats and values.dtype != np.float64:
         values = values.astype(np.float64)
+    if without is None or not without.any():
+        return list(values.tolist())
+    if floats:
+        return list(np.where(without, np.nan, values).tolist())
     numbers: list[Any] = values.tolist()
+    for place in np.flatnonzero(without).tolist():
+        numbers[place] = float("nan")
     return numbers

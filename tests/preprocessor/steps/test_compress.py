@@ -215,6 +215,7 @@ NASTY = st.one_of(
     st.lists(st.tuples(STEPS, GRID), min_size=2, max_size=40),
     st.lists(st.tuples(STEPS, st.integers(-(2**63), 2**63 - 1)), min_size=2, max_size=40),
     st.lists(st.tuples(STEPS, st.integers(2**60, 2**60 + 9)), min_size=2, max_size=40),
+    st.lists(st.tuples(STEPS, st.integers(2**53 - 4, 2**53 + 4)), min_size=2, max_size=40),
     # a little above and below a line far from 0
     st.lists(st.tuples(STEPS, GRID.map(lambda v: 1e12 + v)), min_size=2, max_size=40),
 )
