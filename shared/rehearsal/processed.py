@@ -7,11 +7,11 @@ The flows that are judged (`flows()`):
     totals     the increments of its row numbers, added up
 
 Windows. What a window gives is worked out here as its definition says, slowly and in fractions: the samples of the tag
-whose time lies in it are counted, added up, compared; between samples the last value holds. The plant is asked for its
-past after every disturbance, so samples come late, on another stream, and windows are closed before they have come.
-Each late sample then revises its window. So a window may be given out several times, each time with `rev` one higher:
-every number must be there once, and the last must be exact, whatever was killed in between. Only tags that are always
-GOOD are aggregated, so that nothing depends on how quality is weighed.
+whose time lies in it are counted and added up; between samples the last value holds, into the window too. The plant is
+asked for its past after every disturbance, so samples come late, on another stream, and windows are closed before they
+have come. Each late sample then revises its window. So a window may be given out several times, each time with `rev`
+one higher: every number must be there once, and the last must be exact, whatever was killed in between. Only tags that
+are always GOOD are aggregated, so that nothing depends on how quality is weighed.
 
 Totals. The row number of a unit counts up by itself. Its total at any sample is therefore that sample's number less the
 first one, however many samples between were late and passed the counter by.
@@ -165,7 +165,8 @@ def windows_of(
     for start in dict.fromkeys(time // size * size for time in times):
         low, high = bisect_left(times, start), bisect_left(times, start + size)
         values = [Fraction(value) for _, value in samples[low:high]]
-        held = samples[max(0, low - 1) : high]  # with what held when the window began
+        # With what held when the window began, unless it did for no time.
+        held = samples[low if times[low] == start else max(0, low - 1) : high]
         edges = [max(start, time) for time, _ in held[1:]] + [start + size]
         since = max(start, held[0][0])
         integral = known = Fraction(0)
@@ -182,8 +183,8 @@ def windows_of(
             {
                 "count": (Fraction(len(values)), exactly),
                 "sum": (sum(values, Fraction(0)), of_sum),
-                "minimum": (min(values), exactly),
-                "maximum": (max(values), exactly),
+                "minimum": (min(Fraction(value) for _, value in held), exactly),
+                "maximum": (max(Fraction(value) for _, value in held), exactly),
                 "first": (values[0], exactly),
                 "last": (values[-1], exactly),
                 "integral": (integral, of_integral),

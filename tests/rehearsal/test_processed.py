@@ -48,7 +48,7 @@ SECOND_WINDOW = {
     "count": 1,
     "sum": -4.5,
     "minimum": -4.5,
-    "maximum": -4.5,
+    "maximum": 2.0,
     "first": -4.5,
     "last": -4.5,
     "integral": 1.0 * 2.0 + 1.0 * -4.5,
@@ -142,6 +142,7 @@ def test_the_integral_of_windows_is_that_of_the_whole(times: list[int], data: st
         inside = [v for t, v in samples if start <= t < start + 2 * SECOND]
         assert results["count"][0] == len(inside) > 0
         assert results["sum"][0] == sum(inside)
+        assert (results["minimum"][0], results["maximum"][0]) == (min(held), max(held))
 
 
 def test_the_flows_are_a_configuration_without_a_mistake(tmp_path: Path) -> None:

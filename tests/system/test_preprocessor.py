@@ -107,13 +107,19 @@ async def judged(rehearsal: Rehearsal) -> None:
         assert verdict.totals >= 10, f"{name}: {verdict}"
 
 
-async def dies(rehearsal: Rehearsal, component: Component, point: str = "") -> None:
-    """Kill the component, now or at a crash point that it carries after a kill, and wait until it runs again."""
+async def dies(
+    rehearsal: Rehearsal, component: Component, point: str = "", died: Callable[[], None] = lambda: None
+) -> None:
+    """Kill the component, now or at a crash point that it carries after a kill, and wait until it runs again.
+
+    died: called when it is dead for the last time.
+    """
     deaths = component.restarts + (2 if point else 1)
     component.crash_at = point
     await rehearsal.wait_for(lambda: component.pid is not None, "process to kill", LIMIT)
     component.kill()
     await rehearsal.wait_for(lambda: component.restarts >= deaths, f"death at {point or 'once'}", LIMIT)
+    died()
     component.crash_at = ""
     await rehearsal.wait_for(lambda: component.state == "RUNNING", "its restart", LIMIT)
 
@@ -127,8 +133,7 @@ async def test_killed_at_every_commit_it_loses_and_doubles_no_sample_no_window_a
         flow = Flow({"preprocessor": PREPROCESSOR}, EXPORTER)
         flow.start(rehearsal.core.ipc)
         for point in ("", "turn-stored:1", "checkpoint-stored:1", "turn-stored:20", "checkpoint-stored:4", ""):
-            await dies(rehearsal, component, point)
-            flow.died(PREPROCESSOR)
+            await dies(rehearsal, component, point, lambda: flow.died(PREPROCESSOR))
             await asyncio.sleep(1.5)  # it works for a while between two deaths
         recoveries = flow.recoveries()[PREPROCESSOR]
         await judged(rehearsal)
