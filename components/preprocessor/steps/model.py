@@ -9,7 +9,7 @@ members that the tag is made of had a sample, with the values that the other mem
 when each of these members has been seen once; so what is made of an optional member is left out for instances without
 it. A row that is not newer than what the derived tag had before is late, like the sample that brought it.
 
-What an instance lacks for more than 60 s after its first tag (where it is configured: after the flow's first samples) is
+What an instance lacks for more than 60 s after its first tag (a configured one: after the first samples of the flow) is
 a problem that names the nearest tag; it is gone when the tag comes.
 """
 
@@ -649,7 +649,7 @@ class ModelStep(Step[ModelSettings]):
             "last_t": self._last_t[:, :size],
             "last_q": self._last_q[:, :size],
             "last": self._last[:, :size],
-            "texts": [[self._members[member], texts[:size].tolist()] for member, texts in self._texts.items()],
+            "texts": [[self._members[member], texts[:size].tolist()] for member, texts in sorted(self._texts.items())],
             "newest": self._newest[:, :size],
         }
 
