@@ -25,6 +25,7 @@ from preprocessor.engine.refusal import Refusal
 from preprocessor.expressions import functions
 from preprocessor.expressions.columns import Column, nulls, values_of
 from preprocessor.expressions.parsing import (
+    LONGEST,
     Among,
     Binary,
     Call,
@@ -119,6 +120,27 @@ class Expression:
             return None, 2
         return value, quality
 
+    def form(self) -> tuple[Expression, tuple[Reference, ...]]:
+        """The same with 0, 1, … in place of what it names, and what these stand for.
+
+        Expressions that differ in their tags alone have one form, and can be evaluated together.
+        """
+        numbers: dict[tuple[str, bool], int] = {}
+        named: list[Reference] = []
+        for reference in self._references:
+            key = (reference.name, reference.braces)
+            if key not in numbers:
+                numbers[key] = len(named)
+                named.append(reference)
+        parts: list[str] = []
+        end = len(self.text)
+        for reference in sorted(self._references, key=lambda one: one.column, reverse=True):
+            begin = reference.column - 1
+            after = self.text.index("}", begin) + 1 if reference.braces else begin + len(reference.name)
+            parts += (self.text[after:end], f"{{{numbers[reference.name, reference.braces]}}}")
+            end = begin
+        return _compiled(self.text[:end] + "".join(reversed(parts)), 3 * LONGEST), tuple(named)
+
 
 _GOOD: Final = np.zeros(1, dtype=np.uint8)
 _FLOAT: Final = np.dtype(np.float64)
@@ -177,9 +199,9 @@ def compile_expression(
 
 
 @lru_cache(maxsize=4_096)
-def _compiled(text: str) -> Expression:
+def _compiled(text: str, longest: int = LONGEST) -> Expression:
     writer = _Writer()
-    result = writer.write(parse(text))
+    result = writer.write(parse(text, longest))
     code = writer.code(result)
     references = tuple(writer.references)
     return Expression(

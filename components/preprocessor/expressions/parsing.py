@@ -159,10 +159,12 @@ _TRUTHS: Final = {"true": True, "True": True, "false": False, "False": False}
 _REMEDY: Final = "an expression is made of numbers, {tag names}, names, operators, functions and parentheses"
 
 
-def parse(text: str) -> Node:
-    """The tree of a text. Raises ExpressionError."""
-    if len(text) > LONGEST:
-        raise ExpressionError(f"has {len(text)} characters", f"write at most {LONGEST}; derived tags can be in steps")
+def parse(text: str, longest: int = LONGEST) -> Node:
+    """The tree of a text of at most so many characters. Raises ExpressionError."""
+    if len(text) > longest:
+        raise ExpressionError(
+            f"has {len(text)} characters", f"write at most {longest}: derive tags from parts of it, and use those"
+        )
     tokens = _tokens(text)
     if len(tokens) == 1:
         raise ExpressionError("is empty", "write an expression such as {Reactor/Temp} > 90")
