@@ -13,7 +13,7 @@
         events:                           # each must come, in this order; others may too
           - {kind: alarm, state: raised}
 
-What an expected sample does not name may be anything. `others: allowed` lets further samples come. The pipeline is the
+Numbers are doubles unless `type: integer` says otherwise. What an expected sample does not name may be anything. `others: allowed` lets further samples come. The pipeline is the
 one that runs on the device, with a simulated clock.
 """
 
@@ -71,6 +71,8 @@ class Given(_Part):
     unit: str = ""
     asset: str = ""
     batch: str = ""
+    type: Literal["double", "integer"] = "double"
+    """What a number is."""
     arrives: Seconds | None = None
 
 
@@ -215,11 +217,14 @@ def _together(given: Sequence[Given]) -> Iterator[tuple[float, list[Given]]]:
 
 
 def _sample(given: Given, start: int) -> Sample:
+    value = given.value
+    if given.type == "double" and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
     quality = Quality[(given.quality or ("good" if given.value is not None else "bad")).upper()]
     return Sample(
         given.tag,
         start + round(given.at * _SECOND),
-        given.value,
+        value,
         quality,
         given.status,
         asset=given.asset,

