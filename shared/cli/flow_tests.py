@@ -13,8 +13,8 @@
         events:                           # each must come, in this order; others may too
           - {kind: alarm, state: raised}
 
-Numbers are doubles unless `type: integer` says otherwise. What an expected sample does not name may be anything. `others: allowed` lets further samples come. The pipeline is the
-one that runs on the device, with a simulated clock.
+Numbers are doubles unless `type: integer` says otherwise. What an expected sample does not name may be anything.
+`others: allowed` lets further samples come. The pipeline is the one that runs on the device, with a simulated clock.
 """
 
 from __future__ import annotations
