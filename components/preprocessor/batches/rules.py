@@ -83,11 +83,13 @@ class Rules:
         for time in sorted(instants):
             self._instant(time, instants[time])
 
-    def pass_time(self, time: int) -> None:
-        """The clock is there: a batch that has run for too long is abandoned."""
+    def pass_time(self, time: int) -> bool:
+        """The clock is there: a batch that has run for too long is abandoned. Whether there was one."""
         frame = self.running
-        if frame is not None and time - frame.start >= self.longest:
-            self._over(frame, frame.start + self.longest, "abandon", "too-long")
+        if frame is None or time - frame.start < self.longest:
+            return False
+        self._over(frame, frame.start + self.longest, "abandon", "too-long")
+        return True
 
     def give_up(self, time: int, reason: str) -> None:
         """Nobody will look at this asset any more: a batch that runs is abandoned."""

@@ -42,6 +42,7 @@ MOST_UNITS: Final = 10_000
 """Asset paths that one step has contexts for."""
 LARGEST_EVENT: Final = 3_000
 _ROOM: Final = 2_800
+_LOOK_EVERY: Final = 5 * SECOND
 _NO_TIME: Final = -(2**63)
 _NOT_SEEN: Final = -2
 _NONE: Final = -1
@@ -83,6 +84,13 @@ class ContextStep(Step[ContextSettings]):
         self._history = History()
         self._units: list[_Unit] = []
         self._by_asset: dict[str, int] = {}
+        self._listening: dict[str, list[int]] = {}
+        """By the name of a tag, as expressions write it: the units whose rules look at it."""
+        self._heard: dict[int, dict[int, None]] = {}
+        """The same by slot."""
+        self._hears: Mask = np.zeros(0, dtype=np.bool_)
+        """By slot: whether any unit's rules look at it."""
+        self._looked = -_LOOK_EVERY
         self._unit: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         """By slot: the unit that its samples belong to, -1 for none, -2 when the tag has not come yet."""
         self._place: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
@@ -96,15 +104,30 @@ class ContextStep(Step[ContextSettings]):
         super().prepare(slots)
         self._unit = grown(self._unit, len(self.flow.tags), _NOT_SEEN)
         self._place = grown(self._place, len(self.flow.tags), _NONE)
-        for unit in self._units:
-            for signal in unit.signals.values():
-                signal.prepare(slots)
+        self._hears = grown(self._hears, len(self.flow.tags))
+        for slot in slots:
+            series = self.flow.tags.series[slot]
+            for name in (series.tag, f"{series.asset}/{series.tag}"):
+                for number in self._listening.get(name, ()):
+                    self._listen(number, [slot])
+
+    def _listen(self, number: int, slots: Sequence[int]) -> None:
+        """A unit has rules that may look at these tags."""
+        for signal in self._units[number].signals.values():
+            signal.prepare(slots)
+        for slot in slots:
+            self._hears[slot] = True
+            self._heard.setdefault(slot, {})[number] = None
 
     def process(self, blocks: Sequence[Block], turn: Turn) -> Sequence[Block]:
         for block in blocks:
             self._meet(block)
-        for unit in self._units:
-            self._follow(unit, blocks, turn)
+        for number in self._concerned(blocks, turn):
+            self._follow(self._units[number], blocks, turn)
+        if turn.trusted:
+            for unit in self._units:
+                if unit.rules.pass_time(turn.now):
+                    self._tell(unit, turn)
         passed = [self._stamped(block, turn) for block in blocks]
         if self._summed is not None:
             for unit in self._units:
@@ -174,10 +197,11 @@ class ContextStep(Step[ContextSettings]):
             self.flow.problem(f"{place}.{asset}", refusal.problem, refusal.remedy)
             self._by_asset[asset] = _NONE
             return _NONE
-        for signal in signals.values():
-            signal.prepare(range(len(self.flow.tags)))
         number = self._by_asset[asset] = len(self._units)
         self._units.append(_Unit(asset, dict(captured), rules, signals, None if self._summed is None else Summary()))
+        for name in dict.fromkeys(tag for signal in signals.values() for tag in signal.tags):
+            self._listening.setdefault(name, []).append(number)
+            self._listen(number, self.flow.tags.find(name))
         return number
 
     def _follow(self, unit: _Unit, blocks: Sequence[Block], turn: Turn) -> None:
@@ -192,9 +216,18 @@ class ContextStep(Step[ContextSettings]):
                 ]
         if changes:
             unit.rules.feed(changes)
-        if turn.trusted:
-            unit.rules.pass_time(turn.now)
         self._tell(unit, turn)
+
+    def _concerned(self, blocks: Sequence[Block], turn: Turn) -> Sequence[int]:
+        """The units whose rules look at a tag that came; now and then all of them, to tell of tags that do not come."""
+        if turn.steady - self._looked >= _LOOK_EVERY:
+            self._looked = turn.steady
+            return range(len(self._units))
+        found: dict[int, None] = {}
+        for block in blocks:
+            for slot in np.unique(block.slot[self._hears[block.slot]]).tolist():
+                found.update(self._heard[slot])
+        return sorted(found)
 
     # --- samples ---
 
@@ -352,6 +385,7 @@ class ContextStep(Step[ContextSettings]):
     def save(self) -> Mapping[str, Any]:
         return {
             "history": self._history.save(),
+            "looked": self._looked,
             "units": [
                 {
                     "asset": unit.asset,
@@ -368,6 +402,7 @@ class ContextStep(Step[ContextSettings]):
 
     def load(self, state: Mapping[str, Any]) -> None:
         self._history.load(state["history"])
+        self._looked = int(state["looked"])
         for saved in state["units"]:
             asset = str(saved["asset"])
             if self._pattern is None or self._pattern.literal is not None:
