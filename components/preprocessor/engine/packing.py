@@ -21,6 +21,7 @@ _MAGIC: Final = b"SL1"
 _ARRAY: Final = "\0"
 _FLOAT: Final = "\0f"
 _MOST: Final = 512 * 2**20
+_PLAIN: Final = frozenset({int, str, bool, type(None)})
 _DTYPES: Final = frozenset({"float64", "int64", "int32", "uint8", "bool", "uint64", "float32", "uint32", "int16"})
 
 
@@ -42,6 +43,8 @@ def pack(state: Mapping[str, Any]) -> bytes:
         if isinstance(value, Mapping):
             return {str(key): plain(member) for key, member in value.items()}
         if isinstance(value, (list, tuple)):
+            if _PLAIN.issuperset(map(type, value)):  # long lists of tags, words, texts
+                return value
             return [plain(member) for member in value]
         if isinstance(value, np.generic):
             value = value.item()

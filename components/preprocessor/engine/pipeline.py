@@ -10,11 +10,13 @@ saved as parts by name, each one blob, so that what has not changed need not be 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from preprocessor.engine.block import Block, Mask, joined
@@ -111,6 +113,7 @@ class Pipeline:
         self._newest: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._lists: dict[bytes, tuple[int, tuple[Series, ...]]] = {}
         self._known_series: dict[tuple[str, int, int, int], _Known] = {}
+        self._tags_text: tuple[tuple[int, int], str] = (-1, -1), ""
         self._made_series: dict[tuple[int, int], tuple[Series, Series]] = {}
         self._last_value: dict[ValueType, NDArray[Any]] = {}
         self._last_quality: NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
@@ -415,7 +418,7 @@ class Pipeline:
         parts = {
             _FLOW: pack(
                 {
-                    "tags": self.tags.save(),
+                    "tags": self._tags_as_text(),
                     "words": self.flow.words.words,
                     "contexts": self.flow.contexts.save(),
                     "newest": grown(self._newest, size, _NEVER)[:size],
@@ -430,6 +433,18 @@ class Pipeline:
         for step in self.steps:
             parts[f"step/{step.name}"] = pack({"counters": step.counters, "state": dict(step.save())})
         return parts
+
+    def _tags_as_text(self) -> str:
+        """All tags as JSON, which is made again only when there are others: checkpoints are many, new tags few."""
+        key = (self.tags.version, len(self.tags))
+        if self._tags_text[0] != key:
+            saved = self.tags.save()
+            try:
+                text = orjson.dumps(saved).decode()
+            except TypeError:  # a name that is not Unicode
+                text = json.dumps(saved)
+            self._tags_text = key, text
+        return self._tags_text[1]
 
     def load(self, parts: Mapping[str, bytes]) -> list[str]:
         """Go on from what `save` gave, maybe of other steps and settings. What of it cannot be used, in words."""
@@ -457,7 +472,7 @@ class Pipeline:
         return troubles
 
     def _load_flow(self, saved: Mapping[str, Any]) -> None:
-        self.tags.load(saved["tags"])
+        self.tags.load(json.loads(saved["tags"]))
         self.flow.words.load(saved["words"])
         self.flow.contexts.load(saved["contexts"])
         self._newest = np.array(saved["newest"], dtype=np.int64)
