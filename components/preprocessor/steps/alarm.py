@@ -48,6 +48,8 @@ from sluice.columns import Quality, ValueType
 RULE: Final = -1
 """The key of the one point of a rule that is about an expression alone; other points have their tag's slot."""
 _FOREVER: Final = 2**63 - 1
+_UNKNOWN: Final = -1
+"""Instead of a level: the row has a value, and nothing is known yet to judge it by."""
 _PUT_IN: Final = re.compile(r"\{(tag|value|limit|asset)\}")
 
 
@@ -65,6 +67,24 @@ class _Stimulus(NamedTuple):
     """Else: the level of the condition."""
     value: Any = None
     batch: str = ""
+
+
+class _Said(NamedTuple):
+    """What the followed expression said in one turn: setpoints, or levels."""
+
+    times: list[int]
+    words: list[float]
+    least: float
+    most: float
+
+    @staticmethod
+    def of(times: NDArray[np.int64], words: NDArray[np.float64]) -> _Said | None:
+        """None when nothing was said. NaN is nothing."""
+        known = ~np.isnan(words)
+        if not known.any():
+            return None
+        times, words = times[known], words[known]
+        return _Said(times.tolist(), words.tolist(), float(words.min()), float(words.max()))
 
 
 class Alarm(Step[AlarmSettings]):
@@ -149,12 +169,15 @@ class Alarm(Step[AlarmSettings]):
     ) -> None:
         """What rows say, and what the followed expression and silence say of tags that did not come."""
         came: Mask = np.zeros(len(self._tags["level"]), dtype=np.bool_)
-        before = {key: self._tags[key].copy() for key in ("number", "known")} if len(times) else {}
+        said = _Said.of(times, self._numbers_or_levels(column, len(times)))
+        near: Mask | None = None
+        if said is not None:
+            before = {key: self._tags[key].copy() for key in ("number", "known")}
+            near = self._news(said, before["number"], np.arange(len(came)))
         for block in blocks:
-            rows = self._from_block(block, turn, every=bool(len(times)), stimuli=stimuli)
-            came[block.slot[rows]] = True
-        if len(times):
-            self._from_expression(times, column, came, before, stimuli)
+            came[self._from_block(block, turn, said, near, stimuli)] = True
+        if said is not None and near is not None:
+            self._from_expression(said, came, near, before, stimuli)
         if self._silence is not None:
             for slot in self._silence.fallen(turn).tolist():
                 if self._rows.type[slot]:
@@ -162,10 +185,36 @@ class Alarm(Step[AlarmSettings]):
                     value = self._rows.value(slot)
                     stimuli.setdefault(slot, []).append(_Stimulus(time, 1, None, None, levels.STALE, value))
 
+    def _numbers_or_levels(self, column: Column, size: int) -> NDArray[np.float64]:
+        """What the followed expression says: a setpoint, or the level of the rule; NaN where it says nothing."""
+        if self._when is None:
+            return _numbers(column, size)
+        found = self._by_expression(column, size).astype(np.float64)
+        found[found < 0] = np.nan
+        return found
+
+    def _news(self, said: _Said, number: NDArray[np.float64], slots: NDArray[Any]) -> Mask:
+        """Which of these tags may change by what was said in this turn, if they have, or had, these values."""
+        level, waits = self._tags["level"][slots], self._tags["waits"][slots]
+        if self._when is not None:
+            news: Mask = (level != said.least) | (level != said.most)
+        else:
+            furthest = np.maximum(np.abs(number - said.least), np.abs(number - said.most))
+            news = (level != 0) | (self._levels.passed(furthest) != 0)
+        return news | waits
+
     def _from_block(
-        self, block: Block, turn: Turn, *, every: bool, stimuli: dict[int, list[_Stimulus]]
-    ) -> NDArray[np.intp]:
-        """Stimuli of the rows that matter; which rows count. every: even those that seem to change nothing."""
+        self,
+        block: Block,
+        turn: Turn,
+        said: _Said | None,
+        near: Mask | None,
+        stimuli: dict[int, list[_Stimulus]],
+    ) -> NDArray[np.int32]:
+        """Stimuli of the rows that matter; the tags of all that count.
+
+        said: what the followed expression said in this turn; near: the tags that this may change.
+        """
         selected = self.selected(block)
         if self._silence is not None:
             self._silence.hear(block.slot[selected], turn)
@@ -173,26 +222,28 @@ class Alarm(Step[AlarmSettings]):
             selected = selected & ~block.late
         nulls = block.nulls()
         is_bad = selected & (block.quality == Quality.BAD)
-        number, level, counts = self._judged(block, selected, selected & ~is_bad & ~nulls)
+        values_only = selected & ~is_bad & ~nulls
+        number, level, counts = self._judged(block, selected, values_only)
         if self.settings.bad != "hold" and self._when is None:
             level[is_bad] = levels.BAD if self.settings.bad == "alarm" else 0
             number[is_bad] = np.nan
             counts = counts | is_bad
-        rows = np.flatnonzero(counts)
+        unknown = values_only & ~counts  # what the expression says is not known yet: the value counts when it is
+        level[unknown] = _UNKNOWN
+        rows = np.flatnonzero(counts | unknown)
+        slots = block.slot[rows]
         if not len(rows):
-            return rows
+            return slots
         if self._keeps:
             self._keep_last(block, rows, nulls)
-        slots = block.slot[rows]
-        if not every:
-            news = (level[rows] != self._tags["level"][slots]) | self._tags["waits"][slots]
-            if not news.any():
-                return rows
-            touched: Mask = np.zeros(len(self._tags["level"]), dtype=np.bool_)
-            touched[slots[news]] = True
-            chosen = rows[touched[slots]]
-        else:
-            chosen = rows
+        news = ((level[rows] != self._tags["level"][slots]) & ~unknown[rows]) | self._tags["waits"][slots]
+        if said is not None and near is not None:
+            news |= near[slots] | self._news(said, block.numbers()[rows], slots)
+        if not news.any():
+            return slots
+        touched: Mask = np.zeros(len(self._tags["level"]), dtype=np.bool_)
+        touched[slots[news]] = True
+        chosen = rows[touched[slots]]
         values = block.value[chosen].tolist()
         contexts = [0] * len(chosen) if block.context is None else block.context[chosen].tolist()
         columns = (block.slot[chosen].tolist(), block.t[chosen].tolist(), number[chosen].tolist())
@@ -210,7 +261,7 @@ class Alarm(Step[AlarmSettings]):
                     self.flow.contexts.batch(context) if context else "",
                 )
             )
-        return rows
+        return slots
 
     def _judged(
         self, block: Block, selected: Mask, counts: Mask
@@ -284,50 +335,44 @@ class Alarm(Step[AlarmSettings]):
 
     def _from_expression(
         self,
-        times: NDArray[np.int64],
-        column: Column,
+        said: _Said,
         came: Mask,
+        near: Mask,
         before: Mapping[str, NDArray[Any]],
         stimuli: dict[int, list[_Stimulus]],
     ) -> None:
-        """What changes of the followed expression mean for the tags, by the value that each had at that time.
+        """What the followed expression said means for the tags, by the value that each had at that time.
 
-        came: tags with rows in this turn, all of which are in `stimuli`; before: numbers as they were before the turn.
+        came: tags with rows in this turn; near: tags that may change by it; before: numbers as they were before the
+        turn. Of tags that came, those that matter have all their rows in `stimuli`.
         """
-        number = self._tags["number"]
-        quiet = np.flatnonzero(self._tags["known"] & ~came & self._among(len(came)))
-        busy = {slot: list(stimuli.get(slot, ())) for slot in np.flatnonzero(came).tolist() if before["known"][slot]}
-        targets = _numbers(column, len(times))
-        if self._when is not None:
-            found = self._by_expression(column, len(times))
-        else:
-            found = np.where(np.isnan(targets), -1, 0).astype(np.int16)
-        for time, target, level in zip(times.tolist(), targets.tolist(), found.tolist(), strict=True):
-            if level < 0:
+        for slot in np.flatnonzero(self._tags["known"] & ~came & near & self._among(len(came))).tolist():
+            number, value = float(self._tags["number"][slot]), self._rows.value(slot)
+            batch = self.flow.contexts.batch(int(self._rows.context[slot]))
+            for time, word in zip(said.times, said.words, strict=True):
+                stimuli.setdefault(slot, []).extend(self._meant(time, word, number, value, batch))
+        for slot, rows in stimuli.items():
+            if not came[slot]:
                 continue
-            chosen = quiet
-            if len(times) == 1:  # else a change that seems to be none may follow one
-                codes = self._levels.passed(np.abs(number[quiet] - target)) if self._when is None else level
-                chosen = quiet[(codes != self._tags["level"][quiet]) | self._tags["waits"][quiet]]
-            for slot in chosen.tolist():
-                batch = self.flow.contexts.batch(int(self._rows.context[slot]))
-                one = self._said(time, target, level, float(number[slot]), self._rows.value(slot), batch)
-                stimuli.setdefault(slot, []).extend(one)
-            for slot, rows in busy.items():
-                last = next((row for row in reversed(rows) if row.time <= time), None)
-                if last is None:
-                    old = float(before["number"][slot])
-                    stimuli[slot] += self._said(time, target, level, old, None if old != old else old, "")
-                else:
-                    known = isinstance(last.value, (int, float)) and last.level != levels.BAD
-                    new = float(last.value) if known else np.nan
-                    stimuli[slot] += self._said(time, target, level, new, last.value, last.batch)
+            rows.sort(key=_by_time)
+            known = bool(before["known"][slot])
+            number, batch, place, more = float(before["number"][slot]) if known else np.nan, "", 0, []
+            value = number if known and number == number else None
+            for time, word in zip(said.times, said.words, strict=True):
+                while place < len(rows) and rows[place].time <= time:
+                    value, batch = rows[place].value, rows[place].batch
+                    is_number = isinstance(value, (int, float)) and rows[place].level != levels.BAD
+                    number = float(value) if is_number else np.nan
+                    place, known = place + 1, True
+                if known:
+                    more += self._meant(time, word, number, value, batch)
+            rows += more
 
-    def _said(self, time: int, target: float, level: int, number: float, value: Any, batch: str) -> list[_Stimulus]:
-        """What a change of the followed expression means for a tag with this value; nothing, when that is not known."""
+    def _meant(self, time: int, word: float, number: float, value: Any, batch: str) -> list[_Stimulus]:
+        """What it means for a tag with this value; nothing, when that is not known."""
         if self._when is not None:
-            return [_Stimulus(time, 0, None, None, level, value, batch)]
-        return [_Stimulus(time, 0, None, abs(number - target), 0, value, batch)] if number == number else []
+            return [_Stimulus(time, 0, None, None, int(word), value, batch)]
+        return [_Stimulus(time, 0, None, abs(number - word), 0, value, batch)] if number == number else []
 
     def _among(self, size: int) -> Mask:
         among: Mask = self._selected[:size]
@@ -372,6 +417,8 @@ class Alarm(Step[AlarmSettings]):
             if inhibit is not None:
                 inhibited = inhibit
                 told += machine.inhibit(point, time, inhibited, turn.steady)
+                continue
+            if number is None and level == _UNKNOWN:
                 continue
             if number is not None:
                 level = self._levels.level(number, point.level)

@@ -218,6 +218,9 @@ class Spike(SensorStep[SpikeSettings]):
         waiting = -1  # the candidate's row in this block; else it is of an earlier one
         last, interval = int(tags["t"][slot]), float(tags["interval"][slot])
         middle, other = size // 2, (size - 1) // 2
+        # Half of the window lies within the MAD, so that one side of the median has at least a quarter of it within.
+        outer = size // 2 - 1 + (size // 2 + 1) // 2 + size % 2
+        inner = size - 1 - outer
         for value, time, row in zip(values, times, rows, strict=True):
             if value == value:
                 if last > 0:
@@ -245,7 +248,8 @@ class Spike(SensorStep[SpikeSettings]):
             if len(window) == size:
                 median = (ordered[middle] + ordered[other]) / 2
                 distance = abs(value - median)
-                if distance > floor:
+                nearly = min(median - ordered[inner], ordered[outer] - median)  # the MAD is no smaller
+                if distance > floor and distance > nearly * factor:
                     distances = sorted([abs(one - median) for one in ordered])
                     reach = max((distances[middle] + distances[other]) / 2 * factor, floor)
                     if distance > reach:

@@ -195,15 +195,16 @@ def test_an_expression_with_tags_is_an_alarm_of_each() -> None:
         (2, [Sample("p3", at(2), 5.0)]),
         (3, [Sample("Trip", at(3), False)]),
     ]
-    _, events, _ = run(lambda: make(tags="p*", when="{Trip}"), turns)
-    assert told(events, "state", "tag", "value", "time_ns") == [
-        ("raised", "p1", 3.0, 1.0),
-        ("raised", "p2", 4.0, 1.0),
-        ("raised", "p3", 5.0, 2.0),
-        ("returned", "p1", 3.0, 3.0),
-        ("returned", "p2", 4.0, 3.0),
-        ("returned", "p3", 5.0, 3.0),
-    ]
+    for cuts in ((), (1,), (2,), (3,)):
+        _, events, _ = run(lambda: make(tags="p*", when="{Trip}"), turns, cuts)
+        assert told(events, "state", "tag", "value", "time_ns") == [
+            ("raised", "p1", 3.0, 1.0),
+            ("raised", "p2", 4.0, 1.0),
+            ("raised", "p3", 5.0, 2.0),
+            ("returned", "p1", 3.0, 3.0),
+            ("returned", "p2", 4.0, 3.0),
+            ("returned", "p3", 5.0, 3.0),
+        ]
 
 
 @pytest.mark.parametrize(
@@ -446,6 +447,36 @@ def test_as_second_by_second(
         if event["state"] in ("returned", "suppressed"):
             raised = next(one for one in events if one["id"] == event["id"] and one["state"] == "raised")
             assert event["duration_s"] == (event["time_ns"] - raised["time_ns"]) / 1e9
+
+
+@given(
+    st.dictionaries(st.integers(0, 30), st.integers(0, 9)),
+    st.dictionaries(st.integers(0, 30), st.integers(0, 9)),
+    st.integers(1, 7),
+    st.sets(st.integers(0, 30)),
+)
+def test_deviation_second_by_second(
+    values: dict[int, int], setpoints: dict[int, int], pack: int, cuts: set[int]
+) -> None:
+    turns: list[tuple[float, list[Sample]]] = []
+    for begin in range(0, 31, pack):
+        span = range(begin, begin + pack)
+        given_ = [Sample("SP", at(second), float(setpoints[second])) for second in span if second in setpoints]
+        given_ += [Sample("a", at(second), values[second]) for second in span if second in values]
+        turns.append((float(begin), given_))
+    _, events, _ = run(lambda: make(tags="a", deviation=3, setpoint="{SP}", hysteresis=1), turns, cuts)
+    wanted: list[tuple[str, float]] = []
+    value = setpoint = None
+    for second in range(31):
+        value, setpoint = values.get(second, value), setpoints.get(second, setpoint)
+        if value is None or setpoint is None:
+            continue
+        active, off = bool(wanted) and wanted[-1][0] == "raised", abs(value - setpoint)
+        if not active and off > 3:
+            wanted.append(("raised", second))
+        elif active and off <= 2:
+            wanted.append(("returned", second))
+    assert told(events, "state", "time_ns") == wanted
 
 
 def test_explains_itself() -> None:

@@ -173,7 +173,7 @@ VALUES = st.lists(
 )
 
 
-@given(VALUES, st.sampled_from([3, 4, 5]), st.lists(st.integers(0, 60), max_size=40), st.sets(st.integers(0, 40)))
+@given(VALUES, st.integers(3, 8), st.lists(st.integers(0, 60), max_size=40), st.sets(st.integers(0, 40)))
 def test_as_by_the_definition(rows: list[tuple[str, int]], size: int, turns: list[int], cuts: set[int]) -> None:
     given_ = [Sample(tag, at(i), value / 4) for i, (tag, value) in enumerate(rows)]
     out, _, of = run(
