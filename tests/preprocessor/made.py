@@ -26,8 +26,9 @@ MODULUS = 2**31 - 1
 
 
 class Chain(Step[StepSettings]):
-    """Each value becomes a mixture of all before it; every third row of a block is held until the next turn that has
-    input; each 2 s of silence a row is made; 13 is told in an event. A value of 666 cannot be processed."""
+    """Each value becomes a mixture of all before it, and of the times of turns without input; every third row of a
+    block is held until the next turn that has input; each 2 s of silence a row is made; 13 is told in an event. A value
+    of 666 cannot be processed."""
 
     rank = 500
 
@@ -60,7 +61,9 @@ class Chain(Step[StepSettings]):
             out += self.rows(released)
         if blocks:
             self.quiet_since = turn.steady
-        elif turn.steady - self.quiet_since >= 2 * SECOND and len(self.flow.tags):
+        else:
+            self.mixed = (self.mixed * 3 + turn.steady // 1_000_000) % MODULUS
+        if not blocks and turn.steady - self.quiet_since >= 2 * SECOND and len(self.flow.tags):
             self.quiet_since = turn.steady
             self.mixed = (self.mixed * 17 + turn.now) % MODULUS
             self.made(1, "quiet")

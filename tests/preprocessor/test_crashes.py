@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from preprocessor import checkpoints
 from preprocessor.engine.pipeline import Outcome, Pipeline
@@ -27,10 +27,19 @@ from . import made
 
 STREAMS = ("plant/a", "plant/b", "plant/a/backfill", "plant/b/events")
 DEFINITIONS = (
-    made.definition("plant/a", "plant/b", checkpointInterval=5),
-    made.definition("plant/a", "plant/b", checkpointInterval=5, steps=("chain", "more")),
-    made.definition("plant/a", "plant/b", checkpointInterval=5, steps=("more",)),
+    made.definition("plant/a", "plant/b", checkpointInterval=4),
+    made.definition("plant/a", "plant/b", checkpointInterval=4, steps=("chain", "more")),
+    made.definition("plant/a", "plant/b", checkpointInterval=4, steps=("more",)),
 )
+
+
+ROUND = st.tuples(
+    st.lists(st.sampled_from(STREAMS), max_size=3),
+    st.lists(st.sampled_from([1.0, 2.0, 13.0]), min_size=1, max_size=5),
+    st.sampled_from([10, 100, 100, 1_000]),
+    st.integers(0, 2),
+)
+"""On which streams a batch is sent, of which values; ms until the next turn; commits that reach the disk meanwhile."""
 
 
 class Call(NamedTuple):
@@ -124,13 +133,35 @@ class World(RuleBasedStateMachine):
 
     # --- the world ---
 
-    @rule(stream=st.sampled_from(STREAMS), values=st.lists(st.sampled_from([1.0, 2.0, 13.0]), min_size=1, max_size=5))
+    @rule(
+        rounds=st.lists(ROUND, min_size=3, max_size=15),
+        then=st.sampled_from(["crash", "crash", "crash", "stop", "change", "nothing"]),
+        wanted=st.sampled_from(DEFINITIONS),
+    )
+    def live(self, rounds: list[tuple[Any, ...]], then: str, wanted: dict[str, Any]) -> None:
+        """A while of ordinary life: batches are sent and arrive, turns are made, some reach the disk; then its end."""
+        for streams, values, ms, count in rounds:
+            for stream in streams:
+                self.send(stream, values)
+            if streams:
+                self.deliver([*streams, *streams, *STREAMS] if self.work.rebuilding else [*streams, streams[0]])
+            self.step(ms)
+            self.store(count)
+        if then == "crash":
+            self.crash()
+        elif then == "stop" and not self.work.rebuilding:
+            self.send(STREAMS[0], [2.0])
+            self.deliver([STREAMS[0]])  # it has come, and is not processed
+            self.stop()
+        elif then == "change":
+            self.wanted = wanted
+            self.work.change(wanted)
+
     def send(self, stream: str, values: list[float]) -> None:
         number = len(self.sent[stream]) + 1
         made_of = made.events(stream, number) if stream.endswith("events") else made.batch(stream, number, values)
         self.sent[stream].append(made_of)
 
-    @rule(streams=st.lists(st.sampled_from(STREAMS), min_size=1, max_size=6))
     def deliver(self, streams: list[str]) -> None:
         """One batch of each of these streams arrives, after an announcement."""
         self.work.tick(self.monotonic)
@@ -145,7 +176,6 @@ class World(RuleBasedStateMachine):
                 if given.batch is not None:
                     self.work.take(given.batch)
 
-    @rule(ms=st.sampled_from([10, 100, 1_000, 3_000]))
     def step(self, ms: int) -> None:
         self.wall += ms * 1_000_000
         self.monotonic += ms * 1_000_000
@@ -161,7 +191,6 @@ class World(RuleBasedStateMachine):
             self.under_way.append((commit, list(self.calls)))
             del self.calls[:]
 
-    @rule(count=st.integers(1, 5))
     def store(self, count: int) -> None:
         """Commits reach the disk, in their order."""
         for _ in range(min(count, len(self.under_way))):
@@ -180,7 +209,6 @@ class World(RuleBasedStateMachine):
                 assert done >= self.acknowledged[stream]
                 self.acknowledged[stream] = done
 
-    @rule()
     def crash(self) -> None:
         """It dies, and with it everything that is not on the disk."""
         self.deaths += 1
@@ -189,8 +217,6 @@ class World(RuleBasedStateMachine):
         self.monotonic += SECOND
         self.begin()
 
-    @rule()
-    @precondition(lambda self: not self.work.rebuilding)
     def stop(self) -> None:
         """It ends in peace."""
         commit = self.work.last(self.wall, self.monotonic)
@@ -200,11 +226,6 @@ class World(RuleBasedStateMachine):
         self.store(len(self.under_way))
         self.begin()
         assert not self.work.rebuilding
-
-    @rule(wanted=st.sampled_from(DEFINITIONS))
-    def configure(self, wanted: dict[str, Any]) -> None:
-        self.wanted = wanted
-        self.work.change(wanted)
 
     # --- what must hold ---
 
@@ -263,5 +284,5 @@ class World(RuleBasedStateMachine):
             assert self.work.pipeline.save() == reference.save()
 
 
-World.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+World.TestCase.settings = settings(max_examples=60, stateful_step_count=8, deadline=None)
 TestCrashes = World.TestCase
