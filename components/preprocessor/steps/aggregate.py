@@ -239,7 +239,7 @@ class Aggregate(Step[AggregateSettings]):
         if useless.any():
             quality = np.where(useless, np.uint8(Quality.BAD), quality)
             value = np.where(useless, 0.0, value)
-        code = np.minimum(quality, Quality.BAD) | np.uint8(kind << 2)
+        code = (np.minimum(quality, np.uint8(Quality.BAD)) | np.uint8(kind << 2)).astype(np.uint8)
         context = np.zeros(len(block), dtype=np.int32) if block.context is None else block.context
         return Rows(block.slot, block.t, value, code, context)
 
@@ -266,7 +266,8 @@ class Aggregate(Step[AggregateSettings]):
         if fresh.any():
             self._begin(slots[fresh], self._calendar.after(slots[fresh], lowest[fresh]))
         last_end = self._of["last_end"][slots]
-        reach = np.minimum(lowest, before) if self.settings.sloped else lowest
+        # sloped, the line that leads to a sample changes as well: from the newest before, or one that is looked for
+        reach = np.where(lowest > before, before, NEVER) if self.settings.sloped else lowest
         touched = ((reach < last_end) & (last_end > self._marks.horizon[slots])) | (lowest < self._of["floor"][slots])
         touched &= ~fresh
         if not touched.any():
@@ -758,7 +759,7 @@ class Aggregate(Step[AggregateSettings]):
             "known": known,
             "next_start": self._calendar.start(known, self._of["next"][known]),
             "first_start": self._calendar.start(known, self._of["first"][known]),
-            "marks": self._marks.save(),
+            "marks": self._marks.save(known),
             "tags": {name: self._of[name][known] for name in _SAVED},
             "rows": self._store.save(),
             "sums": self._sums.save(),
@@ -780,8 +781,7 @@ class Aggregate(Step[AggregateSettings]):
         known = np.array(state["known"], dtype=np.int32)
         if len(known) and not 0 <= int(known.min()) <= int(known.max()) < len(self.flow.tags):
             raise ValueError("samples of tags that are not there")
-        self._marks.load(state["marks"])
-        self._marks.grow(len(self._asset))
+        self._marks.load(known, state["marks"])
         for name in _SAVED:
             self._of[name][known] = state["tags"][name]
         self._store.load(state["rows"])

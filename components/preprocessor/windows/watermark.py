@@ -26,6 +26,7 @@ _LISTENING: Final = 5 * SECOND
 """Turns that are further apart were not heard in between."""
 _AHEAD: Final = 2 * 86_400 * SECOND
 """No time of a sample is further ahead of a clock that is trusted."""
+_COLUMNS: Final = ("newest", "heard", "mark", "horizon")
 
 
 class Watermarks:
@@ -84,22 +85,17 @@ class Watermarks:
         self.mark[slots] = self.horizon[slots] = turn.now - self._lateness - self._allowed
         self.heard[slots] = self._listened
 
-    def save(self) -> dict[str, Any]:
-        """For `load`."""
+    def save(self, known: NDArray[np.int32]) -> dict[str, Any]:
+        """What is known of these tags, for `load`."""
         return {
             "listened": self._listened,
             "steady": self._steady,
-            "newest": self.newest,
-            "heard": self.heard,
-            "mark": self.mark,
-            "horizon": self.horizon,
+            **{name: getattr(self, name)[known] for name in _COLUMNS},
         }
 
-    def load(self, saved: Mapping[str, Any]) -> None:
+    def load(self, known: NDArray[np.int32], saved: Mapping[str, Any]) -> None:
         """The same again. Raises ValueError for columns that do not agree."""
-        columns = [np.array(saved[name], dtype=np.int64) for name in ("newest", "heard", "mark", "horizon")]
-        if len({len(column) for column in columns}) != 1:
-            raise ValueError("watermarks with columns of different lengths")
-        self.newest, self.heard, self.mark, self.horizon = columns
+        for name in _COLUMNS:
+            getattr(self, name)[known] = saved[name]
         self._listened = int(saved["listened"])
         self._steady = None if saved["steady"] is None else int(saved["steady"])
