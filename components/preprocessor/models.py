@@ -36,6 +36,7 @@ from preprocessor.engine.patterns import pattern
 from preprocessor.engine.refusal import Refusal
 from preprocessor.engineering_units import UnitError, unit
 from preprocessor.expressions.compiling import Expression, compile_expression
+from preprocessor.expressions.ordering import CircleError, levels
 from preprocessor.expressions.suggesting import did_you_mean
 from preprocessor.step_settings import Derived
 from sluice import tables, units
@@ -117,40 +118,25 @@ def formulas(model: Model, name: str) -> list[Formula]:
                 remedy = f"{near + ' ' if near else ''}a step of type derive can use any tag"
                 raise Refusal(place, settings.expression, problem, remedy)
         compiled[derived] = expression, (*expression.names, *expression.tags)
-        if not compiled[derived][1]:
-            raise Refusal(place, settings.expression, "names no member, so that it never comes", "make it a constant")
+    needs = {derived: [one for one in inputs if one in compiled] for derived, (_, inputs) in compiled.items()}
+    try:
+        order = [derived for level in levels(needs) for derived in level]
+    except CircleError as error:
+        first = error.path[0]
+        place = f"models.{name}.derived.{first}.expression"
+        raise Refusal(place, compiled[first][0].text, str(error), "break it at one of these") from None
     ordered: dict[str, Formula] = {}
-    for derived in compiled:
-        _place_behind(derived, compiled, model, name, ordered, ())
+    for derived in order:
+        expression, inputs = compiled[derived]
+        members = dict.fromkeys(
+            member for one in inputs for member in (ordered[one].members if one in ordered else (one,))
+        )
+        of = tuple(member for member in members if member in model.members)
+        if not of:
+            place = f"models.{name}.derived.{derived}.expression"
+            raise Refusal(place, expression.text, "names no member, so that it never comes", "make it a constant")
+        ordered[derived] = Formula(derived, model.derived[derived], expression, inputs, of)
     return list(ordered.values())
-
-
-def _place_behind(
-    derived: str,
-    compiled: Mapping[str, tuple[Expression, tuple[str, ...]]],
-    model: Model,
-    name: str,
-    ordered: dict[str, Formula],
-    path: tuple[str, ...],
-) -> None:
-    """Add a derived tag behind all that it uses."""
-    if derived in ordered:
-        return
-    place = f"models.{name}.derived.{derived}.expression"
-    expression, inputs = compiled[derived]
-    if derived in path:
-        circle = " -> ".join((*path[path.index(derived) :], derived))
-        raise Refusal(place, expression.text, f"is calculated from itself: {circle}", "break the circle")
-    members: dict[str, None] = {}
-    for one in inputs:
-        if one in compiled:
-            _place_behind(one, compiled, model, name, ordered, (*path, derived))
-            members.update(dict.fromkeys(ordered[one].members))
-        elif one in model.members:
-            members[one] = None
-    if not members:
-        raise Refusal(place, expression.text, "names no member, so that it never comes", "make it a constant")
-    ordered[derived] = Formula(derived, model.derived[derived], expression, inputs, tuple(members))
 
 
 def resolve(model: Model, name: str, directory: Path) -> ResolvedModel:
