@@ -385,7 +385,7 @@ class AlarmSettings(StepSettings):
     stale: Annotated[Duration, Field(ge=1.0)] | None = None
     """Alarm when nothing came for so long."""
     when: Text = ""
-    """Alarm while this expression is true: {Temp} > 90 and {Pump/Running}."""
+    """Alarm while this expression is true: {Temp} > 90 and {Pump/Running}. One alarm; with `tags` one for each tag."""
     hysteresis: Annotated[float, Field(ge=0)] = 0.0
     """How far a value must come back behind its limit until the alarm returns."""
     on_delay: Annotated[Duration, Field(ge=0)] = 0.0

@@ -96,7 +96,7 @@ class Alarm(Step[AlarmSettings]):
         super().__init__(name, settings, flow)
         self._levels = Levels(_limits(settings), settings.hysteresis)
         self._machine = Machine(settings.on_delay, settings.off_delay)
-        self._alone = bool(settings.when) and "tags" not in settings.model_fields_set
+        self._alone = bool(settings.when) and self._selection.everything
         self._when = Signal(settings.when, flow, "when", step=name) if settings.when else None
         self._setpoint = Signal(settings.setpoint, flow, "setpoint", step=name) if settings.setpoint else None
         self._inhibit = Signal(settings.inhibit, flow, "inhibit", step=name) if settings.inhibit else None
@@ -201,7 +201,8 @@ class Alarm(Step[AlarmSettings]):
         else:
             furthest = np.maximum(np.abs(number - said.least), np.abs(number - said.most))
             news = (level != 0) | (self._levels.passed(furthest) != 0)
-        return news | waits
+        news |= waits
+        return news
 
     def _from_block(
         self,

@@ -140,6 +140,15 @@ class SensorStep(Step[S]):
         self._last.load(state["last"])
         self._wrong.load(state["wrong"], len(self.flow.tags))
 
+        unselected = np.flatnonzero(~self._selected[: len(self.flow.tags)])
+        self._wrong["wrong"][unselected] = False
+
+    def finish(self, turn: Turn) -> Sequence[Block]:
+        """Whoever was told of a beginning is told of its end."""
+        for slot in np.flatnonzero(self._wrong["wrong"]).tolist() if self._tells else ():
+            self.tell("end", slot, turn.now, None, int(self._wrong["since"][slot]))
+        return ()
+
     # --- for subclasses ---
 
     def counted(self, block: Block) -> Mask:

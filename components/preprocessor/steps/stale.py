@@ -113,7 +113,6 @@ class Stale(SensorStep[StaleSettings]):
         self._repeats.load(state["repeats"], size)
         unwanted = np.flatnonzero(~self._selected[:size])
         self._silence.forget(unwanted)
-        self._wrong["wrong"][unwanted] = False
 
     def explain(self, slot: int) -> dict[str, Any]:
         return {**self.explained(slot), "after": self.settings.after}

@@ -188,6 +188,13 @@ def test_an_expression_alone_is_one_alarm() -> None:
     assert told(events, "id", "tag", "asset", "message") == [("test/rule#1", "", "R1", "hot at R1")] * 2
 
 
+def test_what_is_left_out_may_be_written_out() -> None:
+    given_ = settings(AlarmSettings, type="alarm", when="{T} > 90")
+    context = flow()
+    of = pipeline(context, Alarm("rule", AlarmSettings.model_validate(given_.model_dump(by_alias=True)), context))
+    assert told(feed(of, series("T", [95.0])).events, "id", "tag") == [("test/rule#1", "")]
+
+
 def test_an_expression_with_tags_is_an_alarm_of_each() -> None:
     turns: Turns = [
         (0, [Sample("Trip", at(0), False), Sample("p1", at(0), 3.0), Sample("p2", at(0), 4.0)]),

@@ -43,6 +43,11 @@ def test_told_once_and_ended_by_the_next_row() -> None:
         assert (of.held, of.made) == (0, 1)
 
 
+def test_a_step_that_is_removed_tells_the_end() -> None:
+    _, _, of = run(make, [(0, series("a", [7.0])), *quiet(1, 12)])
+    assert told(of.finish(["stale"], turn(15)).events, "state", "tag", "time_ns") == [("end", "a", 15.0)]
+
+
 def test_with_event_nothing_is_repeated() -> None:
     out, events, of = run(lambda: make(action="event"), [(0, series("a", [7.0])), *quiet(1, 15)])
     assert (len(out), len(events), of.made) == (1, 1, 0)
