@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from preprocessor.config import Flow
-from preprocessor.engine.block import Block
+from preprocessor.engine.block import Block, Mask
 from preprocessor.engine.patterns import Selection
 from preprocessor.engine.pipeline import Pipeline, Source, new_context
 from preprocessor.engine.step import SECOND, Step, Turn
@@ -49,7 +49,7 @@ class Chain(Step[StepSettings]):
                     self.flow.tell("thirteen", int(block.t[row]), mixed=self.mixed)
                 self.mixed = (self.mixed * 31 + int(value) + (7 if block.backfill else 0)) % MODULUS
                 values[row] = self.mixed
-            keep = np.arange(len(block)) % 3 == 2
+            keep = self.kept(block)
             held = [
                 (slot, time, value)
                 for slot, time, value in zip(
@@ -69,6 +69,10 @@ class Chain(Step[StepSettings]):
             self.made(1, "quiet")
             out += self.rows([(0, turn.now, float(self.mixed))])
         return out
+
+    def kept(self, block: Block) -> Mask:
+        """The rows that are held."""
+        return np.arange(len(block)) % 3 == 2
 
     def rows(self, of: list[tuple[int, int, float]]) -> list[Block]:
         if not of:
