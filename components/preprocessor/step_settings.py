@@ -608,7 +608,7 @@ class CompressSettings(StepSettings):
     type: Literal["compress"]
     """Leaves out samples that lie on a line between others."""
     deviation: Annotated[float, Field(gt=0)] | None = None
-    """How far the line may be from any sample that was left out."""
+    """How far the line may be from any sample that was left out; with report before it, twice the band of that more."""
     percent_of_range: Annotated[float, Field(gt=0, le=100)] | None = None
     """The same as part of `range`."""
     range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
