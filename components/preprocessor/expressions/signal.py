@@ -42,14 +42,11 @@ Times = NDArray[np.int64]
 class Signal:
     """One expression over tags in one flow.
 
-    place: where it stands, relative to its step; step: the step's name, empty for the flow's own. A place that begins
-    with steps. is that of the flow. Raises Refusal.
+    place: where it stands, relative to its step; step: the step's name, empty for the flow's own. Raises Refusal.
     """
 
     def __init__(self, text: str, flow: FlowContext, place: str, *, step: str = "") -> None:
         full = f"steps.{step}.{place}" if step else place
-        if place.startswith("steps."):
-            place = place.split(".", 2)[2]
         self.expression: Expression = compile_expression(text, place=place)
         if not self.expression.tags:
             raise Refusal(place, text, "names no tag, so that it never changes", "write tags in braces, such as {Run}")

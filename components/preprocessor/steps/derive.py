@@ -2,7 +2,7 @@
 
 A result is calculated whenever one of the tags that it is made of has a sample, for the time of that sample, with the
 values that the others had last. It begins when each of them has been seen once, or twice where the one before is looked
-at. Its quality is the worst of those that took part. Results that use others are calculated after these, level by level.
+at. Its quality is the worst of those that took part. Results that use others are calculated behind them, by level.
 
 All outputs are calculated together, in columns:
 
