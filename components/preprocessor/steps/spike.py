@@ -346,6 +346,9 @@ class Spike(SensorStep[SpikeSettings]):
                 filled[slot] = 0
                 continue
             row, count = kept[kept_at[slot]], int(filled[slot])
+            if len(row) == self._size:
+                self._windows[mine[slot]] = row
+                continue
             values = np.roll(row, -int(tags["next"][slot])) if count == len(row) else row[:count]
             values = values[-self._size :]
             self._windows[mine[slot], : len(values)] = values
