@@ -23,6 +23,7 @@ from cli import recipe_lint
 from sluice.config import ComponentSettings, load
 
 ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = [path for path in sorted((ROOT / "examples").glob("*.yaml")) if not path.name.endswith(".tests.yaml")]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 RUNTIME = ROOT / "recipes" / "io.sluice.Runtime.yaml"
 DATA_ONLY = {RUNTIME}
@@ -359,7 +360,7 @@ def test_gdk_builds_everything_with_our_script() -> None:
 # --- examples -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_is_accepted_by_the_components_that_it_configures(example: Path) -> None:
     document = read(example)
     by_name = {path.stem: path for path in RECIPES}
