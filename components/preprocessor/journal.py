@@ -143,7 +143,7 @@ class Rebuild:
             for span in record.spans:
                 self._needed.setdefault(span.key, set()).update(range(span.first, span.last + 1))
             for span in (*record.spans, *record.passed):
-                self._last[span.key] = span.last
+                self._last[span.key] = max(self._last.get(span.key, 0), span.last)
 
     @property
     def over(self) -> bool:

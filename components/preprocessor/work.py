@@ -454,9 +454,10 @@ class Work:
             _gave(outcome),
         )
         commit.add(outcome)
-        for span in (*record.spans, *passed):
-            self._done[span.key] = span.last + 1
-        self._done.update(behind)
+        ahead: dict[Key, int] = {}
+        for span in (*record.spans, *passed):  # within a turn the numbers of a stream only rise
+            ahead[span.key] = max(ahead.get(span.key, 0), span.last + 1)
+        self._done |= ahead | behind
         if self._wanted is not None:
             self._change(commit, self._wanted, turn)
         fruitful = bool(taken or passed or commit.events or commit.filtered or any(_gave(outcome)) or outcome.made)

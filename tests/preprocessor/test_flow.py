@@ -17,7 +17,7 @@ from preprocessor.problems import FlowProblems
 from sluice.component import Problems
 from sluice.config import OutboxSettings, Problem
 from sluice.retry import Backoff
-from sluice.streams import Inlet, Outlets
+from sluice.streams import Inlet, Outlet, Outlets
 
 from ..sluice.test_streams import Kept, MemoryBus, eventually
 from . import made
@@ -263,12 +263,17 @@ async def test_what_the_producer_has_lost_is_told_once(gateway: Gateway) -> None
     }
 
 
-async def test_a_full_outbox_pauses_the_flow_and_the_source_keeps_the_rest(gateway: Gateway) -> None:
+async def test_a_full_outbox_pauses_the_flow_and_the_source_keeps_the_rest(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flow = await gateway.start()
-    gateway.ours._outbox.full = True
+    full = True
+    monkeypatch.setattr(Outlet, "full", property(lambda _: full))
     await eventually(lambda: flow.status()["state"] == "paused", gateway.state)
     assert not flow.has_room()
     await gateway.send(1)
-    gateway.ours._outbox.full = False
+    await asyncio.sleep(0.3)
+    assert gateway.reader.values() == []
+    full = False
     assert await gateway.got(1) == mixed(1)
     assert flow.status()["state"] == "running"
