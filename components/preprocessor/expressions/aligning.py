@@ -292,7 +292,7 @@ def _found(table: Rows, places: Places, times: Times) -> Found:
         return Found(_NOTHING, np.full(len(places), -1), np.full(len(places), -1), times)
     mine = (found >= 0) & (table.place[found] == places)
     found[~mine] = -1
-    before = found - 1
+    before = np.maximum(found - 1, -1)
     before[(before < 0) | (table.place[before] != places)] = -1
     return Found(table, found, before, times)
 
