@@ -88,12 +88,11 @@ def check(
 
 def everything() -> list[Path]:
     """The repository's recipes and examples, relative to the working folder where they lie below it."""
-    from cli.flow_tests import SUFFIX
+    from cli.flow_tests import documents
     from cli.suite import REPOSITORY
 
     found = [REPOSITORY / "recipe.yaml", *sorted((REPOSITORY / "recipes").glob("*.yaml"))]
-    found += sorted((REPOSITORY / "examples").glob("*.yaml"))
-    found = [path for path in found if not path.name.endswith(SUFFIX)]  # tests stand beside what they test
+    found += documents(REPOSITORY / "examples")
     here = Path.cwd()
     return [path.relative_to(here) if path.is_relative_to(here) else path for path in found]
 

@@ -124,6 +124,11 @@ def tests_of(document: Path) -> Path:
     return document.with_name(document.name.removesuffix(document.suffix) + SUFFIX)
 
 
+def documents(folder: Path) -> list[Path]:
+    """The site documents of a folder: not the tests that stand beside them."""
+    return [path for path in sorted(folder.glob("*.yaml")) if not path.name.endswith(SUFFIX)]
+
+
 def is_tests(tree: Tree) -> bool:
     """Whether a file is one of tests."""
     return isinstance(tree.value, dict) and "tests" in tree.value and "components" not in tree.value

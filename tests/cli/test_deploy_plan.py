@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cli.document import load
+from cli.flow_tests import documents
 from cli.output import Failure
 from cli.plan import (
     LONGEST_POINTER,
@@ -100,7 +101,7 @@ def test_a_site_becomes_a_request_that_the_service_takes(tmp_path: Path) -> None
     }
 
 
-@pytest.mark.parametrize("example", sorted((REPOSITORY / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("example", documents(REPOSITORY / "examples"), ids=lambda path: path.stem)
 def test_every_example_becomes_a_request_that_botocores_model_accepts(example: Path) -> None:
     made = make_plan(load(example), GROUP, None, members(), lambda name: "1.0.0", Wishes())
     model = botocore.session.get_session().get_service_model("greengrassv2")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.document import DocumentError, Tree, load, merge_of, parse_place
+from cli.flow_tests import documents
 from cli.output import Failure
 from sluice.problem import render
 
@@ -226,7 +227,7 @@ def test_json_is_read_as_json(value: object) -> None:
 
 
 def test_the_examples_can_be_read() -> None:
-    for path in (ROOT / "examples").glob("*.yaml"):
+    for path in documents(ROOT / "examples"):
         assert load(path).components
 
 

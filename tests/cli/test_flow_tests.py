@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.app import make_app
+from cli.flow_tests import documents, tests_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = """
@@ -141,6 +142,6 @@ def test_the_examples_pass_their_tests(example: Path) -> None:
 
 
 def test_every_example_with_a_preprocessor_has_tests() -> None:
-    for path in (ROOT / "examples").glob("*.yaml"):
-        if "io.sluice.Preprocessor" in path.read_text(encoding="utf-8") and not path.name.endswith(".tests.yaml"):
-            assert path.with_name(f"{path.stem}.tests.yaml").exists(), path
+    for path in documents(ROOT / "examples"):
+        if "io.sluice.Preprocessor" in path.read_text(encoding="utf-8"):
+            assert tests_of(path).exists(), path

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cli.app import make_app
 from cli.document import load
+from cli.flow_tests import documents
 from cli.output import Failure
 from cli.settings_table import BEGIN, END, markdown, settings, undescribed, written
 from cli.suite import members
@@ -110,7 +111,7 @@ def fits(schema: dict[str, Any], value: Any) -> bool:
     return any(isinstance(value, kinds[one]) for one in types)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("example", documents(ROOT / "examples"), ids=lambda path: path.stem)
 def test_the_examples_fit_the_schema_and_mistakes_do_not(example: Path) -> None:
     for name, entry in load(example).components.items():
         if name in {member.name for member in CONFIGURED}:

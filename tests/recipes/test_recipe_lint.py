@@ -20,10 +20,11 @@ import yaml
 
 from build import runtime_requirement
 from cli import recipe_lint
+from cli.flow_tests import documents
 from sluice.config import ComponentSettings, load
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = [path for path in sorted((ROOT / "examples").glob("*.yaml")) if not path.name.endswith(".tests.yaml")]
+EXAMPLES = documents(ROOT / "examples")
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 RUNTIME = ROOT / "recipes" / "io.sluice.Runtime.yaml"
 DATA_ONLY = {RUNTIME}
