@@ -464,6 +464,11 @@ class Aggregate(Step[AggregateSettings]):
             at_high = np.searchsorted(points.slot, slots, side="right")
             after = found(points.t, at_low, at_high, newest, after=True)
             to = np.where(after < at_high, points.t[np.minimum(after, len(points) - 1)], OPEN)
+            if self._transitions:  # the next good one may be a change now, or none any more
+                good = np.append(np.flatnonzero(points.good), len(points))
+                following = good[np.searchsorted(good, after)]
+                there = following < at_high
+                to[there] = np.maximum(to[there], points.t[following[there]] + 1)
             if self.settings.sloped:
                 before = found(points.t, at_low, at_high, lowest, after=False) - 1
                 from_ = np.where(before >= at_low, points.t[np.maximum(before, 0)], lowest)

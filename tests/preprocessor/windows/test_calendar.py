@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocessor.engine.refusal import Refusal
@@ -99,6 +99,7 @@ def test_weeks_begin_on_mondays(zone: str) -> None:
     assert start == instant(2024, 11, 18, zone=ZoneInfo(zone))
 
 
+@settings(max_examples=20)
 @given(
     times=st.lists(st.datetimes(datetime(1960, 1, 1), datetime(2100, 1, 1)), min_size=1, max_size=6),
     size=st.sampled_from([HOUR, 8 * HOUR, DAY, 3 * DAY, 7 * DAY]),

@@ -133,8 +133,7 @@ def compare(expected: dict[tuple[str, int], dict[str, Value]], given: dict[Any, 
             assert float(last.value) == pytest.approx(float(value.value), rel=1e-9, abs=1e-6), (where, last, value)
 
 
-@pytest.mark.parametrize("fold_at", [0, 3, 50_000])
-@given(of=rules(), log=logs(), stops=st.sets(st.integers(0, 13), max_size=3))
+@given(fold_at=st.sampled_from([0, 3, 50_000]), of=rules(), log=logs(), stops=st.sets(st.integers(0, 13), max_size=3))
 def test_the_last_revision_of_every_window_is_what_the_reference_says(
     fold_at: int, of: Rules, log: list[Passed], stops: set[int]
 ) -> None:
@@ -145,8 +144,12 @@ def test_the_last_revision_of_every_window_is_what_the_reference_says(
     assert step.counters.get("too-late", 0) == sum(followed(of, log, tag).too_late for tag in "ab")
 
 
-@pytest.mark.parametrize("fold_at", [0, 50_000])
-@given(of=rules(), log=logs(others=True), stops=st.sets(st.integers(0, 13), max_size=2))
+@given(
+    fold_at=st.sampled_from([0, 50_000]),
+    of=rules(),
+    log=logs(others=True),
+    stops=st.sets(st.integers(0, 13), max_size=2),
+)
 def test_texts_and_booleans_have_what_is_no_arithmetic(
     fold_at: int, of: Rules, log: list[Passed], stops: set[int]
 ) -> None:
@@ -154,6 +157,18 @@ def test_texts_and_booleans_have_what_is_no_arithmetic(
         patch.setattr(aggregate, "_FOLD_AT", fold_at)
         given, *_ = run(of, log, stops)
     compare(windows(of, log, ["a", "t", "u"]), given)
+
+
+def test_a_late_sample_before_a_window_may_make_a_change_of_its_first() -> None:
+    of = Rules(10 * SECOND, 10 * SECOND, 0, 30 * SECOND, 3 * SECOND, min_good=0)
+    log = [
+        Passed(flows.at(0), SECOND, True, (Came("a", flows.at(0), 0.0, 0), Came("a", flows.at(5), None, 2))),
+        Passed(flows.at(13), 2 * SECOND, True, (Came("a", flows.at(12), 0.0, 0),)),
+        Passed(flows.at(13), 2 * SECOND, True, (Came("a", flows.at(-0.5), 1.0, 0),)),
+    ]
+    given, *_ = run(of, log, set())
+    assert given["a.transitions", flows.at(0)][1].value == 1
+    compare(windows(of, log, ["a"]), given)
 
 
 @given(of=rules(), log=logs(), stops=st.sets(st.integers(0, 13), min_size=1, max_size=4))
