@@ -12,9 +12,12 @@ Samples that come late (not newer than what their tag had before) are not looked
 from __future__ import annotations
 
 import weakref
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -24,7 +27,7 @@ from preprocessor.engine.block import Block
 from preprocessor.engine.refusal import Refusal
 from preprocessor.engine.step import SECOND, FlowContext, Turn
 from preprocessor.expressions.columns import Column, Mask, together
-from preprocessor.expressions.compiling import Expression, compile_expression
+from preprocessor.expressions.compiling import TEXT, Expression, compile_expression
 from preprocessor.expressions.resolving import NONE, Names
 from sluice.columns import ValueType
 
@@ -32,11 +35,35 @@ KEPT: Final = 8
 """Samples of each tag that are kept over a turn."""
 MOST_CHANGES: Final = 1_000
 """Changes of the result that are kept."""
+_FEW: Final = 8
+"""Up to so many times are evaluated one by one, which is quicker then."""
 
 _NEVER: Final = -(2**63)
+Times = NDArray[np.int64]
+Value = float | str | None
 _NOTHING: Final = Column(np.empty(0), np.empty(0, dtype=np.uint8))
 _NO_TIMES: Final = np.empty(0, dtype=np.int64)
-Times = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Samples of one tag. They are few as a rule, and plain lists are quicker then than arrays."""
+
+    t: list[int]
+    values: list[Value]
+    """None: unknown."""
+    quality: list[int]
+    text: bool
+    """Whether the values are texts."""
+
+    def take(self, rows: Sequence[int]) -> _Rows:
+        """These rows."""
+        return _Rows(
+            [self.t[row] for row in rows],
+            [self.values[row] for row in rows],
+            [self.quality[row] for row in rows],
+            self.text,
+        )
 
 
 class Signal:
@@ -52,13 +79,14 @@ class Signal:
             raise Refusal(place, text, "names no tag, so that it never changes", "write tags in braces, such as {Run}")
         self._names = Names(self.expression.tags, flow, [full] * len(self.expression.tags))
         self._tracks = [
-            _Track(flow, name in self.expression.looks_back, name in self.expression.measures_age)
+            _Track(name in self.expression.looks_back, name in self.expression.measures_age)
             for name in self.expression.tags
         ]
+        self._one_by_one = not (self.expression.looks_back or self.expression.measures_age)
         self._newest = _NEVER
-        self._tail_times: Times = _NO_TIMES
-        self._tail = _NOTHING
-        self._changes: tuple[Times, Column] = (_NO_TIMES, _NOTHING)
+        self._tail: deque[tuple[int, Value, int]] = deque(maxlen=MOST_CHANGES)
+        """When the result changed, and what it became: value and quality."""
+        self._changed: list[tuple[int, Value, int]] = []
         self._grid: tuple[Times, Column] | None = None
 
     @property
@@ -73,72 +101,72 @@ class Signal:
     def feed(self, blocks: Sequence[Block], turn: Turn) -> None:
         """Take the samples of this turn. Once in each turn, also without blocks."""
         self._names.watch(turn, bool(blocks))
-        self._changes = (_NO_TIMES, _NOTHING)
+        self._changed = []
         came = self._came(blocks)
         if not came:
             return
         self._grid = None
-        times = []
         for track in self._tracks:
             track.trim()
-        for number, rows in came.items():
-            new = self._tracks[number].add(rows)
-            if len(new):
-                times.append(new)
+        times: list[int] = []
+        for number, rows in came:
+            times += self._tracks[number].add(rows)
         if not times:
             return
-        grid = times[0] if len(times) == 1 else np.concatenate(times)
-        if len(times) > 1 or grid[0] < self._newest:
-            grid = np.unique(np.maximum(grid, self._newest))
-        self._newest = int(grid[-1])
-        self._remember(grid, self._evaluated(grid))
+        times = sorted({max(time, self._newest) for time in times})
+        self._newest = times[-1]
+        results: Iterable[tuple[Value, int]]
+        if len(times) <= _FEW and self._one_by_one:
+            results = map(self._single, times)
+        else:
+            results = _plain(self._evaluated(np.array(times, dtype=np.int64)))
+        last = self._tail[-1][1:] if self._tail else None
+        for time, result in zip(times, results, strict=True):
+            if result != last:
+                last = result
+                self._changed.append((time, *result))
+        self._tail.extend(self._changed)
 
-    def _came(self, blocks: Sequence[Block]) -> dict[int, list[tuple[Times, NDArray[Any], NDArray[np.uint8]]]]:
-        """The rows of each tag in this turn that are not late, by the tag's number."""
+    def _came(self, blocks: Sequence[Block]) -> list[tuple[int, _Rows]]:
+        """The rows of tags in this turn that are not late, each with the tag's number."""
         users = self._names.users
         here = [
             (block, sorted(found)) for block in blocks if len(block) and (found := _slots_in(block).intersection(users))
         ]
-        before = list(self._names.slots)
+        if not here:
+            return []
         for _, slots in here:
             for slot in slots:
                 self._names.meet(slot)
         meant = self._names.slots
-        if meant != before:
-            self._grid = None
-            for number, track in enumerate(self._tracks):
-                track.clear_unless(meant[number])
-        came: dict[int, list[tuple[Times, NDArray[Any], NDArray[np.uint8]]]] = {}
+        for number, track in enumerate(self._tracks):
+            if track.slot != meant[number]:
+                track.begin(meant[number])
+                self._grid = None
+        came: list[tuple[int, _Rows]] = []
         for block, slots in here:
             for slot in slots:
                 numbers = [number for number in users[slot] if meant[number] == slot]
-                if not numbers:
-                    continue
-                start, end = np.searchsorted(block.slot, (slot, slot + 1))
-                rows = _rows(block, slice(int(start), int(end)))
-                for number in numbers:
-                    came.setdefault(number, []).append(rows)
+                if numbers:
+                    rows = _rows(block, slot)
+                    came += [(number, rows) for number in numbers]
         return came
 
+    def _single(self, time: int) -> tuple[Value, int]:
+        """The expression at one time, from what is kept of its tags."""
+        values: dict[str, Value] = {}
+        qualities: dict[str, int] = {}
+        for name, track in zip(self.expression.tags, self._tracks, strict=True):
+            place = bisect_right(track.t, time) - 1
+            if place >= 0:
+                values[name], qualities[name] = track.values[place], track.quality[place]
+        return self.expression.evaluate_one(values, qualities)
+
     def _evaluated(self, times: Times) -> Column:
-        """The expression at these times, from what is kept of its tags."""
+        """The same at many times."""
         tracks = zip(self.expression.tags, self._tracks, strict=True)
         result = self.expression.evaluate({name: track.at(times) for name, track in tracks})
         return result if len(result) == len(times) else _repeated(result, len(times))
-
-    def _remember(self, times: Times, values: Column) -> None:
-        """Keep what changed: the value before counts, so that the first row may be no change."""
-        if len(self._tail) and self._tail.text == values.text:
-            changed = _different(together([self._tail.take(slice(-1, None)), values]))
-        else:  # the first ones, or its tags became texts, or numbers again
-            self._tail_times, self._tail = _NO_TIMES, _NOTHING
-            changed = np.concatenate((np.ones(1, dtype=np.bool_), _different(values)))
-        if not changed.any():
-            return
-        self._changes = (times[changed], values.take(changed))
-        self._tail_times = np.concatenate((self._tail_times, self._changes[0]))[-MOST_CHANGES:]
-        tail = together([self._tail, self._changes[1]]) if len(self._tail) else self._changes[1]
-        self._tail = tail.take(slice(-MOST_CHANGES, None))
 
     # --- what is asked ---
 
@@ -147,11 +175,18 @@ class Signal:
 
         A sample for a time at which the signal has been already counts from the newest time on.
         """
-        return self._changes
+        times = np.array([time for time, _, _ in self._changed], dtype=np.int64)
+        return times, self._column(self._changed)
 
     def now(self) -> Column:
         """Its newest value, in one row; unknown when there is none yet."""
-        return self._tail.take(slice(-1, None)) if len(self._tail) else Column.unknown()
+        return self._column([self._tail[-1]]) if self._tail else Column.unknown()
+
+    def _column(self, changes: Iterable[tuple[int, Value, int]]) -> Column:
+        ones = list(changes)
+        return _column(
+            [value for _, value, _ in ones], [quality for _, _, quality in ones], self.expression.kind == TEXT
+        )
 
     def truth(self, times: Times) -> Mask:
         """Whether it was true at these times. What is unknown or BAD is not true."""
@@ -163,28 +198,31 @@ class Signal:
         For times before what is kept of its tags, it is what it was known to be then, or the oldest that is kept.
         """
         if not len(times):
-            return self._evaluated(_NO_TIMES) if self._tail.text else _NOTHING
+            return self._column([])
         oldest = max(track.oldest for track in self._tracks)
-        if self.expression.measures_age:
-            found = self._evaluated(times)
-        else:
-            if self._grid is None:
-                known = np.unique(np.concatenate([track.t for track in self._tracks]))
-                grid = np.concatenate(([_NEVER], known[known >= oldest]))
-                self._grid = grid, self._evaluated(grid)
-            grid, values = self._grid
-            if len(grid) == 1 or int(times.min()) >= int(grid[-1]):
-                found = _repeated(values.take(slice(-1, None)), len(times))
-            else:
-                found = values.take(np.searchsorted(grid, times, side="right") - 1)
-        if oldest == _NEVER or not len(self._tail) or int(times.min()) >= oldest:
+        found = self._exact(times, oldest)
+        if oldest == _NEVER or not self._tail or int(times.min()) >= oldest:
             return found
         back = times < oldest
-        before = self._tail.take(np.maximum(np.searchsorted(self._tail_times, times[back], side="right") - 1, 0))
-        both = together([found, before])
-        place = np.arange(len(times))
-        place[back] = len(times) + np.arange(len(before))
-        return both.take(place)
+        changes = np.array([time for time, _, _ in self._tail], dtype=np.int64)
+        place = np.maximum(np.searchsorted(changes, times[back], side="right") - 1, 0)
+        both = together([found, self._column(self._tail).take(place)])
+        rows = np.arange(len(times))
+        rows[back] = len(times) + np.arange(len(place))
+        return both.take(rows)
+
+    def _exact(self, times: Times, oldest: int) -> Column:
+        """The same, from what is kept of its tags."""
+        if self.expression.measures_age:
+            return self._evaluated(times)
+        if self._grid is None:
+            known = sorted({time for track in self._tracks for time in track.t if time >= oldest})
+            grid = np.array([_NEVER, *known], dtype=np.int64)
+            self._grid = grid, self._evaluated(grid)
+        grid, values = self._grid
+        if int(times.min()) >= int(grid[-1]):
+            return _repeated(values.take(slice(-1, None)), len(times))
+        return values.take(np.searchsorted(grid, times, side="right") - 1)
 
     # --- state ---
 
@@ -195,7 +233,7 @@ class Signal:
             "names": self._names.save(),
             "tracks": {name: track.save() for name, track in zip(self.expression.tags, self._tracks, strict=True)},
             "newest": self._newest,
-            "tail": [self._tail_times, _kept(self._tail.value), self._tail.quality],
+            "tail": [list(part) for part in zip(*self._tail, strict=True)],
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -205,95 +243,82 @@ class Signal:
             if name in state["tracks"]:
                 track.load(state["tracks"][name])
         self._grid = None
+        self._newest = max((track.t[-1] for track in self._tracks if track.t), default=_NEVER)
         if state["text"] == self.expression.text:
-            times, values, quality = state["tail"]
             self._newest = int(state["newest"])
-            self._tail_times = np.asarray(times, dtype=np.int64)
-            self._tail = Column(_restored(values), np.asarray(quality, dtype=np.uint8))
-        else:
-            self._newest = max((int(track.t[-1]) for track in self._tracks if len(track.t)), default=_NEVER)
+            self._tail.extend((int(t), value, int(quality)) for t, value, quality in zip(*state["tail"], strict=True))
 
 
 class _Track:
     """The latest samples of one tag: the last 8 from before this turn, and those of it."""
 
-    def __init__(self, flow: FlowContext, looks_back: bool, measures_age: bool) -> None:
-        self._flow = flow
+    def __init__(self, looks_back: bool, measures_age: bool) -> None:
         self._looks_back = looks_back
         self._measures_age = measures_age
-        self._slot = NONE
-        self.t: Times = _NO_TIMES
-        self.values = _NOTHING
+        self.begin(NONE)
+
+    def begin(self, slot: int) -> None:
+        """Another tag is meant from now on."""
+        self.slot = slot
+        self.t: list[int] = []
+        self.values: list[Value] = []
+        self.quality: list[int] = []
+        self.text = False
         self.oldest = _NEVER
         """From when on it is exact: what came before is forgotten."""
 
-    def clear_unless(self, slot: int) -> None:
-        """The tag is another one now."""
-        if slot != self._slot:
-            self._slot, self.t, self.values, self.oldest = slot, _NO_TIMES, _NOTHING, _NEVER
-
     def trim(self) -> None:
         """Forget all but the latest."""
-        # what looks back needs the sample before the oldest that is exact
         if len(self.t) > KEPT:
-            self.t, self.values = self.t[-KEPT:], self.values.take(slice(-KEPT, None))
-            self.oldest = int(self.t[1 if self._looks_back else 0])
+            del self.t[:-KEPT], self.values[:-KEPT], self.quality[:-KEPT]
+            # what looks back needs the sample before the oldest that is exact
+            self.oldest = self.t[1 if self._looks_back else 0]
 
-    def add(self, rows: Sequence[tuple[Times, NDArray[Any], NDArray[np.uint8]]]) -> Times:
-        """Take rows of this turn; those that are not newer are left out. Their times."""
-        t = np.concatenate([one[0] for one in rows]) if len(rows) > 1 else rows[0][0]
-        values = together([Column(one[1], one[2]) for one in rows])
-        if not len(t):
-            return t
-        last = int(self.t[-1]) if len(self.t) else _NEVER
-        if int(t[0]) <= last or (len(t) > 1 and bool((t[1:] <= t[:-1]).any())):
-            _, first = np.unique(t, return_index=True)
-            order = first[t[first] > last]
-            t, values = t[order], values.take(order)
-        if not len(t):
-            return t
-        if len(self.t) and self.values.text == values.text:
-            self.values = together([self.values, values])
-            self.t = np.concatenate((self.t, t))
-        else:
-            if len(self.t):  # another type from now on
-                self.oldest = int(t[0])
-            self.t, self.values = t, values
-        return t
+    def add(self, rows: _Rows) -> list[int]:
+        """Take rows of this turn; those that are not newer are left out. The times of the others."""
+        newest = self.t[-1] if self.t else _NEVER
+        if rows.t and (rows.t[0] <= newest or any(b <= a for a, b in pairwise(rows.t))):
+            kept = []
+            for place, time in sorted(enumerate(rows.t), key=itemgetter(1)):
+                if time > newest:
+                    newest = time
+                    kept.append(place)
+            rows = rows.take(kept)
+        if not rows.t:
+            return []
+        if rows.text != self.text:
+            if self.t:  # another type from now on
+                self.oldest = rows.t[0]
+                self.t, self.values, self.quality = [], [], []
+            self.text = rows.text
+        self.t += rows.t
+        self.values += rows.values
+        self.quality += rows.quality
+        return rows.t
 
     def at(self, times: Times) -> Column:
         """Its values at these times."""
-        if not len(self.t):
+        if not self.t:
             return Column.unknown(len(times))
-        place = np.searchsorted(self.t, times, side="right") - 1
-        column = self._picked(place)
+        t = np.array(self.t, dtype=np.int64)
+        values = _column([None, *self.values], [2, *self.quality], self.text)  # row 0: nothing was known yet
+        row = np.searchsorted(t, times, side="right")
+        column = values.take(row)
         if self._looks_back:
-            before = np.maximum(place, 0)
-            span = np.where(place > 0, (self.t[before] - self.t[np.maximum(place - 1, 0)]) / SECOND, np.nan)
-            column = column.with_(before=self._picked(place - 1), span=span)
+            earlier = np.maximum(row - 1, 0)
+            span = np.where(earlier > 0, (t[row - 1] - t[earlier - 1]) / SECOND, np.nan)
+            column = column.with_(before=values.take(earlier), span=span)
         if self._measures_age:
-            age = np.where(place >= 0, (times - self.t[np.maximum(place, 0)]) / SECOND, np.nan)
-            column = column.with_(age=age)
+            column = column.with_(age=np.where(row > 0, (times - t[row - 1]) / SECOND, np.nan))
         return column
 
-    def _picked(self, place: NDArray[np.intp]) -> Column:
-        nothing = place < 0
-        if not nothing.any():
-            return self.values.take(place)
-        found = self.values.take(np.maximum(place, 0))
-        value, quality = found.value.copy(), found.quality.copy()
-        value[nothing] = None if found.text else np.nan
-        quality[nothing] = 2
-        return Column(value, quality)
-
     def save(self) -> list[Any]:
-        return [self._slot, self.t, _kept(self.values.value), self.values.quality, self.oldest]
+        return [self.slot, self.t, self.values, self.quality, self.text, self.oldest]
 
     def load(self, state: Sequence[Any]) -> None:
-        slot, t, values, quality, oldest = state
-        self._slot, self.oldest = int(slot), int(oldest)
-        self.t = np.asarray(t, dtype=np.int64)
-        self.values = Column(_restored(values), np.asarray(quality, dtype=np.uint8))
+        slot, t, values, quality, text, oldest = state
+        self.slot, self.oldest, self.text = int(slot), int(oldest), bool(text)
+        self.t, self.values, self.quality = list(map(int, t)), list(values), list(map(int, quality))
 
 
 # Many signals look into the same blocks: which slots are in one is found out once.
@@ -309,43 +334,43 @@ def _slots_in(block: Block) -> frozenset[int]:
     return found
 
 
-def _rows(block: Block, rows: slice) -> tuple[Times, NDArray[Any], NDArray[np.uint8]]:
-    """Time, value and quality of these rows, but for the late ones."""
-    part = block.take(rows)
-    if part.late is not None and part.late.any():
-        part = part.take(~part.late)
-    return part.t, part.value if part.type is ValueType.STRING else finite(part.numbers()), part.quality
+def _rows(block: Block, slot: int) -> _Rows:
+    """The rows of a tag, but for the late ones."""
+    start, end = np.searchsorted(block.slot, (slot, slot + 1)).tolist()
+    rows = slice(start, end)
+    t, quality = block.t[rows].tolist(), block.quality[rows].tolist()
+    values: list[Value]
+    if block.type is ValueType.STRING:
+        values = block.value[rows].tolist()
+    elif block.type is ValueType.DOUBLE:
+        values = [value if value - value == 0 else None for value in block.value[rows].tolist()]
+    else:
+        values = [float(value) for value in block.value[rows].tolist()]
+        if block.null is not None:
+            nulls = block.null[rows].tolist()
+            values = [None if null else value for value, null in zip(values, nulls, strict=True)]
+    text = block.type is ValueType.STRING
+    if block.late is not None and block.late[rows].any():
+        kept = [place for place, late in enumerate(block.late[rows].tolist()) if not late]
+        return _Rows(t, values, quality, text).take(kept)
+    return _Rows(t, values, quality, text)
 
 
-def finite(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The numbers with NaN in place of infinities, which a step before may have made."""
-    wrong = np.isinf(numbers)
-    return np.where(wrong, np.nan, numbers) if wrong.any() else numbers
+def _column(values: Sequence[Value], quality: Sequence[int], text: bool) -> Column:
+    if text or any(isinstance(value, str) for value in values):
+        texts = np.empty(len(values), dtype=object)
+        texts[:] = values
+        return Column(texts, np.array(quality, dtype=np.uint8))
+    return Column.of(values, quality)
+
+
+def _plain(column: Column) -> Iterator[tuple[Value, int]]:
+    values = column.value.tolist()
+    return (
+        (None if value != value else value, quality)
+        for value, quality in zip(values, column.quality.tolist(), strict=True)
+    )
 
 
 def _repeated(column: Column, size: int) -> Column:
     return Column(np.repeat(column.value, size), np.repeat(column.quality, size))
-
-
-def _different(values: Column) -> Mask:
-    """Which rows, from the second on, differ from the one before."""
-    value, quality = values.value, values.quality
-    other: Mask = quality[1:] != quality[:-1]
-    if values.text:
-        texts = value.tolist()
-        return other | np.array([a != b for a, b in pairwise(texts)], dtype=np.bool_)
-    other |= ~((value[1:] == value[:-1]) | (np.isnan(value[1:]) & np.isnan(value[:-1])))
-    return other
-
-
-def _kept(values: NDArray[Any]) -> Any:
-    """Values for `pack`, which takes no arrays of objects."""
-    return values.tolist() if values.dtype.hasobject else values
-
-
-def _restored(values: Any) -> NDArray[Any]:
-    if isinstance(values, np.ndarray):
-        return values.astype(np.float64)
-    texts = np.empty(len(values), dtype=object)
-    texts[:] = values
-    return texts

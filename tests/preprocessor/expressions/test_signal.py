@@ -132,6 +132,20 @@ def test_a_tag_that_becomes_a_number_again() -> None:
     assert (step.changed(), step.values(1)) == ([(1, 1.0)], [1.0])
 
 
+def test_a_word_between_numbers_does_not_end_them() -> None:
+    step, of = following("{a}")
+    feed(of, [number("a", 1, 1.0), number("a", 2, "Bad"), number("a", 3, 2.0)])
+    assert step.values(3, 4) == [2.0, 2.0]
+
+
+def test_many_samples_in_one_turn() -> None:
+    step, of = following("{a} + {run}")
+    many = [number("a", seconds / 10, float(seconds)) for seconds in range(3000)]
+    feed(of, [number("run", 0, True), *many], 300)
+    assert step.values(0, 0.15, 150, 299.9) == [1.0, 2.0, 1501.0, 3000.0]
+    assert len(step.changed()) == 3000
+
+
 def test_the_past_of_tags() -> None:
     step, of = following("rate({a})")
     feed(of, [number("a", 1, 1.0), number("a", 2, 3.0)])
