@@ -32,13 +32,13 @@ from cli.document import Document, Tree, load
 from cli.finding import Findings
 from cli.gateway import PREPROCESSOR, Gateway
 from cli.output import Failure
-from sluice.columns import Quality, Sample
 from sluice.problem import Problem, render, shown
 from sluice.units import UnitError, parse_duration
 
 if TYPE_CHECKING:
     from preprocessor.config import Configuration
     from preprocessor.trial import Ran
+    from sluice.columns import Sample
 
 SUFFIX: Final = ".tests.yaml"
 _TOLERANCE: Final = 1e-9
@@ -222,6 +222,8 @@ def _together(given: Sequence[Given]) -> Iterator[tuple[float, list[Given]]]:
 
 
 def _sample(given: Given, start: int) -> Sample:
+    from sluice.columns import Quality, Sample
+
     value = given.value
     if given.type == "double" and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -305,7 +307,7 @@ def _seen(got: Sequence[Sample], start: int) -> str:
 
 
 def _told(one: Sample, start: int) -> str:
-    quality = "" if one.quality is Quality.GOOD else f" {one.quality.name}"
+    quality = "" if one.quality.name == "GOOD" else f" {one.quality.name}"
     return f"{one.tag} at {_after(one.time, start)} = {shown(one.value)}{quality}"
 
 

@@ -221,10 +221,15 @@ def markdown(model: type[ComponentSettings]) -> str:
     head = ["Setting", *(["Of"] if with_kinds else []), "Meaning", "Allowed", "Default"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in rows:
-        cells = [f"`{row.path}`", *([row.of or "all" if ".<sink>." in row.path else ""] if with_kinds else [])]
+        cells = [f"`{row.path}`", *([row.of or "all" if _of_a_kind(row.path) else ""] if with_kinds else [])]
         cells += [row.meaning, row.allowed, row.default]
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(lines)
+
+
+def _of_a_kind(path: str) -> bool:
+    """Whether it is a setting of an entry that has kinds."""
+    return ".<sink>." in path or ".<step>." in path
 
 
 def _cell(text: str) -> str:
@@ -301,6 +306,8 @@ def _json(annotation: Any, metadata: Any) -> dict[str, Any]:
             "size": r"^\s*[0-9]+(\.[0-9]+)?\s*([kKmMgG][iI]?)?[bB]?\s*$",
         }[unit.kind]
         return {"type": ["string", "number"], "pattern": pattern}
+    if get_origin(annotation) is dict:
+        return {"type": "object", "additionalProperties": _nullable(_json(get_args(annotation)[1], ()))}
     if get_origin(annotation) is Literal:
         return {"enum": list(get_args(annotation))}
     if get_origin(annotation) is list:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from cli import flow_tests
 from cli.app import make_app
-from cli.flow_tests import documents, tests_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = """
@@ -142,6 +142,6 @@ def test_the_examples_pass_their_tests(example: Path) -> None:
 
 
 def test_every_example_with_a_preprocessor_has_tests() -> None:
-    for path in documents(ROOT / "examples"):
+    for path in flow_tests.documents(ROOT / "examples"):
         if "io.sluice.Preprocessor" in path.read_text(encoding="utf-8"):
-            assert tests_of(path).exists(), path
+            assert flow_tests.tests_of(path).exists(), path

@@ -106,7 +106,7 @@ def fits(schema: dict[str, Any], value: Any) -> bool:
         )
     if schema["type"] == "array":
         return isinstance(value, list) and all(fits(schema["items"], one) for one in value)
-    kinds = {"string": str, "number": (int, float), "integer": int, "boolean": bool}
+    kinds = {"string": str, "number": (int, float), "integer": int, "boolean": bool, "null": type(None)}
     types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     return any(isinstance(value, kinds[one]) for one in types)  # type: ignore[arg-type]
 
