@@ -283,6 +283,11 @@ def _named_rightly(name: str, one: Instance, model: Model, place: Place, told: _
     return len(told.problems) == before
 
 
+def files(model: Model, directory: Path) -> list[Path]:
+    """The files that the model's instances come from."""
+    return [path for _, path, _ in _tables(model, directory)]
+
+
 def _tables(model: Model, directory: Path) -> list[tuple[str, Path, str]]:
     """The tables of a model: setting, path, and what people know it by."""
     found = []

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from preprocessor import checks
+from preprocessor import checks, models
 from preprocessor import compile as compiler
 from preprocessor.commands import Commands
 from preprocessor.config import PRODUCER, Configuration
@@ -24,6 +24,8 @@ from sluice.command import Command
 from sluice.component import Component, Context
 from sluice.config import Changes, Problem
 from sluice.streams import Inlet, Outlets
+from sluice.table_watch import LOOK
+from sluice.tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,9 @@ LITE_WINDOW = 256_000
 
 MOST_FILTERS: Final = 3
 """Data subscriptions: with replays, acknowledgements and commands a component may have six."""
+
+
+_Stamps = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,10 @@ class Preprocessor(Component[Configuration]):
         self._problems = FlowProblems(context.problems)
         self._outlets: Outlets | None = None
         self._inlet: Inlet | None = None
+        self._config = Configuration()
+        self._tables: _Stamps = ()
+        self._changing = asyncio.Lock()
+        self._watch: asyncio.Task[None] | None = None
         self._wanted: dict[str, bool] = {}
         self._patterns: set[str] = set()
 
@@ -78,6 +87,7 @@ class Preprocessor(Component[Configuration]):
             max_bytes=self.context.max_message_bytes,
             compress=config.compress,
         )
+        self._config = config
         judged = await self._judge(config)
         for name in sorted(outlets.sources() - config.flows.keys()):
             await self._remove(outlets, self._make(outlets, name))
@@ -89,16 +99,22 @@ class Preprocessor(Component[Configuration]):
         await self._listen()
         for flow in self._flows.values():
             flow.start()
+        self._watch = asyncio.create_task(self._watch_tables(), name="tables of models")
 
     async def apply(self, config: Configuration, changes: Changes) -> None:
         """Touch what changed: a flow that did not change does not notice."""
-        outlets, inlet = self._outlets, self._inlet
+        outlets = self._outlets
         assert outlets is not None
-        assert inlet is not None
         if changes.keys() & {"maxMessageBytes", "compress", "outbox"}:
             outlets.apply(config.outbox, max_bytes=self.context.max_message_bytes, compress=config.compress)
-        if not changes.keys() & {"flows", "models"}:
-            return
+        if changes.keys() & {"flows", "models"}:
+            async with self._changing:
+                await self._reconfigure(outlets, config)
+
+    async def _reconfigure(self, outlets: Outlets, config: Configuration) -> None:
+        inlet = self._inlet
+        assert inlet is not None
+        self._config = config
         judged = await self._judge(config)
         removed = [self._flows.pop(name) for name in list(self._flows) if name not in config.flows]
         added = [name for name in config.flows if name not in self._flows]
@@ -117,6 +133,8 @@ class Preprocessor(Component[Configuration]):
 
     async def stop(self) -> None:
         """Stop listening, then a last checkpoint of each flow: the next start goes on there."""
+        if self._watch is not None:
+            await end(self._watch)
         if self._inlet is not None:
             await self._inlet.close()
         await asyncio.gather(*(flow.stop(STOP_LIMIT) for flow in self._flows.values()))
@@ -156,7 +174,24 @@ class Preprocessor(Component[Configuration]):
 
     async def _judge(self, config: Configuration) -> dict[str, _Judged]:
         """What each flow is built from. Tables are read and pipelines built on a thread: they may be large."""
-        return await asyncio.to_thread(_judge, config, Path(self.context.work_dir))
+        directory = Path(self.context.work_dir)
+        self._tables = await asyncio.to_thread(_stamps, config, directory)
+        return await asyncio.to_thread(_judge, config, directory)
+
+    async def _watch_tables(self) -> None:
+        """Applies tables of models that change, come or go; one that is being written is not read in the middle: it has
+        to look the same twice."""
+        seen: _Stamps = ()
+        while True:
+            await asyncio.sleep(LOOK)
+            async with self._changing:
+                now = await asyncio.to_thread(_stamps, self._config, Path(self.context.work_dir))
+                if now == self._tables or now != seen:
+                    seen = now
+                    continue
+                logger.info("Tables of models have changed")
+                assert self._outlets is not None
+                await self._reconfigure(self._outlets, self._config)
 
     async def _listen(self) -> None:
         """Follow what the flows take, and offer it to them."""
@@ -200,6 +235,20 @@ def _judge(config: Configuration, directory: Path) -> dict[str, _Judged]:
         else:
             judged[name] = _Judged(definition)
     return judged
+
+
+def _stamps(config: Configuration, directory: Path) -> _Stamps:
+    """The files of all models, and when each was written."""
+    found: list[tuple[str, int, int]] = []
+    for model in config.models.values():
+        for path in models.files(model, directory):
+            try:
+                stat = path.stat()
+            except OSError:  # noqa: PERF203 - tables are few
+                found.append((str(path), 0, 0))
+            else:
+                found.append((str(path), stat.st_mtime_ns, stat.st_size))
+    return tuple(found)
 
 
 def topic_filters(patterns: set[str]) -> list[str]:

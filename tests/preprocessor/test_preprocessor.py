@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from preprocessor import preprocessor as preprocessor_module
 from preprocessor.config import Configuration
 from preprocessor.preprocessor import Preprocessor, topic_filters
 from sluice.command import Call, CommandError
@@ -55,7 +56,7 @@ class Device:
         self.sink = Inlet(self.bus, "exporter", ["sluice/data/preprocessor/#"], tell_every=0.05)
         await self.sink.start({"sink": self.reader})
 
-    async def start(self, **flows: Any) -> None:
+    async def start(self, models: dict[str, Any] | None = None, **flows: Any) -> None:
         context = Context(
             ipc=self.bus,  # type: ignore[arg-type]
             component_name="io.sluice.Preprocessor",
@@ -67,11 +68,11 @@ class Device:
         )
         (self.folder / "work").mkdir(exist_ok=True)
         self.component = Preprocessor(context)
-        self.config = self.loaded(flows)
+        self.config = self.loaded(flows, models)
         await self.component.start(self.config)
 
-    def loaded(self, flows: dict[str, Any]) -> Configuration:
-        found = load(Configuration, {"outbox": {"commitInterval": "10ms"}, "flows": flows})
+    def loaded(self, flows: dict[str, Any], models: dict[str, Any] | None = None) -> Configuration:
+        found = load(Configuration, {"outbox": {"commitInterval": "10ms"}, "flows": flows, "models": models or {}})
         assert found.problems == []
         return found.config
 
@@ -87,7 +88,7 @@ class Device:
 
     def values(self, name: str) -> list[float]:
         return [
-            one.value
+            float(str(one.value))
             for batch in self.reader.batches
             if batch.header.stream == f"preprocessor/{name}"
             for one in batch.columns.samples()  # type: ignore[union-attr]
@@ -96,6 +97,14 @@ class Device:
     async def gives(self, name: str, *values: float) -> None:
         await eventually(lambda: len(self.values(name)) >= len(values), self.state, 15.0)
         assert self.values(name) == list(values)
+
+    def assets(self, name: str) -> set[str]:
+        return {
+            one.asset
+            for batch in self.reader.batches
+            if batch.header.stream == f"preprocessor/{name}"
+            for one in batch.columns.series  # type: ignore[union-attr]
+        }
 
     def connection(self, name: str) -> dict[str, Any]:
         told: dict[str, Any] = self.component.status()["connections"][name]
@@ -214,6 +223,23 @@ async def test_a_flow_removed_while_the_component_was_away_is_forgotten(device: 
     await device.start(one=flow())
     assert device.component._outlets is not None
     assert device.component._outlets.sources() == {"one"}
+
+
+async def test_a_table_of_a_model_that_changes_is_applied(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocessor_module, "LOOK", 0.05)
+    table = device.folder / "pumps.csv"
+    table.write_text("instance,asset,flow\nP1,site/one,T\n")
+    models = {"pump": {"members": {"flow": {}}, "instancesFile": str(table)}}
+    await device.start(one=flow(steps={"pumps": {"type": "model", "model": "pump"}}), models=models)
+    await device.send(1)
+    await eventually(lambda: device.assets("one") == {"site/one"}, device.state)
+    table.write_text("instance,asset,flow\nP1,site/another,T\n")
+    work = device.component._flows["one"].work
+    assert work is not None
+    before = work.definition
+    await eventually(lambda: work.definition != before, device.state)
+    await device.send(2)
+    await eventually(lambda: device.assets("one") == {"site/one", "site/another"}, device.state)
 
 
 async def test_explain_says_what_each_step_does_with_a_tag(device: Device) -> None:
