@@ -89,7 +89,8 @@ def definition(name: str, settings: Flow, known: Mapping[str, Model], directory:
         model = known.get(one.model)
         if model is None:
             place = f"flows.{name}.steps.{step}.model"
-            problems.append(_problem(place, one.model, "is no model that there is", _nearest(one.model, known)))
+            told = "is a model that there is not, or that has a mistake of its own"
+            problems.append(_problem(place, one.model, told, _nearest(one.model, known)))
             continue
         try:
             resolved = models.resolve(model, one.model, directory)
@@ -168,13 +169,17 @@ def circles(flows: Mapping[str, Flow]) -> dict[str, Problem]:
         takes[name] = {}
         for entry, one in settings.inputs.items():
             producer, _, source = one.stream.partition("/")
-            if producer != PRODUCER or source == "*":
+            if producer != PRODUCER:
                 continue
+            place = f"flows.{name}.inputs.{entry}.stream"
             if source in flows:
                 takes[name][source] = entry
+            elif source == "*":
+                told = "is no flow: * never means flows of this component, so that nothing would ever come"
+                found[name] = _problem(place, one.stream, told, "name the flow, and give each an input of its own")
             else:
-                place = f"flows.{name}.inputs.{entry}.stream"
-                found[name] = _problem(place, one.stream, "is a flow that there is not", _nearest(source, flows))
+                told = "is a flow that there is not, or that has a mistake of its own"
+                found[name] = _problem(place, one.stream, told, _nearest(source, flows))
     for name in flows:
         path = _circle(name, takes)
         if path:
@@ -219,4 +224,6 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, names, 1, 0.6)
     if near:
         return f"did you mean {near[0]}?"
-    return f"there are: {', '.join(sorted(names)[:20])}" if names else "there is none: define it first"
+    if names:
+        return f"there are: {', '.join(sorted(names)[:20])}"
+    return "there is none that can run: define it, or mend it first"

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from preprocessor.engine.patterns import PatternError, pattern
 from preprocessor.engine.templates import names_in
-from sluice.config import Duration, Parts, Settings, refuse
+from sluice.config import ONE_OR_MANY, Duration, Parts, Settings, refuse
 from sluice.tag_settings import Asset
 
 
@@ -28,12 +28,8 @@ def _pattern(value: str) -> str:
     return value
 
 
-def _one_or_many(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
 Pattern = Annotated[str, AfterValidator(_pattern)]
-Patterns = Annotated[list[Pattern], BeforeValidator(_one_or_many), Field(min_length=1, max_length=1000)]
+Patterns = Annotated[list[Pattern], ONE_OR_MANY, Field(min_length=1, max_length=1000)]
 """Tag names, or <asset>/<name>: * is any part of a level, ** any levels, {name} a captured part."""
 Text = Annotated[str, Field(max_length=2000)]
 """An expression: `{tag name}` is a tag's value, plain names are members of a model."""
@@ -55,7 +51,7 @@ class StepSettings(Settings):
 
     tags: Patterns = Field(["**"])
     """The tags that it applies to; all others pass as they are."""
-    exclude: Annotated[list[Pattern], BeforeValidator(_one_or_many), Field(max_length=1000)] = Field([])
+    exclude: Annotated[list[Pattern], ONE_OR_MANY, Field(max_length=1000)] = Field([])
     """Of these tags, those that it does not apply to."""
     order: Annotated[int, Field(ge=1, le=9999)] | None = None
     """Where it runs among the flow's steps; each kind has its own place."""
@@ -233,7 +229,7 @@ class StuckSettings(StepSettings):
 
     type: Literal["stuck"]
     """Finds tags whose value does not move any more."""
-    for_: Annotated[Duration, Field(alias="for", ge=0.1)]
+    for_: Annotated[Duration, Field(alias="for", ge=0.1, examples=["10m"])]
     """How long the value stayed within `within`, until it counts as stuck."""
     samples: Annotated[int, Field(ge=2, le=1_000_000)] = 10
     """And how many samples there were in that time."""
@@ -269,7 +265,7 @@ class RateSettings(StepSettings):
 
     type: Literal["rate"]
     """Finds values that change faster than is possible."""
-    limit: Annotated[float, Field(gt=0)]
+    limit: Annotated[float, Field(gt=0, examples=["5.0"])]
     """The greatest change per second."""
     action: Act = "mark"
     """mark: UNCERTAIN `rate`."""
@@ -282,7 +278,7 @@ class StaleSettings(StepSettings):
 
     type: Literal["stale"]
     """Finds tags of which nothing comes any more."""
-    after: Annotated[Duration, Field(ge=1.0)]
+    after: Annotated[Duration, Field(ge=1.0, examples=["10m"])]
     """Silence after which a tag is stale."""
     action: Literal["event", "mark"] = "mark"
     """mark: also repeats the last value, once, as UNCERTAIN `stale`."""
@@ -338,7 +334,7 @@ class DeriveSettings(StepSettings):
 
     type: Literal["derive"]
     """Calculates tags from others."""
-    outputs: Parts[Derived]
+    outputs: Annotated[Parts[Derived], Field(min_length=1)]
     """What is calculated, by name; one may use another as {name}."""
     max_age: Annotated[Duration, Field(ge=0.1)] | None = None
     """A value that is older than this makes the result BAD `too-old`; left out: a value holds until the next."""

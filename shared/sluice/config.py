@@ -54,6 +54,7 @@ from sluice.schema import (
 
 __all__ = [
     "NAME_PATTERN",
+    "ONE_OR_MANY",
     "Changes",
     "ComponentSettings",
     "Duration",
@@ -144,6 +145,13 @@ def _log_level(value: Any) -> str:
         refuse("is no log level", "use one of: DEBUG, INFO, WARNING, ERROR")
     return level
 
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+ONE_OR_MANY = BeforeValidator(_one_or_many)
+"""Marks a list whose only member may stand there by itself."""
 
 Duration = Annotated[float, BeforeValidator(_duration), Unit("duration")]
 """Seconds, written ``500ms``, ``5s``, ``2m``, ``7d`` or as a bare number of seconds."""
@@ -405,6 +413,9 @@ class _Loader:
         if get_origin(annotation) is list and isinstance(raw, list):
             (item,) = get_args(annotation)
             return [self.settle(item, value, None, (*path, f"[{i}]")) for i, value in enumerate(raw)]
+        if get_origin(annotation) is dict and isinstance(raw, Mapping):
+            item = get_args(annotation)[1]
+            return {name: fold_case(item, value) for name, value in raw.items() if value is not None}
         return fold_case(annotation, raw)
 
     def _settings(self, model: type[Settings], raw: Any, last: Any, path: Place) -> Any:
@@ -480,7 +491,8 @@ class _Loader:
                 continue
             before = last.get(name) if isinstance(last, Mapping) else None
             settled[name] = clean = self.settle(entry, value, before, here)
-            self.in_parts += self.check(entry, clean, here)
+            told = {error.place for error in self.in_parts}  # by parts of this part
+            self.in_parts += [error for error in self.check(entry, clean, here) if error.place not in told]
         return settled
 
     def check(self, annotation: Any, clean: Any, path: Place) -> list[_Error]:

@@ -153,7 +153,7 @@ def tell(error: dict[str, Any], info: Any, value: Any) -> tuple[str, str]:
         return problem, remedy.format(unit.show(limit) if unit else limit)
     if kind in ("literal_error", "enum"):
         words = (literals(info.annotation) or literals(element_of(info.annotation))) if info else []
-        return "is not one of the allowed words", one_of([str(word) for word in words], value)
+        return "is not one of the allowed words", one_of([str(word) for word in words if word != ""], value)
     if kind in _NUMBERS and (with_comma := comma(value)) is not None:
         return with_comma
     if kind in _WORDS:

@@ -126,9 +126,9 @@ def literals(annotation: Any) -> list[Any]:
 
 
 def element_of(annotation: Any) -> Any:
-    """What a list has as elements; None for what is no list."""
+    """What a list has as elements, or a map as values; None for what is neither."""
     annotation, _ = unwrapped(annotation, ())
-    return get_args(annotation)[0] if get_origin(annotation) is list else None
+    return get_args(annotation)[-1] if get_origin(annotation) in (list, dict) else None
 
 
 @cache

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cli.document import load
 from cli.settings_table import limits_of
@@ -28,10 +29,12 @@ from sluice.component import Component, Runner
 from sluice.config import Problem
 
 from .mistakes_of_pi import MISTAKES
+from .mistakes_of_preprocessor import MISTAKES as MISTAKES_OF_FLOWS
 
 COLLECTOR = "io.sluice.OpcUaCollector"
 EXPORTER = "io.sluice.StreamExporter"
 PI = "io.sluice.PiCollector"
+PREPROCESSOR = "io.sluice.Preprocessor"
 NODE = "ns=2;s=x"
 LONG = "x" * 300
 
@@ -1514,6 +1517,7 @@ ROWS = [
 ]
 
 ROWS += [Row(PI, merge, text, dict(files)) for merge, text, files in MISTAKES]
+ROWS += [Row(PREPROCESSOR, merge, text) for merge, text in MISTAKES_OF_FLOWS]
 
 
 # --- what sluice check says -----------------------------------------------------------------------------------------
@@ -1531,6 +1535,18 @@ def checked(row: Row, folder: Path) -> list[Problem]:
 def test_check_says_what_is_wrong_where_and_how_to_mend_it(row: Row, tmp_path: Path) -> None:
     found = checked(row, tmp_path)
     assert row.text in map(str, found)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if "ok" in row.merge.get("flows", {})], ids=str)
+def test_a_mistake_in_a_flow_costs_that_flow_alone_and_is_told_where_it_stands(row: Row, tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(yaml.safe_dump({"components": {row.component: {"configurationUpdate": {"merge": row.merge}}}}))
+    found = [one for one in check_document(load(site)).findings if one.level == "error"]
+    assert not [one for one in found if one.problem.path.startswith("flows.ok")]
+    lines = site.read_text().splitlines()
+    for one in found:  # the line has the last key of the path that the document has, or the part that lacks one
+        keys = re.findall(r"[A-Za-z][\w -]*", one.problem.path)
+        assert any(f"{key}:" in lines[one.line - 1] for key in keys) or lines[one.line - 1].strip().startswith("- ")
 
 
 # --- what the component itself says ---------------------------------------------------------------------------------
@@ -1588,7 +1604,7 @@ class LonelySubscription:
 
 def component_class(name: str) -> type[Component[Any]]:
     package = members()[name].package
-    main = importlib.import_module(f"{package}.{'collector' if package.endswith('_collector') else 'exporter'}")
+    main = importlib.import_module(f"{package}.{package.rpartition('_')[2]}")
     [found] = [
         one
         for one in vars(main).values()
@@ -1711,6 +1727,8 @@ SOURCES = (
     "opcua_collector.config",
     "opcua_collector.address_space.address",
     "pi_collector.config",
+    "preprocessor.config",
+    "preprocessor.step_settings",
     "stream_exporter.config",
     "stream_exporter.checks",
 )

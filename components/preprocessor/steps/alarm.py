@@ -662,11 +662,14 @@ _NOTHING: Final = (
 
 
 class _Equal:
-    """Whether values are among given ones. A boolean is also the number 1 or 0."""
+    """Whether values are among given ones. A boolean is also the number 1 or 0.
+
+    A number or boolean that is given as text is the same: that is what nucleus lite makes of it.
+    """
 
     def __init__(self, values: Sequence[str | float | bool]) -> None:
-        self._texts = {one for one in values if isinstance(one, str)}
-        self._numbers = np.array([float(one) for one in values if not isinstance(one, str)])
+        self._texts = {one if isinstance(one, str) else _text(one) for one in values}
+        self._numbers = np.array([number for one in values if (number := _number(one)) is not None])
 
     def rows(self, block: Block) -> Mask:
         """The rows of a block that are."""
@@ -701,6 +704,16 @@ def _numbers(column: Column, size: int) -> NDArray[np.float64]:
     if column.text:
         return np.full(size, np.nan)
     return np.broadcast_to(np.where(column.quality == Quality.BAD, np.nan, column.value), size)
+
+
+def _number(value: str | float | bool) -> float | None:
+    """A value that is given as a number; None for another text."""
+    if isinstance(value, str) and value.strip().casefold() in ("true", "false"):
+        return float(value.strip().casefold() == "true")
+    try:
+        return float(value)
+    except ValueError:
+        return None
 
 
 def _text(value: Any) -> str:

@@ -170,6 +170,19 @@ def test_values_that_are_an_alarm() -> None:
     ]
 
 
+def test_values_that_came_as_text_are_the_same_alarm() -> None:
+    """Nucleus lite gives numbers and booleans of a list as text."""
+    assert brief([(0, [Sample("a", at(0), 3), Sample("b", at(0), 4.0)])], equals=["3", "4.0"]) == [
+        ("raised", "equals", 0.0),
+        ("raised", "equals", 0.0),
+    ]
+    turns = [(0, [Sample("a", at(0), False), Sample("a", at(1), True)])]
+    assert brief(turns, equals=["true"]) == [("raised", "equals", 1.0)]
+    assert brief(turns, equals=["false"]) == [("raised", "equals", 0.0), ("returned", "equals", 1.0)]
+    assert brief([(0, [Sample("a", at(0), "3")])], equals=[3]) == [("raised", "equals", 0.0)]
+    assert brief([(0, [Sample("a", at(0), 1.0)])], equals=["FAULT"]) == []
+
+
 def test_silence() -> None:
     turns: Turns = [(0, series("a", [1.0])), *quiet(1, 15), (15, series("a", [2.0], begin=15)), *quiet(16, 20)]
     assert brief(turns, stale="10s") == [("raised", "stale", 10.0), ("returned", "stale", 15.0)]
