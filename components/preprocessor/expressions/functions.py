@@ -71,6 +71,9 @@ ABOUT_QUALITY: Final = frozenset({"good", "bad", "quality"})
 
 
 # --- for columns: arrays of float64 or object, or plain numbers, of length 1 or n ---
+#
+# x * 0.0 is 0 for a number and NaN for what is none: added to a result it makes the row unknown. That takes a fifth of
+# the time of np.where.
 
 
 _NO_TEXT: Final = np.full(1, None, dtype=object)
@@ -91,11 +94,11 @@ def _texts(v: Array) -> Array:
 
 
 def _finite(v: Any) -> Any:
-    return np.where(np.isfinite(v), v, NAN)
+    return v + v * 0.0
 
 
 def _truth(v: Any) -> Any:
-    return np.where(v == v, np.not_equal(v, 0), NAN)
+    return np.not_equal(v, 0) + v * 0.0
 
 
 def _not(v: Any) -> Any:
@@ -104,16 +107,14 @@ def _not(v: Any) -> Any:
 
 def _ordering(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def ordered(a: Any, b: Any) -> Any:
-        # a NaN on either side makes the sum NaN, and nothing else does: both are finite
-        total = a + b
-        return np.where(total == total, compare(a, b), NAN)
+        return compare(a, b) + (a * 0.0 + b * 0.0)
 
     return ordered
 
 
 def _equal(a: Any, b: Any) -> Any:
     if not _text(a) and not _text(b):
-        return np.where(np.isnan(a) | np.isnan(b), NAN, np.equal(a, b))
+        return np.equal(a, b) + (a * 0.0 + b * 0.0)
     one, other = np.broadcast_arrays(a, b)
     return np.array([_same(x, y) for x, y in zip(one.tolist(), other.tolist(), strict=True)], dtype=np.float64)
 
@@ -130,29 +131,38 @@ def _among(v: Any, numbers: tuple[float, ...], texts: frozenset[str]) -> Any:
     found = np.zeros(np.shape(v), dtype=np.bool_)
     for number in numbers:
         found |= v == number
-    return np.where(np.isnan(v), NAN, found)
+    return found + v * 0.0
 
 
 def _and(a: Any, b: Any) -> Any:
-    return np.where((a == 0) | (b == 0), 0.0, a * b)
+    both = a * b
+    return np.where((a == 0) | (b == 0), 0.0, both) if np.isnan(both).any() else both
 
 
 def _or(a: Any, b: Any) -> Any:
-    return np.where((a == 1) | (b == 1), 1.0, a + b)
+    either = np.maximum(a, b)
+    return np.where((a == 1) | (b == 1), 1.0, either) if np.isnan(either).any() else either
 
 
 def _settled(v: Any, q: Any) -> Any:
-    return np.where(_isnull(v), 2, q)
+    null = _isnull(v)
+    return np.where(null, 2, q) if null.any() else q
 
 
 def _isnull(v: Any) -> Any:
     return nulls(v) if _text(v) else np.isnan(v)
 
 
+def _all_good(q: Any) -> bool:
+    return not (q.any() if isinstance(q, np.ndarray) else q)
+
+
 def _logic_quality(decides: float) -> Callable[[Any, Any, Any, Any, Any], Any]:
     """The worst of all, but where operands decided the result alone, the best of those."""
 
     def quality(v: Any, a: Any, qa: Any, b: Any, qb: Any) -> Any:
+        if _all_good(qa) and _all_good(qb):
+            return qa
         decided = np.minimum(np.where(a == decides, qa, 2), np.where(b == decides, qb, 2))
         return np.where(v == decides, decided, np.maximum(qa, qb))
 
@@ -163,7 +173,7 @@ def _choose(c: Any, a: Any, b: Any) -> Any:
     if _text(a) or _text(b):
         chosen = np.where(np.equal(c, 0), _texts(np.atleast_1d(b)), _texts(np.atleast_1d(a)))
         return np.where(np.isnan(c), _NO_TEXT, chosen)
-    return np.where(np.isnan(c), NAN, np.where(np.equal(c, 0), b, a))
+    return np.where(np.equal(c, 0), b, a) + c * 0.0
 
 
 def _choose_quality(c: Any, qc: Any, qa: Any, qb: Any) -> Any:
