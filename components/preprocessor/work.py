@@ -407,7 +407,7 @@ class Work:
             since = self._waits.setdefault(span.key, monotonic)
             others = self._came is not None and self._came > since
             if monotonic - since >= (SILENT if others else GONE):
-                rebuild.give_up(span.stream, span.epoch, span.first, span.last)
+                rebuild.give_up(span.stream, span.epoch, span.first, rebuild.cursors()[span.key])
                 del self._waits[span.key]
 
     def _rebuilt(self, rebuild: Rebuild) -> None:

@@ -138,3 +138,12 @@ def batch(stream: str, number: int, values: Sequence[float] = (1.0,), epoch: str
 def events(stream: str, number: int) -> EventBatch:
     """Batch `number` of an events stream, of one event."""
     return EventBatch(Header(stream, EPOCH, number), ({"kind": "audit", "number": number},))
+
+
+def texts(*values: str) -> Columns:
+    """The same for texts."""
+    size = len(values)
+    column = np.full(size, None, dtype=object)
+    column[:] = values
+    times = START + np.arange(size, dtype=np.int64)
+    return Columns(ValueType.STRING, (Series("Text"),), np.zeros(size, dtype=np.int32), times, column)

@@ -254,6 +254,35 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 # --- from source to reader ---
 
 
+async def test_what_one_piece_of_work_gave_is_stored_with_its_positions_or_not_at_all(site: Site) -> None:
+    outlet = await site.produce()
+    assert outlet is not None
+    reader = Kept()
+    await site.follow(reader)
+    await outlet.submit_turn(
+        [columns(1.0)], [columns(0.5)], [{"kind": "alarm"}], positions={"turn/1": b"a", "state": b"b"}, filtered=7
+    )
+    await eventually(lambda: len(reader.batches) == 3, site.state)
+    assert {of.header.stream: of.header.seq for of in reader.batches} == {
+        STREAM: 1,
+        f"{STREAM}/backfill": 1,
+        f"{STREAM}/events": 1,
+    }
+    assert (site.ledger()["received"], site.ledger()["filtered"], site.ledger()["stored"]) == (8, 7, 1)
+    assert outlet.positions() == {"turn/1": b"a", "state": b"b"}
+    assert site.running.sources() == {"line1"}
+    died = outlet.submit_turn([columns(2.0)], [], [{"kind": "alarm"}], positions={"turn/1": None, "turn/2": b"c"})
+    await site.die()
+    with contextlib.suppress(Exception):
+        await died
+    again = await site.produce()
+    assert again is not None
+    whole = {"turn/2": b"c", "state": b"b"}, 2
+    nothing = {"turn/1": b"a", "state": b"b"}, 1
+    assert (again.positions(), site.ledger()["stored"]) in (whole, nothing)
+    assert site.ledger(f"{STREAM}/events")["stored"] == site.ledger()["stored"]
+
+
 async def test_samples_flow_in_order_and_are_forgotten_when_the_reader_is_done_with_them(site: Site) -> None:
     await site.produce()
     reader = Kept()
