@@ -24,7 +24,8 @@ from sluice.batch import SampleBatch, decode
 pytestmark = pytest.mark.system
 
 LIMIT = 40.0
-IDLE_MB = 75.0
+IDLE_MB = 75 * 2**20 / 1e6
+"""75 MiB, of which 55 are Python, numpy, the SDK and the library that every component has."""
 BACK_WITHIN = 3.0
 """Seconds from a kill until it gives out samples again."""
 
