@@ -18,10 +18,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from preprocessor.step_settings import AnyStep, Derived, Pattern, Patterns
-from sluice.config import ComponentSettings, Duration, Named, OutboxSettings, Parts, Settings, refuse
+from sluice.config import ONE_OR_MANY, ComponentSettings, Duration, Named, OutboxSettings, Parts, Settings, refuse
 from sluice.tag_settings import Asset, TagsPackage
 
 PRODUCER = "preprocessor"
@@ -40,10 +40,6 @@ def _stream(value: str) -> str:
     return value
 
 
-def _one_or_many(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
 class Input(Settings):
     """What a flow takes."""
 
@@ -51,7 +47,7 @@ class Input(Settings):
     """Whose samples: <producer>/<source>. * stands for any, but never for this component's own flows."""
     tags: Patterns = Field(["**"])
     """Which tags, by name or as <asset>/<name>."""
-    exclude: Annotated[list[Pattern], BeforeValidator(_one_or_many), Field(max_length=1000)] = Field([])
+    exclude: Annotated[list[Pattern], ONE_OR_MANY, Field(max_length=1000)] = Field([])
     """Of these, which not."""
     assets: Patterns = Field(["**"])
     """Which asset paths."""
@@ -102,7 +98,7 @@ class Member(Settings):
     """The unit that it is converted to; its own unit says from what."""
     optional: bool = False
     """Instances may be without it; what is derived from it is then left out for them."""
-    match: Annotated[list[Pattern], BeforeValidator(_one_or_many), Field(max_length=100)] = Field([])
+    match: Annotated[list[Pattern], ONE_OR_MANY, Field(max_length=100)] = Field([])
     """Patterns that find it: {instance} captures the instance's name, as in {instance}/Flow or FIC{instance}.PV."""
 
 

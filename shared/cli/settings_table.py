@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
-from sluice.config import ComponentSettings, SecretRef
+from sluice.config import ONE_OR_MANY, ComponentSettings, SecretRef
 from sluice.schema import Settings, Unit, choices_of, fields_of, literals, scopes_of, union_members, unwrapped
 from sluice.units import format_duration, format_size
 
@@ -313,7 +313,8 @@ def _json(annotation: Any, metadata: Any) -> dict[str, Any]:
     if get_origin(annotation) is list:
         made: dict[str, Any] = {"type": "array", "items": _json(get_args(annotation)[0], ())}
         names = {"min_length": "minItems", "max_length": "maxItems"}
-        return made | {names[name]: limits[name] for name in names if name in limits}
+        made |= {names[name]: limits[name] for name in names if name in limits}
+        return {"anyOf": [made, made["items"]]} if ONE_OR_MANY in metadata else made
     kinds = {bool: "boolean", int: "integer", float: "number", str: "string"}
     names = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
     names |= {"min_length": "minLength", "max_length": "maxLength", "pattern": "pattern"}
