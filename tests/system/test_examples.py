@@ -446,3 +446,64 @@ def test_the_demonstration_refuses_a_wrong_site_document_in_words(tmp_path: Path
     done = demo(site, tmp_path, "--seconds", "1")
     assert done.returncode == 1
     assert "site.yaml: has no `components` mapping" in done.stderr.replace("\n", "")
+
+
+# --- flows ----------------------------------------------------------------------------------------------------------
+
+
+async def test_preprocess(build: Path, tmp_path: Path) -> None:
+    """Every window once, as the plant's log makes it; what passes is what was logged, in other units."""
+    async with running("preprocess.yaml", build, tmp_path) as run:
+        await run.produced(32_000)  # 32 s
+        rows = [line for line in read_log(run.plant.log) if isinstance(line, LoggedRow)]
+        logged = run.logged(lambda tag: tag.name)
+        first, last = rows[0].time_ns, rows[-1].time_ns
+        size = 10 * 10**9
+        whole = range(-(-first // size), (last - 2 * 10**9) // size)
+        reactor = [tag.name for tag in run.tags if tag.name.startswith("Reactor/")]
+        expected = {
+            (f"{tag}.count", window * size): sum(
+                1 for name, at in logged if name == tag and window * size <= at < (window + 1) * size
+            )
+            for tag in reactor
+            for window in whole
+        }
+        assert len(expected) >= 3, "too few windows"
+
+        def windows() -> dict[Sample, Any]:
+            found: dict[Sample, Any] = {}
+            for one in run.delivered("kinesis"):
+                if one.tag.endswith(".count") and (one.tag, one.time_ns) in expected:
+                    assert (one.tag, one.time_ns) not in found, f"twice: {one}"
+                    found[one.tag, one.time_ns] = one.value
+            return found
+
+        deadline = time.monotonic() + LIMIT
+        while len(await asyncio.to_thread(windows)) < len(expected):
+            assert time.monotonic() < deadline, run.told(await asyncio.to_thread(windows), expected)
+            await asyncio.sleep(0.5)
+        assert await asyncio.to_thread(windows) == expected
+        passed = [one for one in run.delivered("kinesis") if one.tag == "Reactor/Pressure" and one.quality == "GOOD"]
+        assert len(passed) > 5, run.told()
+        for one in passed:
+            assert one.value == pytest.approx(logged[one.tag, one.time_ns][0] / 100, abs=1e-6), one
+        assert len(passed) < len([1 for name, _ in logged if name == "Reactor/Pressure"])
+
+
+async def test_pumps(build: Path, tmp_path: Path) -> None:
+    """Members of an asset model, in its units, and what is calculated of them."""
+    async with running("pumps.yaml", build, tmp_path) as run:
+        await run.produced(5_000)
+        logged = run.logged(lambda tag: tag.name)
+        deadline = time.monotonic() + LIMIT
+        while not {"flow", "pressure", "power"} <= {one.tag for one in run.delivered("kinesis")}:
+            assert time.monotonic() < deadline, run.told()
+            await asyncio.sleep(0.5)
+        got = {(one.tag, one.time_ns): one.value for one in run.delivered("kinesis")}
+    both = [at for tag, at in got if tag == "flow" and ("pressure", at) in got and ("power", at) in got]
+    assert both
+    for at in both:
+        flow, pressure = logged["Unit1/FeedA", at][0] * 1000 / 60, logged["Unit1/Pressure", at][0] / 100
+        assert got["flow", at] == pytest.approx(flow)
+        assert got["pressure", at] == pytest.approx(pressure)
+        assert got["power", at] == pytest.approx(flow * pressure / 600 / 0.8)
