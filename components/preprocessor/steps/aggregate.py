@@ -52,6 +52,8 @@ _MOST_AT_ONCE: Final = 1_000
 """Windows of a tag, and of all tags, that are given in one turn."""
 _MOST_IN_TURN: Final = 20_000
 _FOLD_AT: Final = 50_000
+_TEXTS_AT: Final = 10_000
+"""Samples that are kept, and different texts, before those that are not needed are looked for."""
 _SHORT: Final = 64
 _EARLIEST: Final = NEVER + 2**57
 _LATEST: Final = OPEN - 2**57
@@ -116,6 +118,7 @@ class Aggregate(Step[AggregateSettings]):
         self._texts = Texts()
         self._batches = Texts()
         self._fold_at = _FOLD_AT
+        self._texts_at = _TEXTS_AT
         self._of: dict[str, NDArray[Any]] = {name: np.zeros(0, dtype=of) for name, (of, _) in _BY_SLOT.items()}
         self._result_slots: NDArray[np.int32] = np.zeros((0, len(self._functions)), dtype=np.int32)
         self._assets: dict[str, int] = {}
@@ -227,8 +230,9 @@ class Aggregate(Step[AggregateSettings]):
         kind = _KINDS[block.type]
         quality = block.quality
         if block.type is ValueType.STRING:
-            if len(self._texts) > MOST_TEXTS - len(block):
+            if len(self._texts) > self._texts_at:
                 self._renumber()
+                self._texts_at = min(MOST_TEXTS - 1, max(_TEXTS_AT, 2 * len(self._texts)))
             value = self._texts.numbers(block.value.tolist())
             full = np.isnan(value) & ~block.nulls()
             if full.any():
@@ -314,7 +318,8 @@ class Aggregate(Step[AggregateSettings]):
         texts = [self.flow.contexts.batch(number) for number in numbers.tolist()]
         if len(self._batches) > MOST_TEXTS - len(texts):
             of["batch"] = self._batches.renumbered(of["batch"].astype(np.float64))[of["batch"]].astype(np.int64)
-        batch = self._batches.numbers(texts).astype(np.int64)[place]
+        # beyond 100,000 batches at a time further ones are none
+        batch = np.nan_to_num(self._batches.numbers(texts)).astype(np.int64)[place]
         order = np.lexsort((rows.t, rows.slot))
         order = order[rows.t[order] > before[order]]
         if not len(order):
@@ -401,14 +406,18 @@ class Aggregate(Step[AggregateSettings]):
         far = np.flatnonzero(until - number > (_SHORT if skip else MOST_BEHIND))
         if not len(far):
             return go_on
-        chosen, end = slots[far], self._calendar.end(slots[far], number[far])
-        rows = self._store.of(chosen, end)
+        # from the next window on up to the first that holds a sample, folded or not; windows may overlap
+        chosen, begin = slots[far], self._calendar.start(slots[far], number[far] + 1)
+        rows = self._store.of(chosen, begin)
         low = np.searchsorted(rows.slot, chosen, side="left")
         high = np.searchsorted(rows.slot, chosen, side="right")
-        row = found(rows.t, low, high, end, after=False)
+        row = found(rows.t, low, high, begin, after=False)
         target = until[far].copy()
         there = row < high
         target[there] = np.minimum(target[there], self._calendar.after(chosen[there], rows.t[row[there]]))
+        carry = self._of["carry_t"][chosen]
+        there = carry >= begin
+        target[there] = np.minimum(target[there], self._calendar.after(chosen[there], carry[there]))
         distance = target - number[far]
         jumps = distance > (1 if skip else MOST_BEHIND)
         go_on[far[jumps]] = distance[jumps]
@@ -772,6 +781,7 @@ class Aggregate(Step[AggregateSettings]):
             "texts": self._texts.texts,
             "batches": self._batches.texts,
             "fold_at": self._fold_at,
+            "texts_at": self._texts_at,
             "calendar": calendars.saved_of(self._calendar),
             "signal": None if self._signal is None else self._signal.save(),
         }
@@ -792,7 +802,7 @@ class Aggregate(Step[AggregateSettings]):
         self._store.load(state["rows"])
         self._texts.load(state["texts"])
         self._batches.load(state["batches"])
-        self._fold_at = int(state["fold_at"])
+        self._fold_at, self._texts_at = int(state["fold_at"]), int(state["texts_at"])
         same = list(state["window"]) == self._definition()
         of = self._of
         if same:
@@ -825,7 +835,7 @@ class Aggregate(Step[AggregateSettings]):
             "watermark_ns": int(self._marks.mark[slot]),
             "too_late_before_ns": int(self._marks.horizon[slot]),
             "next_window": None if start >= OPEN else [start, None if end >= OPEN else end],
-            "samples_kept": int(np.count_nonzero(self._store.all().slot == slot)),
+            "samples_kept": self._store.count(slot),
         }
 
 

@@ -99,6 +99,10 @@ class Store:
         if self._waiting > max(_FRESH, len(self._sorted) // 4):
             self._sort()
 
+    def count(self, slot: int) -> int:
+        """How many of them are a tag's."""
+        return sum(int(np.count_nonzero(rows.slot == slot)) for rows in (self._sorted, *self._fresh))
+
     def all(self) -> Rows:
         """All of them, by tag and time."""
         self._sort()

@@ -41,7 +41,7 @@ def told(outcome: Any) -> list[tuple[str, float, Any, str]]:
     ]
 
 
-def silence(of: Pipeline, start: int, end: int, **clock: Any) -> list[tuple[str, float, Any, str]]:
+def silence(of: Pipeline, start: int, end: int) -> list[tuple[str, float, Any, str]]:
     """What comes while nothing comes, second after second."""
     return [one for second in range(start, end) for one in told(of.turn([], turn(second)))]
 
@@ -264,6 +264,33 @@ def test_many_windows_of_silence_are_given_in_pieces_and_too_many_are_skipped(mo
     assert outcome.events[0]["windows"] > 30_000_000
     assert len(told(outcome)) == 1
     assert of.held == 0
+
+
+@pytest.mark.parametrize("slide", ["10s", "2s"])
+@pytest.mark.parametrize("fold_at", [0, 50_000])
+def test_windows_that_are_left_out_cost_nothing(slide: str, fold_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aggregate, "_FOLD_AT", fold_at)
+    of, _ = windows(empty="skip", slide=slide, functions=["count"])
+    overlap = 10 // int(slide[:-1])
+    outcome = told(feed(of, [Sample("a", at(0), 1.0), Sample("a", at(5), 1.0)]))
+    outcome += told(feed(of, [Sample("a", at(1_000_001), 1.0)], 1_000_001))
+    outcome += told(feed(of, [Sample("a", at(1_000_021), 1.0)], 1_000_021))
+    outcome += silence(of, 1_000_021, 1_000_024)
+    assert sum(value for _, _, value, _ in outcome) == 3 * overlap
+    assert of.held == 0
+
+
+def test_texts_that_no_sample_has_any_more_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aggregate, "_TEXTS_AT", 20)
+    monkeypatch.setattr(aggregate, "_FOLD_AT", 10)
+    of, step = windows(functions=["first", "last", "transitions"], allowedLateness="5s")
+    outcome = []
+    for second in range(200):
+        outcome += samples(feed(of, [Sample("a", at(second), f"text {second}")], second))
+        assert len(step._texts) < 100
+    assert [s.value for s in outcome if s.tag == "a.first"] == [f"text {number}" for number in range(0, 190, 10)]
+    assert [s.value for s in outcome if s.tag == "a.last"] == [f"text {number}" for number in range(9, 199, 10)]
+    assert {s.value for s in outcome if s.tag == "a.transitions"} == {9, 10}
 
 
 def test_a_clock_that_was_years_ahead_stops_no_tag() -> None:

@@ -206,7 +206,7 @@ def slow_total(
         begin = max(t, since)
         rise = (Fraction(after) - Fraction(value)) / (then - t) if sloped and after_quality < 2 else Fraction(0)
         ends = [Fraction(value) + rise * (when - t) for when in (begin, then)]
-        part = sum(ends) / 2 * Fraction(then - begin, 60 * SECOND)
+        part = (ends[0] + ends[1]) / 2 * Fraction(then - begin, 60 * SECOND)
         total += part
         size += (abs(Fraction(value)) + abs(Fraction(after))) * Fraction(then - t, 60 * SECOND)
     # what was before the reset leaves no trace in the sum

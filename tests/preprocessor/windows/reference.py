@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SECOND = 1_000_000_000
 GOOD, UNCERTAIN, BAD = 0, 1, 2
@@ -140,10 +140,10 @@ def functions(rules: Rules, samples: Sequence[Came], start: int, end: int) -> di
             continue
         one = earlier[-1]
         later = [other for other in samples if other.t > here]
-        at_both = (one.value, one.value)
+        at_both: tuple[Any, Any] = (one.value, one.value)
         if rules.sloped and later and usable(later[0]) and _is_number(one) and _is_number(later[0]):
-            rise = (Fraction(later[0].value) - Fraction(one.value)) / (later[0].t - one.t)
-            at_both = tuple(Fraction(one.value) + rise * (when - one.t) for when in (here, there))
+            rise = (_exact(later[0].value) - _exact(one.value)) / (later[0].t - one.t)
+            at_both = (_exact(one.value) + rise * (here - one.t), _exact(one.value) + rise * (there - one.t))
         stretches.append((here, there, *at_both, one.quality == UNCERTAIN, one.value))
     known = sum(there - here for here, there, *_ in stretches)
     texts = any(not isinstance(value, (int, float)) or isinstance(value, bool) for *_, value in stretches)
@@ -152,7 +152,7 @@ def functions(rules: Rules, samples: Sequence[Came], start: int, end: int) -> di
     for one, after in pairwise(used):
         changes += after.t >= start and (type(one.value), one.value) != (type(after.value), after.value)
 
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "first": good[0].value if good else (stretches[0][2] if stretches else None),
         "last": good[-1].value if good else (stretches[-1][3] if stretches else None),
         "count": Fraction(len(good)),
@@ -161,20 +161,20 @@ def functions(rules: Rules, samples: Sequence[Came], start: int, end: int) -> di
         "percentGood": Fraction(100 * known, end - start),
     }
     if not texts and stretches:
-        ends = [Fraction(value) for _, _, one, other, *_ in stretches for value in (one, other)]
+        ends = [_exact(value) for _, _, one, other, *_ in stretches for value in (one, other)]
         integral = sum(
-            ((Fraction(a) + Fraction(b)) / 2 * Fraction(there - here, SECOND) for here, there, a, b, *_ in stretches),
+            ((_exact(a) + _exact(b)) / 2 * Fraction(there - here, SECOND) for here, there, a, b, *_ in stretches),
             Fraction(0),
         )
         squares = sum(
             (
-                (Fraction(a) ** 2 + Fraction(a) * Fraction(b) + Fraction(b) ** 2) / 3 * Fraction(there - here, SECOND)
+                (_exact(a) ** 2 + _exact(a) * _exact(b) + _exact(b) ** 2) / 3 * Fraction(there - here, SECOND)
                 for here, there, a, b, *_ in stretches
             ),
             Fraction(0),
         )
         seconds = Fraction(known, SECOND)
-        total = sum((Fraction(one.value) for one in good if _is_number(one)), Fraction(0))
+        total = sum((_exact(one.value) for one in good if _is_number(one)), Fraction(0))
         values |= {
             "average": integral / seconds,
             "integral": integral,
@@ -182,9 +182,9 @@ def functions(rules: Rules, samples: Sequence[Came], start: int, end: int) -> di
             "minimum": min(ends),
             "maximum": max(ends),
             "range": max(ends) - min(ends),
-            "delta": Fraction(stretches[-1][3]) - Fraction(stretches[0][2]),
+            "delta": _exact(stretches[-1][3]) - _exact(stretches[0][2]),
             "sum": total,
-            "mean": total / len(good) if good else Fraction(stretches[0][2]),
+            "mean": total / len(good) if good else _exact(stretches[0][2]),
         }
     result = {}
     for name in _ALL:
@@ -204,6 +204,11 @@ def functions(rules: Rules, samples: Sequence[Came], start: int, end: int) -> di
         else:
             result[name] = Value(value, GOOD, "")
     return result
+
+
+def _exact(value: float | bool | str | Fraction | None) -> Fraction:
+    assert isinstance(value, (int, float, Fraction))
+    return Fraction(value)
 
 
 def _is_number(one: Came) -> bool:

@@ -127,6 +127,8 @@ def compare(expected: dict[tuple[str, int], dict[str, Value]], given: dict[Any, 
         assert (last.quality, last.status or "") == (value.quality, value.word), (where, last, value)
         if value.quality == Quality.BAD or not isinstance(value.value, Fraction | float):
             assert last.value == (None if value.quality == Quality.BAD else value.value), (where, last, value)
+        elif not isinstance(last.value, int | float):
+            pytest.fail(f"{where}: {last}, {value}")
         elif key[0].endswith(".deviation"):
             assert float(last.value) ** 2 == pytest.approx(float(value.value), rel=1e-6, abs=1e-4), where
         else:
