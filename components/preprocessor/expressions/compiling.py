@@ -78,6 +78,11 @@ class Expression:
     _columns: Callable[..., tuple[Any, Any]]
     _single: Callable[..., tuple[Any, Any]]
 
+    @property
+    def follows(self) -> bool:
+        """Whether it needs more of its tags than a value at a time."""
+        return bool(self.looks_back or self.measures_age)
+
     def evaluate(self, values: Mapping[str, Column]) -> Column:
         """The result in every row. A tag or name that is not among the values is unknown.
 

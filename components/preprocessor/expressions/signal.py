@@ -82,7 +82,6 @@ class Signal:
             _Track(name in self.expression.looks_back, name in self.expression.measures_age)
             for name in self.expression.tags
         ]
-        self._one_by_one = not (self.expression.looks_back or self.expression.measures_age)
         self._newest = _NEVER
         self._tail: deque[tuple[int, Value, int]] = deque(maxlen=MOST_CHANGES)
         """When the result changed, and what it became: value and quality."""
@@ -116,7 +115,7 @@ class Signal:
         times = sorted({max(time, self._newest) for time in times})
         self._newest = times[-1]
         results: Iterable[tuple[Value, int]]
-        if len(times) <= _FEW and self._one_by_one:
+        if len(times) <= _FEW and not self.expression.follows:
             results = map(self._single, times)
         else:
             results = _plain(self._evaluated(np.array(times, dtype=np.int64)))

@@ -37,6 +37,8 @@ TOO_OLD: Final = "too-old"
 FROM_INPUTS: Final = "from-inputs"
 """The status of a result whose quality is that of its inputs."""
 _NEVER: Final = -(2**63)
+_FEW: Final = 4
+"""Up to so many rows of one form are evaluated one by one, where there are more forms than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,55 @@ class _Level:
     user_starts: NDArray[np.intp] = field(default_factory=lambda: np.zeros(1, dtype=np.intp))
     users: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     """Which outputs of the level need a place, in the same way."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pairs:
+    """What is to be calculated: outputs, by their index in the level, at times."""
+
+    output: NDArray[np.int32]
+    t: NDArray[np.int64]
+    context: NDArray[np.int32]
+    past: Mask
+    starts: NDArray[np.intp]
+    """Where the inputs of each stand among all that were looked up."""
+    dubious: Mask
+    """An input is not GOOD."""
+    too_old: Mask
+
+    def take(self, rows: Mask) -> _Pairs:
+        """These of them."""
+        return _Pairs(
+            self.output[rows],
+            self.t[rows],
+            self.context[rows],
+            self.past[rows],
+            self.starts[rows],
+            self.dubious[rows],
+            self.too_old[rows],
+        )
+
+
+class _Single:
+    """Evaluates pairs one by one: cheaper than columns for expressions that nothing else is like."""
+
+    def __init__(self, pairs: _Pairs, found: Found, old: Mask) -> None:
+        self._starts = pairs.starts.tolist()
+        self._values = [None if value != value else value for value in found.table.value[found.row].tolist()]
+        self._quality = found.table.quality[found.row].tolist()
+        for place in np.flatnonzero(old).tolist():
+            self._values[place] = None
+
+    def evaluated(self, expression: Expression, place: int) -> tuple[float, int]:
+        """The value and quality of a pair; NaN: unknown."""
+        start = self._starts[place]
+        end = start + len(expression.tags)
+        names = expression.tags
+        value, quality = expression.evaluate_one(
+            dict(zip(names, self._values[start:end], strict=True)),
+            dict(zip(names, self._quality[start:end], strict=True)),
+        )
+        return (value if isinstance(value, float) else np.nan), quality
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -274,40 +325,37 @@ class Derive(Step[DeriveSettings]):
         if self.settings.max_age is not None:
             old = found.ages() > self.settings.max_age
         known = found.known & (~level.back[flat] | (found.before >= 0))
+        pairs = _Pairs(
+            output,
+            t,
+            context,
+            past,
+            starts,
+            np.logical_or.reduceat(found.table.quality[found.row] > 0, starts),
+            np.logical_or.reduceat(old, starts),
+        )
         complete = np.logical_and.reduceat(known, starts)
-        return self._evaluated(level, output, t, context, past, starts, found, old, complete)
+        pairs = pairs if complete.all() else pairs.take(complete)
+        return self._evaluated(level, pairs, found, old) if len(pairs.output) else None
 
-    def _evaluated(
-        self,
-        level: _Level,
-        output: NDArray[np.int32],
-        t: NDArray[np.int64],
-        context: NDArray[np.int32],
-        past: Mask,
-        starts: NDArray[np.intp],
-        found: Found,
-        old: Mask,
-        complete: Mask,
-    ) -> _Results | None:
-        """The values of pairs of output and time, form by form. starts: where in `found` the inputs of each stand."""
-        if not complete.all():
-            output, t, context, past = output[complete], t[complete], context[complete], past[complete]
-            starts = starts[complete]
-            if not len(output):
-                return None
-        size = len(output)
+    def _evaluated(self, level: _Level, pairs: _Pairs, found: Found, old: Mask) -> _Results:
+        """The values of pairs of output and time, form by form. Forms with few rows are evaluated one by one."""
+        size = len(pairs.output)
         value, quality = np.full(size, np.nan), np.zeros(size, dtype=np.uint8)
-        status = np.zeros(size, dtype=np.int64)
         text: NDArray[Any] | None = None
-        form = level.form[output]
+        form = level.form[pairs.output]
         cuts = np.flatnonzero(form[1:] != form[:-1]) + 1
-        words = self.flow.words
+        single = _Single(pairs, found, old) if found.table.text is None and len(cuts) >= _FEW else None
         any_old = bool(old.any())
         for begin, end in zip([0, *cuts.tolist()], [*cuts.tolist(), size], strict=True):
-            expression = level.outputs[int(output[begin])].form
-            founds = [found.take(starts[begin:end] + number) for number in range(len(expression.tags))]
-            olds = [old[starts[begin:end] + number] for number in range(len(expression.tags))] if any_old else []
-            for rows, column in _by_type(expression, founds, olds):
+            expression = level.outputs[int(pairs.output[begin])].form
+            if single is not None and end - begin <= _FEW and expression.kind != TEXT and not expression.follows:
+                for place in range(begin, end):
+                    value[place], quality[place] = single.evaluated(expression, place)
+                continue
+            inputs = [pairs.starts[begin:end] + number for number in range(len(expression.tags))]
+            founds = [found.take(rows) for rows in inputs]
+            for rows, column in _by_type(expression, founds, [old[rows] for rows in inputs] if any_old else []):
                 here = slice(begin, end) if rows is None else np.flatnonzero(rows) + begin
                 if column.text:
                     text = np.full(size, None, dtype=object) if text is None else text
@@ -317,36 +365,29 @@ class Derive(Step[DeriveSettings]):
                 else:
                     value[here] = column.value
                 quality[here] = column.quality
-            if quality[begin:end].any():
-                status[begin:end] = self._status(
-                    words.code, value[begin:end], text, slice(begin, end), quality[begin:end], founds, olds
-                )
-        return _Results(output + np.int32(level.first), t, value, text, quality, status, context, past)
+        status = self._status(pairs, value, text, quality)
+        output = pairs.output + np.int32(level.first)
+        return _Results(output, pairs.t, value, text, quality, status, pairs.context, pairs.past)
 
     def _status(
-        self,
-        code: Any,
-        value: NDArray[np.float64],
-        text: NDArray[Any] | None,
-        rows: slice,
-        quality: NDArray[np.uint8],
-        founds: Sequence[Found],
-        olds: Sequence[Mask],
+        self, pairs: _Pairs, value: NDArray[np.float64], text: NDArray[Any] | None, quality: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
-        """Why results are not GOOD: an input too old, or not good itself, or no such number."""
+        """Why results are not GOOD: an input is too old, or not good itself, or there is no such number."""
+        status = np.zeros(len(value), dtype=np.int64)
+        worse = quality > 0
+        if not worse.any():
+            return status
+        code = self.flow.words.code
         null = np.isnan(value)
         if text is not None:
-            null &= np.array([one is None or one is NULL_TEXT for one in text[rows].tolist()], dtype=np.bool_)
-        from_inputs: Mask = np.zeros(len(value), dtype=np.bool_)
-        for one in founds:
-            from_inputs |= one.table.quality[one.row] > 0
-        status = np.where(quality > 0, code(FROM_INPUTS), 0)
-        if (made := null & ~from_inputs).any():
-            status[made] = code(NAN)
-        if olds:
-            too_old = np.logical_or.reduce(olds) & null
-            if too_old.any():
-                status[too_old] = code(TOO_OLD)
+            null &= np.array([not isinstance(one, str) for one in text.tolist()], dtype=np.bool_)
+        for word, rows in (
+            (FROM_INPUTS, worse),
+            (NAN, worse & null & ~pairs.dubious),
+            (TOO_OLD, worse & null & pairs.too_old),
+        ):
+            if rows.any():
+                status[rows] = code(word)
         return status
 
     # --- out ---

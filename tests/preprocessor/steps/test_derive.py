@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -281,7 +282,16 @@ def test_another_configuration_goes_on_with_what_it_knows() -> None:
 
 # --- against a slow calculation over all samples that ever came ---
 
-OUTPUTS = {"sum": "{a} + {b}", "both": "{a} > 0 and {c} > 0", "twice": "sum * 2 + {c}", "one": "-{a}", "two": "-{c}"}
+OUTPUTS = {
+    "sum": "{a} + {b}",
+    "both": "{a} > 0 and {c} > 0",
+    "twice": "sum * 2 + {c}",
+    "one": "-{a}",
+    "two": "-{c}",
+    "three": "{a} * 3",
+    "four": "{b} / {c}",
+    "five": "5 if good({c}) else {a}",
+}
 
 
 class Slow:
@@ -289,7 +299,7 @@ class Slow:
 
     def __init__(self) -> None:
         self.tags: dict[str, dict[int, tuple[Value, int]]] = {}
-        self.order = ["sum", "both", "one", "two", "twice"]
+        self.order = [*(name for name in OUTPUTS if name != "twice"), "twice"]
 
     def feed(self, came: list[Sample]) -> dict[tuple[str, int], tuple[Value, int]]:
         new: dict[str, set[int]] = {}
@@ -325,10 +335,16 @@ TURNS = st.lists(st.lists(ONE, max_size=6), min_size=1, max_size=8)
 
 
 @hypothesis_settings(max_examples=300, deadline=None)
-@given(TURNS, st.integers(0, 8))
+@given(TURNS, st.integers(0, 8), st.sampled_from([4, 100]))
 def test_results_are_those_of_a_slow_calculation_and_go_on_after_a_restart(
-    turns: list[list[tuple[str, int, float | None, int]]], cut: int
+    turns: list[list[tuple[str, int, float | None, int]]], cut: int, few: int
 ) -> None:
+    """few: with 4 of them, most rows are evaluated one by one, with 100 all in columns."""
+    with patch("preprocessor.steps.derive._FEW", few):
+        _compare(turns, cut)
+
+
+def _compare(turns: list[list[tuple[str, int, float | None, int]]], cut: int) -> None:
     _, of = deriving(OUTPUTS)
     slow = Slow()
     for place, rows in enumerate(turns):
