@@ -106,7 +106,10 @@ class Verdict:
     totals: int = 0
     """Samples of totals, all of them compared."""
     first: str = ""
-    """The first thing that is not as it should be."""
+    """The first thing that is not as it should be,"""
+    tag: str = ""
+    time_ns: int = 0
+    """and where."""
 
     @property
     def balances(self) -> bool:
@@ -115,12 +118,13 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """For the report."""
-        return {name: value for name, value in vars(self).items() if value or name != "first"}
+        return {name: value for name, value in vars(self).items() if value or name not in ("first", "tag", "time_ns")}
 
-    def blame(self, what: str, text: str) -> None:
+    def blame(self, what: str, tag: str, time_ns: int, text: object) -> None:
         """Count something that is not as it should be."""
         setattr(self, what, getattr(self, what) + 1)
-        self.first = self.first or f"{what}: {text}"
+        if not self.first:
+            self.first, self.tag, self.time_ns = f"{what}: {tag} at {time_ns}: {text}", tag, time_ns
 
 
 def judge(log: Path, deliveries: Mapping[str, Iterable[Row]], *, drop_by_id: Iterable[str] = ()) -> dict[str, Verdict]:
@@ -213,30 +217,32 @@ def _compare(
             continue
         key = (row.tag, row.time_ns)
         if key not in windows:
-            verdict.blame("unexpected", f"{row}: no sample lies in such a window")
+            verdict.blame("unexpected", *key, f"{row.value}, id {row.id}: no sample lies in such a window")
         elif row.rev in given[key]:
-            verdict.blame("doubled", f"{row}")
+            verdict.blame(
+                "doubled", *key, f"{row.value} after {given[key][row.rev]} in revision {row.rev}, id {row.id}"
+            )
         else:
             given[key][row.rev] = row.value
     for key, (expected, allowed) in windows.items():
         revisions = given.get(key)
         if not revisions:
-            verdict.blame("lost", f"{key[0]} at {key[1]}: {float(expected)}")
+            verdict.blame("lost", *key, float(expected))
         elif sorted(revisions) != list(range(len(revisions))):
-            verdict.blame("lost", f"{key[0]} at {key[1]}: of its revisions only {sorted(revisions)} are there")
+            verdict.blame("lost", *key, f"of its revisions only {sorted(revisions)} are there")
         else:
             last = revisions[len(revisions) - 1]
             verdict.revisions += len(revisions) - 1
             if isinstance(last, (int, float)) and abs(Fraction(last) - expected) <= allowed:
                 verdict.exact += 1
             else:
-                verdict.blame("wrong", f"{key[0]} at {key[1]}: {revisions}, and {float(expected)} was expected")
+                verdict.blame("wrong", *key, f"{revisions}, and {float(expected)} was expected")
     for tag, times in totals.items():
         verdict.expected += 1
         if samples[tag][-1][0] in times:
             verdict.exact += 1
         else:
-            verdict.blame("lost", f"{tag}.{TOTAL} at {samples[tag][-1][0]}, its last")
+            verdict.blame("lost", f"{tag}.{TOTAL}", samples[tag][-1][0], "its last")
     return verdict
 
 
@@ -248,13 +254,14 @@ def _total(
     series = samples.get(tag, ())
     at = bisect_right(series, row.time_ns, key=lambda sample: sample[0]) - 1
     if tag not in totals or at < 0 or series[at][0] != row.time_ns:
-        verdict.blame("unexpected", f"{row}: the plant has no such sample")
+        verdict.blame("unexpected", row.tag, row.time_ns, f"{row.value}, id {row.id}: the plant has no such sample")
         return
     if row.time_ns in totals[tag]:
-        verdict.blame("doubled", f"{row}")
+        verdict.blame("doubled", row.tag, row.time_ns, f"{row.value}, id {row.id}")
         return
     verdict.totals += 1
     if row.value == series[at][1] - series[0][1]:
         totals[tag].add(row.time_ns)
     else:
-        verdict.blame("wrong", f"{row}: {series[at][1] - series[0][1]} was expected")
+        expected = series[at][1] - series[0][1]
+        verdict.blame("wrong", row.tag, row.time_ns, f"{row.value}, id {row.id}; {expected} was expected")

@@ -104,6 +104,10 @@ def wrong_samples(report: Mapping[str, Any]) -> list[Sample]:
             if finding in counts:
                 key = (counts[finding]["time_ns"], counts[finding]["tag"])
                 why.setdefault(key, []).append(f"{finding.removeprefix('first_')} at {destination}")
+    for destination, verdict in report.get("processed", {}).items():
+        if verdict.get("first"):
+            key = (verdict["time_ns"], verdict["tag"])
+            why.setdefault(key, []).append(f"{verdict['first'].partition(':')[0]} at {destination}")
     return [Sample(tag, time_ns, ", ".join(why[time_ns, tag])) for time_ns, tag in sorted(why)[:MOST_SAMPLES]]
 
 

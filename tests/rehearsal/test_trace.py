@@ -201,3 +201,9 @@ def test_a_folder_in_which_nothing_was_kept_is_told(tmp_path: Path) -> None:
 def test_a_run_without_a_fault_has_no_path_to_show(root: Path) -> None:
     trace.keep(root, {"destinations": {"lake": {"lost": 0}}}, {})
     assert list(trace.lines(root)) == ["no sample went wrong"]
+
+
+def test_windows_and_totals_that_went_wrong_are_traced_as_well() -> None:
+    first = {"first": "lost: Unit1/A.sum at 7: 3.0", "tag": "Unit1/A.sum", "time_ns": 7}
+    report = {"destinations": {}, "processed": {"lake": first, "kinesis": {"lost": 0}}}
+    assert trace.wrong_samples(report) == [trace.Sample("Unit1/A.sum", 7, "lost at lake")]
