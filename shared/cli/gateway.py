@@ -56,6 +56,8 @@ class Configured:
         """What they find that stops nothing and is probably a mistake."""
         if hasattr(self._checks, "selections"):
             return [warning for one in self._selections.values() for warning in one.warnings]
+        if hasattr(self._checks, "warnings"):
+            return list(self._checks.warnings(self.config, self.directory))
         return []
 
     @cached_property

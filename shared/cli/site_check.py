@@ -58,6 +58,10 @@ def check_document(document: Document, *, nucleus: Nucleus = "any", change: floa
         check_component(configured, findings, nucleus)
     check_twins(document, findings)
     check_routes(gateway, findings)
+    if gateway.preprocessor is not None:
+        from cli.flow_tags import check_tags
+
+        check_tags(gateway, findings)
     check_names(gateway, findings)
     check_aliases(gateway, findings)
     check_validation(gateway, findings)
