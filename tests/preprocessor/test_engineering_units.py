@@ -122,6 +122,28 @@ def test_definitions_come_out_to_the_last_digit(value: float, source: str, resul
 
 
 @pytest.mark.parametrize(
+    ("codes", "names_of_them"),
+    [
+        ("KGS F31 E93 F30 F29 F28 F27 E18", "kg/s kg/min kg/h kg/d g/s g/min g/h t/h"),
+        ("MQS MQH G52 G51 L2 41 G2 G3 2L 2K", "m3/s m3/h m3/d l/s l/min ml/min gpm impgpm cfm cfh"),
+        ("PAL A97 KPA MPA BAR MBR ATM F79 F78", "Pa hPa kPa MPa bar mbar atm inHg inH2O"),
+        ("C31 WTT KWT MAW BHP D44 KVR MAR K3 MAH", "mW W kW MW hp var kvar Mvar kvarh Mvarh"),
+        ("TNE STN LTN LBR ONZ MC GP GQ M1 KMQ", "t|ton (US)|ton (UK)|lb|oz|ug|ug/l|ug/m3|mg/l|kg/m3"),
+        ("KEL CEL FAH A48 P1 59 61 NX", "K degC degF degR % ppm ppb permille"),
+    ],
+)
+def test_codes_of_un_ece_are_the_units_that_they_stand_for(codes: str, names_of_them: str) -> None:
+    expected = names_of_them.split("|" if "|" in names_of_them else None)
+    assert [unit(code).name for code in codes.split()] == expected
+
+
+@pytest.mark.parametrize("code", ["F20", "F21", "F23", "4W", "E15"])
+def test_codes_of_units_that_are_not_in_the_table_mean_no_other_one(code: str) -> None:
+    """lb.in2, lbf.in, g/dm3, short tons per hour, kilocalories of another kind per hour."""
+    assert find(code) is None
+
+
+@pytest.mark.parametrize(
     ("source", "target", "said"),
     [
         ("kPa", "degC", "kPa (pressure) cannot become degC (temperature)"),
