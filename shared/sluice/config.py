@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Generic, Literal, NoReturn, TypeVar, get_args, get_origin
 
@@ -440,24 +440,15 @@ class _Loader:
     def entries(self, entry: Any, free: bool, raw: Mapping[str, Any], last: Any, path: Place) -> dict[str, Any]:
         """The entries that can be applied, each in its new or else its last good form."""
         settled: dict[str, Any] = {}
-        spelled: dict[str, str] = {}
-        for name, value in raw.items():
+        for name, value, wrong in _there(raw, free, path):
             here = (*path, name)
-            if _absent(value):
-                continue
-            wrong = _name_problem(name, free)
-            if wrong is None and (twin := spelled.setdefault(name.casefold(), name)) != name:
-                wrong = (
-                    f"is the same name as {twin} to Greengrass, which ignores case",
-                    f'rename one of the two and remove this one with RESET "{pointer(here)}"',
-                )
             if wrong is not None:
                 self.problem(here, None, *wrong, f"{render(here)} is not applied")
                 continue
             before = last.get(name) if isinstance(last, Mapping) else None
             around, self.in_parts = self.in_parts, []
             clean = self.settle(entry, value, before, here)
-            errors = self.in_parts or self.check(entry, clean, here)
+            errors = [*self.in_parts, *_others(self.check(entry, clean, here), self.in_parts)]
             self.in_parts = around
             if not errors:
                 settled[name] = clean
@@ -478,21 +469,14 @@ class _Loader:
     def _parts(self, entry: Any, free: bool, raw: Mapping[str, Any], last: Any, path: Place) -> dict[str, Any]:
         """The parts that are there; what is wrong with them is found for the scope that they are in."""
         settled: dict[str, Any] = {}
-        spelled: dict[str, str] = {}
-        for name, value in raw.items():
+        for name, value, wrong in _there(raw, free, path):
             here = (*path, name)
-            if _absent(value):
-                continue
-            wrong = _name_problem(name, free)
-            if wrong is None and (twin := spelled.setdefault(name.casefold(), name)) != name:
-                wrong = (f"is the same name as {twin} to Greengrass, which ignores case", "rename one of the two")
             if wrong is not None:
                 self.in_parts.append(_Error(here, None, *wrong))
                 continue
             before = last.get(name) if isinstance(last, Mapping) else None
             settled[name] = clean = self.settle(entry, value, before, here)
-            told = {error.place for error in self.in_parts}  # by parts of this part
-            self.in_parts += [error for error in self.check(entry, clean, here) if error.place not in told]
+            self.in_parts += _others(self.check(entry, clean, here), self.in_parts)
         return settled
 
     def check(self, annotation: Any, clean: Any, path: Place) -> list[_Error]:
@@ -562,6 +546,31 @@ def _keep(problems: list[Problem], problem: Problem) -> None:
 def _quiet(annotation: Any, raw: Any) -> Any:
     """`raw` settled without a word: for what was good once."""
     return _Loader(silent=True).settle(annotation, raw, None, ())
+
+
+def _there(raw: Mapping[str, Any], free: bool, path: Place) -> Iterator[tuple[str, Any, tuple[str, str] | None]]:
+    """The entries of a map that are not absent, each with what is wrong with its name, if anything is."""
+    spelled: dict[str, str] = {}
+    for name, value in raw.items():
+        if _absent(value):
+            continue
+        wrong = _name_problem(name, free)
+        if wrong is None and (twin := spelled.setdefault(name.casefold(), name)) != name:
+            wrong = (
+                f"is the same name as {twin} to Greengrass, which ignores case",
+                f'rename one of the two and remove this one with RESET "{pointer((*path, name))}"',
+            )
+        yield name, value, wrong
+
+
+def _others(errors: Sequence[_Error], told: Sequence[_Error]) -> list[_Error]:
+    """The errors that are not told already, more exactly or less: pydantic finds those of parts once more."""
+    places = [error.place for error in told]
+    return [
+        error
+        for error in errors
+        if not any(error.place[: len(place)] == place or place[: len(error.place)] == error.place for place in places)
+    ]
 
 
 def _absent(value: Any) -> bool:

@@ -693,7 +693,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     (
         steps(s={"type": "report"}, S={"type": "report"}),
         "flows.bad.steps.S is the same name as s to Greengrass, which ignores case: rename one of "
-        "the two (flows.bad is not applied)",
+        'the two and remove this one with RESET "/flows/bad/steps/S" (flows.bad is not applied)',
     ),
     (
         {"flows": {"ok": {"inputs": INPUTS}, "bad name": {"inputs": INPUTS}}},

@@ -21,6 +21,7 @@ from sluice.config import (
     KeptFile,
     Labelled,
     Named,
+    Parts,
     Problem,
     SecretRef,
     Settings,
@@ -735,3 +736,47 @@ def test_a_disk_that_refuses_costs_a_log_line(tmp_path: Path, caplog: pytest.Log
     with caplog.at_level(logging.WARNING):
         assert not KeptFile(tmp_path / "missing" / "last.json").write({})
     assert "cannot be written" in caplog.text
+
+
+class Wheel(Settings):
+    """A part of a part."""
+
+    size: Annotated[int, Field(ge=1)] = 1
+
+
+class Cart(Settings):
+    """A scope that is made of parts."""
+
+    wheels: Parts[Wheel] = Field({})
+    load: Annotated[int, Field(ge=0)] = 0
+
+
+class Carts(ComponentSettings):
+    """A configuration of such scopes."""
+
+    carts: Named[Cart] = Field({})
+
+
+def test_a_wrong_part_refuses_the_scope_that_it_is_in_and_everything_wrong_is_told_at_once() -> None:
+    good = {"carts": {"a": {"wheels": {"left": {"size": 2}}}, "b": {"load": 3}}}
+    before = load(Carts, good)
+    assert before.problems == []
+    wrong = {"wheels": {"left": {"size": 0}, "Left": {}, "right": {"size": "x"}, "no name": {}}, "load": -1}
+    loaded = load(Carts, {"carts": {"a": wrong, "b": {"load": 4}}}, before.applied)
+    assert [problem.path for problem in loaded.problems] == [
+        "carts.a.wheels.left.size",
+        "carts.a.wheels.Left",
+        "carts.a.wheels.right.size",
+        'carts.a.wheels["no name"]',
+        "carts.a.load",
+    ]
+    assert loaded.config.carts["a"].wheels["left"].size == 2  # the last good form
+    assert loaded.config.carts["b"].load == 4
+    alone = load(Carts, {"carts": {"a": wrong, "b": {}}})
+    assert list(alone.config.carts) == ["b"]
+
+
+def test_a_part_that_is_null_or_deleted_is_absent() -> None:
+    loaded = load(Carts, {"carts": {"a": {"wheels": {"left": None, "right": {"delete": "true"}, "front": {}}}}})
+    assert loaded.problems == []
+    assert list(loaded.config.carts["a"].wheels) == ["front"]
