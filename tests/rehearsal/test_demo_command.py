@@ -34,6 +34,7 @@ def demo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (("--seconds", "0"), "0 is not above 0"),
         (("--json", "nowhere/report.json"), "there is no folder"),
         (("--keep", str(SHARED)), "is not empty"),
+        (("--preprocess", "--sources", "pi"), "judges the plant's OPC UA values"),
     ],
 )
 def test_wrong_arguments_are_refused_in_words_and_leave_nothing(
