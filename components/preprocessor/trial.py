@@ -6,7 +6,7 @@ Time is simulated: the clock stands at the newest sample that has come, a turn i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ _EPOCH: Final = "0" * 12
 
 @dataclass(slots=True)
 class Counted:
-    """Samples of one tag that came in, or went out."""
+    """Samples of one tag, with its asset path, that came in, or went out."""
 
     samples: int = 0
     bad: int = 0
@@ -45,17 +45,22 @@ class Ran:
     """What a trial gave."""
 
     samples: list[Sample] = field(default_factory=list)
-    """What went out, by time; kept only where the trial was asked to."""
+    """What went out, by time; kept only where nobody else takes it."""
     events: list[dict[str, Any]] = field(default_factory=list)
+    """What was told; kept where samples are."""
+    kinds: dict[str, int] = field(default_factory=dict)
+    """How many events there were of each kind."""
     before: dict[str, Counted] = field(default_factory=dict)
     after: dict[str, Counted] = field(default_factory=dict)
     turns: int = 0
 
 
 class Trial:
-    """One flow on trial. keep: whether the samples that go out are kept as objects."""
+    """One flow on trial. take: given each sample that goes out, instead of keeping them all, and the events."""
 
-    def __init__(self, pipeline: Pipeline, *, source: str, start: int, keep: bool = True) -> None:
+    def __init__(
+        self, pipeline: Pipeline, *, source: str, start: int, take: Callable[[Sample], None] | None = None
+    ) -> None:
         """source: the stream that samples come on; start: ns since 1970 UTC at which the clock begins."""
         self.pipeline = pipeline
         self.ran = Ran()
@@ -63,14 +68,14 @@ class Trial:
         self._now = start
         self._steady = SECOND
         self._seq = 0
-        self._keep = keep
+        self._take = take
 
     def feed(self, samples: Sequence[Sample], arrive: int | None = None) -> None:
         """Samples that come together. arrive: when, ns; else at the newest of their times, or now if that is later."""
         if not samples:
             return
         for one in samples:
-            self.ran.before.setdefault(one.tag, Counted()).add(one.quality, one.value)
+            self.ran.before.setdefault(_name(one), Counted()).add(one.quality, one.value)
         when = max(one.time for one in samples) if arrive is None else arrive
         if when > self._now:
             self.until(when - 1)
@@ -98,12 +103,18 @@ class Trial:
     def _turn(self, batches: Sequence[SampleBatch]) -> None:
         outcome = self.pipeline.turn(batches, Turn(self._now, self._steady))
         self.ran.turns += 1
-        self.ran.events += outcome.events
+        for event in outcome.events:
+            kind = str(event.get("kind"))
+            self.ran.kinds[kind] = self.ran.kinds.get(kind, 0) + 1
+        if self._take is None:
+            self.ran.events += outcome.events
         for columns in _all(outcome):
             for one in columns.samples():
-                self.ran.after.setdefault(one.tag, Counted()).add(one.quality, one.value)
-                if self._keep:
+                self.ran.after.setdefault(_name(one), Counted()).add(one.quality, one.value)
+                if self._take is None:
                     self.ran.samples.append(one)
+                else:
+                    self._take(one)
 
 
 def in_pieces(samples: Iterable[Sample], *, most: int = 10_000) -> Iterator[list[Sample]]:
@@ -116,6 +127,10 @@ def in_pieces(samples: Iterable[Sample], *, most: int = 10_000) -> Iterator[list
         piece.append(one)
     if piece:
         yield piece
+
+
+def _name(one: Sample) -> str:
+    return f"{one.asset}/{one.tag}" if one.asset else one.tag
 
 
 def _all(outcome: Outcome) -> list[Columns]:

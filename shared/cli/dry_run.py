@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from heapq import merge
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 _SHOWN: Final = 40
 _PROGRESS_EVERY: Final = 100_000
+_BEHIND: Final = 60_000_000_000
 
 
 def register(app: typer.Typer) -> None:
@@ -64,27 +67,26 @@ def dry_run(
     except FlowRefusedError as refused:
         raise Failure("\n".join(f"{document}: {problem}" for problem in refused.problems)) from None
     trial: Trial | None = None
-    newest = 0
-    count = 0
+    newest = count = behind = 0
     files = [Recorded(path) for path in data]
     with console.status("Reading") as status, _written(out) as lines:
-        for piece in in_pieces(one for file in files for one in file.samples()):
+        for piece in in_pieces(merge(*(file.samples() for file in files), key=attrgetter("time"))):
             if trial is None:
-                trial = Trial(pipeline, source=source_of(source, settings.inputs), start=piece[0].time)
+                stream = source_of(source, settings.inputs)
+                trial = Trial(pipeline, source=stream, start=piece[0].time, take=lines.write)
             for slot in pipeline.tags.find(tag) if tag else ():
                 pipeline.trace.watch(slot)
             trial.feed(piece)
             newest = max(newest, *(one.time for one in piece))
+            behind += sum(newest - one.time > _BEHIND for one in piece)
             count += len(piece)
-            lines.write(trial.ran.samples)
             if count % _PROGRESS_EVERY < len(piece):
                 status.update(f"{count:,} samples")
         if trial is None:
             raise Failure(f"{', '.join(map(str, data))}: holds no samples{_flaws(files)}")
         if silence:
             trial.until(newest + round(silence * 1_000_000_000))
-            lines.write(trial.ran.samples)
-    told = _result(trial, files, flow)
+    told = _result(trial, files, flow, behind)
     if tag:
         told["explained"] = _explained(trial, tag)
     answer(told, as_json, lambda shown: _show(shown, told))
@@ -96,11 +98,9 @@ class _Lines:
     def __init__(self, file: BinaryIO | None) -> None:
         self._file = file
 
-    def write(self, samples: list[Sample]) -> None:
+    def write(self, one: Sample) -> None:
         if self._file is not None:
-            for one in samples:
-                self._file.write(orjson.dumps(_line(one)) + b"\n")
-        samples.clear()
+            self._file.write(orjson.dumps(_line(one)) + b"\n")
 
     def __enter__(self) -> _Lines:
         return self
@@ -126,13 +126,10 @@ def _flaws(files: Sequence[Any]) -> str:
     return "".join(f"\n{flaw}" for file in files for flaw in file.flaws)
 
 
-def _result(trial: Trial, files: Sequence[Any], flow: str) -> dict[str, Any]:
+def _result(trial: Trial, files: Sequence[Any], flow: str, behind: int) -> dict[str, Any]:
     ran = trial.ran
     before = sum(one.samples for one in ran.before.values())
     after = sum(one.samples for one in ran.after.values())
-    kinds: dict[str, int] = {}
-    for event in ran.events:
-        kinds[str(event.get("kind"))] = kinds.get(str(event.get("kind")), 0) + 1
     status = trial.pipeline.status()
     return {
         "flow": flow,
@@ -145,11 +142,12 @@ def _result(trial: Trial, files: Sequence[Any], flow: str) -> dict[str, Any]:
         },
         "steps": status["steps"],
         "counters": status["counters"],
-        "events": kinds,
+        "events": ran.kinds,
         "problems": [
             {"place": f"flows.{flow}.{place}", "problem": problem, "remedy": remedy}
             for place, (problem, remedy) in trial.pipeline.flow.problems.items()
         ],
+        "behind": behind,
         "unreadable": sum(file.unreadable for file in files),
         "flaws": [flaw for file in files for flaw in file.flaws],
     }
@@ -223,6 +221,11 @@ def _lines_of(told: dict[str, Any]) -> Iterator[str]:
             yield f"  {step}: {', '.join(f'{name} {value}' for name, value in standing.items())}"
         for made in one["decisions"]:
             yield f"  {made['time_ns']} {made['value']!r}: {made['step']}: {made['what']}, {made['reason']}"
+    if told["behind"]:
+        yield (
+            f"{told['behind']:,} samples stand more than a minute behind newer ones, and were late as they would be on "
+            "a device: sort the rows by time"
+        )
     if told["unreadable"]:
         yield f"{told['unreadable']:,} rows could not be read:"
         yield from told["flaws"]

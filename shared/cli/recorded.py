@@ -5,7 +5,8 @@
     .csv of columns             the first column is the time, every other one a tag
 
 Times are ISO 8601 (UTC where no zone is said), or a column time_ns of ns since 1970. An empty value is none at all.
-What cannot be read costs its row, and is told.
+Where semicolons or tabs stand between cells, numbers may have a decimal comma. What cannot be read costs its row, and
+is told.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from sluice.columns import Quality, Sample
 
 _MOST_TOLD: Final = 20
 _ROWS: Final = frozenset({"tag", "value"})
+_BEYOND: Final = 2**63
 _QUALITIES: Final = {quality.name: quality for quality in Quality}
 
 
@@ -46,7 +48,9 @@ class Recorded:
                     yield from self._lines(file)
                 else:
                     yield from self._table(file)
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        except UnicodeDecodeError:
+            raise Failure(f"{self.path}: is not written in UTF-8: save it as CSV UTF-8") from None
+        except (OSError, EOFError, csv.Error) as error:
             raise Failure(f"{self.path}: cannot be read: {error}") from None
 
     def _opened(self) -> TextIO:
@@ -65,27 +69,33 @@ class Recorded:
                 continue
             try:
                 yield _sample(orjson.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                self._flaw(number, f"is no sample: {error}")
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
+                self._flaw(number, f"is no sample: {_why(error)}")
 
     def _table(self, file: TextIO) -> Iterator[Sample]:
-        rows = csv.DictReader(file, dialect=_dialect(file))
+        dialect = _dialect(file)
+        comma = dialect.delimiter != ","
+        rows = csv.DictReader(file, dialect=dialect)
         names = [name.strip() for name in rows.fieldnames or ()]
-        rows.fieldnames = names
         if not names:
             raise Failure(f"{self.path}: is empty: the first line names the columns, such as tag,time,value")
-        by_row = set(names) >= _ROWS
+        by_row = {name.casefold() for name in names} >= _ROWS
+        if by_row:
+            names = [name.casefold() for name in names]
+            if not {"time", "time_ns"} & set(names):
+                raise Failure(f"{self.path}: has no column time, but {', '.join(names)}: name it so in the first line")
+        rows.fieldnames = names
         for row in rows:
             try:
                 if by_row:
-                    yield _sample({**row, "value": _value(row.get("value"))})
+                    yield _sample({**row, "value": _value(row.get("value"), comma)})
                     continue
                 time = _time(row[names[0]])
                 for name in names[1:]:
                     if row[name] not in (None, ""):
-                        yield Sample(name, time, _value(row[name]))
-            except (ValueError, KeyError, TypeError) as error:
-                self._flaw(rows.line_num, f"is no sample: {error}")
+                        yield Sample(name, time, _value(row[name], comma))
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
+                self._flaw(rows.line_num, f"is no sample: {_why(error)}")
 
 
 def _dialect(file: TextIO) -> type[csv.Dialect]:
@@ -100,11 +110,21 @@ def _dialect(file: TextIO) -> type[csv.Dialect]:
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
+    if not isinstance(row, Mapping):
+        raise ValueError("it is no object")
     time = int(row["time_ns"]) if row.get("time_ns") not in (None, "") else _time(row["time"])
     value = row["value"]
+    if not isinstance(value, (bool, int, float, str, type(None))):
+        raise ValueError(f"the value {value!r} is neither a number, true, false nor a text")
+    if isinstance(value, int) and not -_BEYOND <= value < _BEYOND:
+        value = float(value)
+    if not -_BEYOND < time < _BEYOND:
+        raise ValueError(f"the time {time} is no ns since 1970")
     word = str(row.get("quality") or ("GOOD" if value is not None else "BAD")).upper()
     if word not in _QUALITIES:
         raise ValueError(f"quality {word!r} is none of {', '.join(_QUALITIES)}")
+    if value is None and word == "GOOD":
+        raise ValueError("it is GOOD and has no value")
     status = row.get("status") or 0
     return Sample(
         str(row["tag"]),
@@ -118,14 +138,14 @@ def _sample(row: Mapping[str, Any]) -> Sample:
     )
 
 
-def _value(text: str | None) -> float | bool | str | None:
-    """A cell: a number, true or false, none, or text."""
+def _value(text: str | None, comma: bool = False) -> float | bool | str | None:
+    """A cell: a number, true or false, none, or text. comma: numbers may have a decimal comma."""
     if text is None or text == "":
         return None
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
-        number = float(text)
+        number = float(text.replace(",", ".") if comma and text.count(",") == 1 and "." not in text else text)
     except ValueError:
         return text
     return number if abs(number) != float("inf") and number == number else text
@@ -133,7 +153,13 @@ def _value(text: str | None) -> float | bool | str | None:
 
 def _time(text: str) -> int:
     """ns since 1970 UTC of a time in ISO 8601, to the ns. Raises ValueError."""
-    text = text.strip().replace(" ", "T", 1)
+    try:
+        return _time_of(text.strip().replace(" ", "T", 1))
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is no time: write it like 2026-01-01T00:00:00.250Z") from None
+
+
+def _time_of(text: str) -> int:
     zone = "+00:00"
     body = text
     if text.endswith(("Z", "z")):
@@ -144,6 +170,12 @@ def _time(text: str) -> int:
     whole, _, fraction = body.partition(".")
     moment = datetime.fromisoformat(whole + zone).astimezone(timezone.utc)
     if fraction and not fraction.isdigit():
-        raise ValueError(f"{text!r} is no time: write it like 2026-01-01T00:00:00.250Z")
+        raise ValueError("the fraction of a second is no number")
     seconds = round((moment - datetime(1970, 1, 1, tzinfo=timezone.utc)).total_seconds())
+    if abs(seconds) > 9_000_000_000:
+        raise ValueError("is beyond what ns since 1970 can say")
     return seconds * 1_000_000_000 + int((fraction[:9] or "0").ljust(9, "0"))
+
+
+def _why(error: Exception) -> str:
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)

@@ -112,3 +112,65 @@ def test_what_is_wrong_is_told(site: Path, tmp_path: Path, arguments: tuple[str,
     found = run(*(tmp_path / one if one.endswith((".csv", ".yaml")) else one for one in arguments))
     assert found.exit_code in (1, 2)
     assert told in str(found.exception)
+
+
+def read(tmp_path: Path, name: str, text: str) -> tuple[list[tuple[str, Any]], list[str]]:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    recorded = Recorded(path)
+    return [(one.tag, one.value) for one in recorded.samples()], recorded.flaws
+
+
+def test_tables_of_countries_with_decimal_commas(tmp_path: Path) -> None:
+    text = "Tag;Time;Value\nA;2026-01-01 00:00:00;21,5\nA;2026-01-01 00:00:01;1,2,3\nA;2026-01-01 00:00:02;Bad\n"
+    assert read(tmp_path, "rows.csv", text)[0] == [("A", 21.5), ("A", "1,2,3"), ("A", "Bad")]
+    assert read(tmp_path, "wide.csv", "time\tA\n2026-01-01 00:00:00\t-0,25\n")[0] == [("A", -0.25)]
+    assert read(tmp_path, "us.csv", 'time,A\n2026-01-01 00:00:00,"21,5"\n')[0] == [("A", "21,5")]
+
+
+def test_every_row_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    rows = [
+        '{"tag": "A", "value": 1}',
+        '{"tag": "A", "time": "01.02.2026 10:00", "value": 1}',
+        '{"tag": "A", "time": "9999-01-01T00:00:00Z", "value": 1}',
+        '{"tag": "A", "time_ns": 99999999999999999999, "value": 1}',
+        '{"tag": "A", "time_ns": 1, "value": [1]}',
+        '{"tag": "A", "time_ns": 1, "value": null, "quality": "GOOD"}',
+        '{"tag": "A", "time_ns": 1, "value": 1, "quality": "FINE"}',
+        "[]",
+        "5",
+        "not json",
+        '{"tag": "A", "time_ns": 1, "value": 18446744073709551615}',
+    ]
+    found, flaws = read(tmp_path, "x.jsonl", "\n".join(rows))
+    assert found == [("A", float(2**64))]
+    assert len(flaws) == len(rows) - 1
+    assert "x.jsonl:1: is no sample: it has no 'time'" in flaws[0]
+    assert "write it like 2026-01-01T00:00:00.250Z" in flaws[1]
+
+
+def test_a_table_in_another_encoding_or_without_a_time_is_refused_as_a_whole(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "latin.csv").write_bytes("tag,time,value\nT\xe4st,2026-01-01T00:00:00Z,1\n".encode("latin-1"))
+    assert "save it as CSV UTF-8" in str(run(site, "report", tmp_path / "latin.csv").exception)
+    (tmp_path / "when.csv").write_text("tag,when,value\nT,2026-01-01T00:00:00Z,1\n")
+    assert "has no column time, but tag, when, value" in str(run(site, "report", tmp_path / "when.csv").exception)
+
+
+def test_files_of_single_tags_are_gone_through_together_and_rows_out_of_order_are_told(
+    site: Path, tmp_path: Path
+) -> None:
+    def lines(tag: str) -> str:
+        return "".join(f"{tag},2026-01-01T00:{minute:02}:00Z,{minute}\n" for minute in range(10))
+
+    for tag in ("A", "B"):
+        (tmp_path / f"{tag}.csv").write_text(f"tag,time,value\n{lines(tag)}")
+    told = result(site, "report", tmp_path / "A.csv", tmp_path / "B.csv")
+    assert (told["before"], told["behind"]) == (20, 0)
+    (tmp_path / "both.csv").write_text(f"tag,time,value\n{lines('A')}{lines('B')}")
+    assert result(site, "report", tmp_path / "both.csv")["behind"] == 8
+    assert "8 samples stand more than a minute behind" in run(site, "report", tmp_path / "both.csv").output
+
+
+def test_the_same_tag_of_two_assets_is_two_tags(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("tag,asset,time,value\nT,P1,2026-01-01T00:00:00Z,1\nT,P2,2026-01-01T00:00:00Z,5\n")
+    assert sorted(result(site, "report", tmp_path / "x.csv")["tags"]) == ["P1/T", "P2/T"]
