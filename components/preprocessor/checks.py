@@ -18,10 +18,11 @@ def check(config: Configuration, directory: Path) -> list[Problem]:
 
 
 def warnings(config: Configuration, directory: Path) -> list[Problem]:
-    """What stops nothing, and is probably a mistake. directory: not needed."""
+    """What stops nothing, and is probably a mistake. directory: where relative paths of tables start."""
     used = {getattr(step, "model", "") for flow in config.flows.values() for step in flow.steps.values()}
-    return [
+    found = [
         Problem(f"models.{name}", None, "is used by no flow", "give a flow a step {type: model, model: " + name + "}")
         for name in config.models
         if name not in used
     ]
+    return [*found, *compiler.warnings(config, directory)]

@@ -77,11 +77,21 @@ class FlowRefusedError(Exception):
 
 
 def definition(name: str, settings: Flow, known: Mapping[str, Model], directory: Path) -> dict[str, Any]:
-    """What the flow is built from, as plain JSON. Raises FlowRefusedError.
+    """What the flow is built from, as plain JSON. Raises FlowRefusedError. As `defined`, without the rows."""
+    return defined(name, settings, known, directory)[0]
+
+
+def defined(
+    name: str, settings: Flow, known: Mapping[str, Model], directory: Path
+) -> tuple[dict[str, Any], tuple[Problem, ...]]:
+    """What the flow is built from, as plain JSON; and what is wrong with rows of its models' tables, left out of it.
+
+    Raises FlowRefusedError for everything else that is wrong; it has the rows too.
 
     known: the models by name; directory: where relative paths of their tables start.
     """
     problems: list[Problem] = []
+    rows: list[Problem] = []
     used: dict[str, Any] = {}
     for step, one in settings.steps.items():
         if not isinstance(one, ModelSettings) or one.model in used:
@@ -98,10 +108,11 @@ def definition(name: str, settings: Flow, known: Mapping[str, Model], directory:
             problems.append(_told(refusal, f"flows.{name}.steps.{step}"))
             continue
         problems += resolved.problems
+        rows += resolved.rows
         used[one.model] = resolved.to_json()
     if problems:
-        raise FlowRefusedError(problems)
-    return {"settings": settings.model_dump(mode="json", by_alias=True), "models": used}
+        raise FlowRefusedError([*problems, *rows])
+    return {"settings": settings.model_dump(mode="json", by_alias=True), "models": used}, tuple(rows)
 
 
 def build(name: str, of: Mapping[str, Any]) -> Pipeline:
@@ -146,9 +157,11 @@ def check(config: Configuration, directory: Path) -> list[Problem]:
     problems: list[Problem] = []
     for name, model in config.models.items():
         try:
-            problems += models.resolve(model, name, directory).problems
+            resolved = models.resolve(model, name, directory)
         except Refusal as refusal:  # noqa: PERF203 - models are few
             problems.append(_told(refusal, f"models.{name}"))
+        else:
+            problems += (*resolved.problems, *resolved.rows)
     refused = circles(config.flows)
     for name, settings in config.flows.items():
         if name in refused:
@@ -159,6 +172,17 @@ def check(config: Configuration, directory: Path) -> list[Problem]:
         except FlowRefusedError as wrong:
             problems += wrong.problems
     return list(dict.fromkeys(problems))
+
+
+def warnings(config: Configuration, directory: Path) -> list[Problem]:
+    """What stops nothing, and is probably a mistake: columns of tables that nothing is made of."""
+    found: list[Problem] = []
+    for name, model in config.models.items():
+        try:
+            found += models.resolve(model, name, directory).warnings
+        except Refusal:  # noqa: PERF203 - models are few; `check` tells of it
+            continue
+    return found
 
 
 def circles(flows: Mapping[str, Flow]) -> dict[str, Problem]:

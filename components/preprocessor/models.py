@@ -17,7 +17,8 @@ An expression of a derived tag calls members, constants and other derived tags b
 letters than those of a plain name is written in braces: {seal-temp}. Tags by other names are for a step of type derive.
 
 A table has the columns instance and asset, and one for each member and constant. An empty cell of a member leaves it to
-the patterns, an empty one of a constant to the model's own value.
+the patterns, an empty one of a constant to the model's own value. A row that is wrong costs its instance alone, which
+patterns do not find either: what would be made of it would not be what its row meant.
 """
 
 from __future__ import annotations
@@ -49,10 +50,12 @@ from sluice.tag_package import PREFIX, tags_file
 MOST_INSTANCES: Final = 100_000
 _INSTANCE: Final = "instance"
 _ASSET: Final = "asset"
+_CONFIGURED: Final = "instances"
 _LONGEST: Final = 256
 _SPACES: Final = re.compile(r"[\s_-]+")
 _IN_BRACES: Final = re.compile(r"\{([^{}]*)\}")
 _NOT_USED: Final = "no flow that uses the model takes it up"
+_LEFT_OUT: Final = "the row is left out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,12 @@ class ResolvedModel:
     """The model as configured, without its instances."""
     instances: Mapping[str, Instance]
     """By name: those that are named one by one. Patterns may find more."""
+    left_out: frozenset[str] = frozenset()
+    """Names of rows that are wrong: no instances, and not found by patterns."""
     problems: tuple[Problem, ...] = field(default=(), compare=False)
+    """What is wrong with the model, or with a table as a whole: no flow can use it."""
+    rows: tuple[Problem, ...] = field(default=(), compare=False)
+    """What is wrong with rows of tables, which are left out."""
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -76,6 +84,7 @@ class ResolvedModel:
                 name: {"asset": one.asset, "tags": dict(one.tags), "values": dict(one.values)}
                 for name, one in self.instances.items()
             },
+            "leftOut": sorted(self.left_out),
         }
 
     @classmethod
@@ -85,6 +94,7 @@ class ResolvedModel:
             str(stored["name"]),
             Model.model_validate(stored["model"]),
             {name: Instance.model_validate(one) for name, one in stored["instances"].items()},
+            frozenset(map(str, stored.get("leftOut", ()))),
         )
 
 
@@ -140,7 +150,7 @@ def formulas(model: Model, name: str) -> list[Formula]:
 
 
 def resolve(model: Model, name: str, directory: Path) -> ResolvedModel:
-    """The model called `name` with its tables read, and everything that is wrong with it in `problems`.
+    """The model called `name` with its tables read, and everything that is wrong in `problems` and `rows`.
 
     directory: where a relative path starts, and beside which tag packages are installed.
     """
@@ -152,7 +162,7 @@ def resolve(model: Model, name: str, directory: Path) -> ResolvedModel:
     found: dict[str, Instance] = {}
     places: dict[str, Place] = {}
     for instance, one in model.instances.items():
-        places[instance] = ("instances", instance)
+        places[instance] = (_CONFIGURED, instance)
         if _named_rightly(instance, one, model, places[instance], told):
             found[instance] = one
     for setting, path, shown in _tables(model, directory):
@@ -161,10 +171,13 @@ def resolve(model: Model, name: str, directory: Path) -> ResolvedModel:
         told.at(("instances",), len(found), f"are more than {MOST_INSTANCES}", "make several models of them")
         found = dict(list(found.items())[:MOST_INSTANCES])
     _whole(model, found, places, bool(captured), told)
+    if not found and told.rows and not told.problems:
+        told.at((), None, "has no instances left", "mend the rows of its table")
     if not found and not captured and not told.problems:
         told.at((), None, "has no instances", "name them under instances, in a table, or give members a match")
     bare = model.model_copy(update={"instances": {}, "instances_file": "", "instances_package": ""})
-    return ResolvedModel(name, bare, found, told.all(), tuple(told.warnings))
+    left_out = frozenset(told.left_out)
+    return ResolvedModel(name, bare, found, left_out, told.all(), told.all_rows(), tuple(told.warnings))
 
 
 def table(model: ResolvedModel) -> list[list[str]]:
@@ -311,6 +324,7 @@ def _read(
 ) -> None:
     """Add the instances of a table that are not there yet."""
     columns = (_INSTANCE, _ASSET, *model.members, *model.values)
+    told.files[setting] = shown
     try:
         read = tables.read(_content(path, setting), columns, ((_INSTANCE,),))
     except TableError as error:
@@ -331,6 +345,8 @@ def _read(
             continue
         if before := lines.get(name.casefold()):
             line, other = before
+            if other != name:
+                told.left_out[name] = None
             what = "is there a second time" if other == name else f"is the same name as {other} but for its case"
             told.row(setting, row.line, _INSTANCE, name, f"{what}, after line {line}", "give each its own name", shown)
             continue
@@ -352,16 +368,18 @@ def _read(
                 good = False
                 remedy = f"use 1 to {_LONGEST} printable characters"
                 told.row(setting, row.line, member, tag, "cannot be a tag's name", remedy, shown)
-        if good and name not in found:
+        if name in found:
+            continue
+        if not good:
+            told.left_out[name] = None
+        elif name not in told.left_out:
             tags = {member: row.cells[member] for member in model.members if member in row.cells}
             found[name] = Instance(asset=row.cells.get(_ASSET, ""), tags=tags, values=values)
             places[name] = (setting, f"line {row.line}")
 
 
-def _whole(
-    model: Model, found: Mapping[str, Instance], places: Mapping[str, Place], patterns: bool, told: _Told
-) -> None:
-    """What can be wrong between instances, and with one that is not whole."""
+def _whole(model: Model, found: dict[str, Instance], places: Mapping[str, Place], patterns: bool, told: _Told) -> None:
+    """What can be wrong between instances, and with one that is not whole. Those of tables go."""
     required = [member for member, one in model.members.items() if not one.optional and not one.match]
     if patterns and required and not found:
         for member in required:
@@ -374,26 +392,36 @@ def _whole(
     from_captures = [name for name in _IN_BRACES.findall(model.asset) if name in captures(model)]
     tags: dict[str, tuple[str, str]] = {}
     assets: dict[str, str] = {}
-    for name, one in found.items():
-        place = places[name]
+    for name, one in list(found.items()):
+        place, good = places[name], True
         if missing := [member for member in required if member not in one.tags]:
-            told.at(
+            good = False
+            told.one(
                 place, name, f"does not say which tag is {', '.join(missing)}", "name it, or make it optional: true"
             )
         if not one.asset and from_captures and not patterns:
-            told.at((*place, _ASSET), None, "is needed", f"the model's asset has {{{from_captures[0]}}}")
+            good = False
+            told.one((*place, _ASSET), None, "is needed", f"the model's asset has {{{from_captures[0]}}}")
+        of_row: dict[str, str] = {}
         for member, tag in one.tags.items():
-            if tag in tags:
-                other = " of ".join(tags[tag])
-                told.at((*place, member), tag, f"is {other} already", "a tag can be one member of one instance")
-            else:
-                tags[tag] = member, name
+            if tag in tags or tag in of_row:
+                good = False
+                other = " of ".join(tags[tag] if tag in tags else (of_row[tag], name))
+                told.one((*place, member), tag, f"is {other} already", "a tag can be one member of one instance")
+            of_row.setdefault(tag, member)
         asset = one.asset or (
             filled(model.asset, {_INSTANCE: name}) if model.asset and "{asset}" not in model.asset else ""
         )
         if asset and asset in assets and not from_captures:
-            told.at((*place, _ASSET), asset, f"is the asset of {assets[asset]} already", "give each its own path")
+            good = False
+            told.one((*place, _ASSET), asset, f"is the asset of {assets[asset]} already", "give each its own path")
+        if not good and place[0] != _CONFIGURED:
+            del found[name]
+            told.left_out[name] = None
+            continue
         assets.setdefault(asset, name)
+        for tag, member in of_row.items():
+            tags.setdefault(tag, (member, name))
 
 
 # --- small things ---
@@ -444,33 +472,52 @@ class _Told:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.problems: list[Problem] = []
+        self.rows: list[Problem] = []
         self.warnings: list[Problem] = []
-        self._more = 0
+        self.left_out: dict[str, None] = {}
+        """Names of rows that are wrong."""
+        self.files: dict[str, str] = {}
+        """What people know the table of a setting by."""
+        self._more = [0, 0]
 
     def at(self, below: Place, value: Any, problem: str, remedy: str, file: str = "", line: int = 0) -> None:
         if len(self.problems) >= tables.MOST_FLAWS:
-            self._more += 1
+            self._more[0] += 1
             return
         where = _placed((*self.place, *below))
         self.problems.append(Problem(where, value, problem, remedy, _NOT_USED, file=file, line=line))
+
+    def one(self, below: Place, value: Any, problem: str, remedy: str) -> None:
+        """Something is wrong with one instance, of the configuration or a row of a table."""
+        if below[0] == _CONFIGURED:
+            self.at(below, value, problem, remedy)
+        else:
+            line, column = int(below[1].removeprefix("line ")), below[2] if len(below) > 2 else ""
+            self.row(below[0], line, column, value, problem, remedy, self.files[below[0]])
 
     def row(
         self, setting: str, line: int, column: str, value: str | None, problem: str, remedy: str, file: str
     ) -> None:
         below = (setting, f"line {line}", column) if column else (setting, f"line {line}")
-        self.at(below, value, f"{problem} (line {line} of {file})", remedy, file, line)
+        if len(self.rows) >= tables.MOST_FLAWS:
+            self._more[1] += 1
+            return
+        where, told = _placed((*self.place, *below)), f"{problem} (line {line} of {file})"
+        self.rows.append(Problem(where, value, told, remedy, _LEFT_OUT, file=file, line=line))
 
     def all(self) -> tuple[Problem, ...]:
-        more = [
-            Problem(
-                render(self.place),
-                None,
-                f"has {self._more} more problems",
-                "mend those that are shown first",
-                _NOT_USED,
-            )
-        ]
-        return (*self.problems, *(more if self._more else ()))
+        """What is wrong with the model."""
+        return self._bounded(self.problems, self._more[0], "problems", _NOT_USED)
+
+    def all_rows(self) -> tuple[Problem, ...]:
+        """What is wrong with rows of its tables."""
+        return self._bounded(self.rows, self._more[1], "problems in its tables", _LEFT_OUT)
+
+    def _bounded(self, told: Sequence[Problem], more: int, what: str, effect: str) -> tuple[Problem, ...]:
+        if not more:
+            return tuple(told)
+        last = Problem(render(self.place), None, f"has {more} more {what}", "mend those that are shown first", effect)
+        return (*told, last)
 
 
 def _placed(place: Sequence[str]) -> str:

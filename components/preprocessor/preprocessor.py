@@ -51,7 +51,7 @@ _Stamps = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A flow's configuration: what it is built from, or None, and why."""
+    """A flow's configuration: what it is built from, and rows of tables that are left out; or None, and why."""
 
     definition: Mapping[str, Any] | None
     problems: tuple[Problem, ...] = ()
@@ -228,12 +228,12 @@ def _judge(config: Configuration, directory: Path) -> dict[str, _Judged]:
             judged[name] = _Judged(None, (circles[name],))
             continue
         try:
-            definition = compiler.definition(name, settings, config.models, directory)
+            definition, left_out = compiler.defined(name, settings, config.models, directory)
             compiler.build(name, definition)
         except compiler.FlowRefusedError as refused:
             judged[name] = _Judged(None, refused.problems)
         else:
-            judged[name] = _Judged(definition)
+            judged[name] = _Judged(definition, left_out)
     return judged
 
 

@@ -23,7 +23,7 @@ def model(**settings: Any) -> Model:
 
 
 def told(of: ResolvedModel) -> list[str]:
-    return [f"{one.path}: {one.problem}" for one in of.problems]
+    return [f"{one.path}: {one.problem}" for one in (*of.problems, *of.rows)]
 
 
 def from_table(tmp_path: Path, text: str | bytes, **settings: Any) -> ResolvedModel:
@@ -80,14 +80,34 @@ def test_everything_wrong_with_a_table_is_told_at_once_with_its_lines(tmp_path: 
         "models.pump.instancesFile line 6 nameplate: is not a number (line 6 of pumps.csv)",
         "models.pump.instancesFile line 10 instance: is the same name as p1 but for its case, after line 2"
         " (line 10 of pumps.csv)",
-        "models.pump.instancesFile line 7 flow: is flow of p1 already",
-        "models.pump.instancesFile line 8 asset: is the asset of p1 already",
-        "models.pump.instancesFile line 9: does not say which tag is flow",
+        "models.pump.instancesFile line 7 flow: is flow of p1 already (line 7 of pumps.csv)",
+        "models.pump.instancesFile line 8 asset: is the asset of p1 already (line 8 of pumps.csv)",
+        "models.pump.instancesFile line 9: does not say which tag is flow (line 9 of pumps.csv)",
     ]
     assert [(one.path, one.remedy) for one in of.warnings] == [
         ("models.pump.instancesFile line 1 presure", "did you mean pressure?")
     ]
-    assert all(one.remedy for one in of.problems)
+    assert all(one.remedy and one.file == "pumps.csv" and one.line for one in of.rows)
+    assert of.problems == ()
+    assert list(of.instances) == ["p1"]
+    assert of.left_out == {"p4", "p5", "p6", "p7", "p8", "P1"}
+
+
+def test_a_row_that_is_wrong_costs_its_instance_alone_and_comes_from_nowhere_else(tmp_path: Path) -> None:
+    package = tmp_path / "io.sluice.Tags.site-a"
+    package.mkdir()
+    (package / "tags.csv").write_text("instance,asset,flow\np1,site/old,F1\np2,site/p2,F2\n")
+    folder = tmp_path / "io.sluice.Preprocessor"
+    folder.mkdir()
+    of = from_table(folder, "instance,asset,flow,nameplate\np1,site/p1,F1,much\n", instancesPackage="site-a")
+    assert (list(of.instances), sorted(of.left_out), list(of.problems)) == (["p2"], ["p1"], [])
+    assert ResolvedModel.from_json(orjson.loads(orjson.dumps(of.to_json()))) == of
+
+
+def test_a_table_without_a_good_row_does_not_take_all_instances_away(tmp_path: Path) -> None:
+    of = from_table(tmp_path, "instance,asset,flow,nameplate\np1,site/p1,F1,much\n")
+    assert [f"{one.path}: {one.problem}" for one in of.problems] == ["models.pump: has no instances left"]
+    assert len(of.rows) == 1
 
 
 def test_a_table_that_cannot_be_read_is_one_problem(tmp_path: Path) -> None:

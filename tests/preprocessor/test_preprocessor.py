@@ -242,6 +242,21 @@ async def test_a_table_of_a_model_that_changes_is_applied(device: Device, monkey
     await eventually(lambda: device.assets("one") == {"site/one", "site/another"}, device.state)
 
 
+async def test_a_wrong_row_of_a_table_costs_its_instance_alone(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocessor_module, "LOOK", 0.05)
+    table = device.folder / "pumps.csv"
+    table.write_text("instance,asset,flow,size\nP1,site/one,T,1\nP2,site/two,U,much\n")
+    models = {"pump": {"members": {"flow": {}}, "values": {"size": 1}, "instancesFile": str(table)}}
+    await device.start(one=flow(steps={"pumps": {"type": "model", "model": "pump"}}), models=models)
+    await device.send(1)
+    await eventually(lambda: device.assets("one") == {"site/one"}, device.state)
+    assert device.connection("one")["state"] == "running"
+    (problem,) = device.problems
+    assert (problem.path, problem.effect) == ("models.pump.instancesFile line 3 size", "the row is left out")
+    table.write_text("instance,asset,flow,size\nP1,site/one,T,1\nP2,site/two,U,2\n")
+    await eventually(lambda: not list(device.problems), device.state)
+
+
 async def test_explain_says_what_each_step_does_with_a_tag(device: Device) -> None:
     await device.start(one=flow(**gain(2)))
     await device.send(1)

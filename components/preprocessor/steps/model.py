@@ -282,6 +282,8 @@ class ModelStep(Step[ModelSettings]):
                 continue
             name = found.pop("instance", "")
             captured = {key: found[key] for key in self._captures}
+            if name in self._model.left_out:
+                return None
             instance = self._instances.get(name, _OTHER)
             if instance == _OTHER:
                 instance = self._add(name, None, captured)

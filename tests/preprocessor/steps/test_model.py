@@ -75,6 +75,19 @@ def test_members_get_name_place_and_unit() -> None:
     assert of.status()["ledger"]["made"] == 2
 
 
+def test_patterns_do_not_find_what_a_wrong_row_of_a_table_was_about(tmp_path: Path) -> None:
+    (tmp_path / "pumps.csv").write_text("instance,nameplate\np1,much\np2,50\n")
+    table = Model.model_validate({**PUMP, "instancesFile": "pumps.csv"})
+    of = made(resolve(table, "pump", tmp_path))
+    out = feed(of, [sample(f"{name}/Flow", 1, 1.0) for name in ("p1", "p2", "p3")], 1)
+    assert found(out) == [
+        ("site", "p1/Flow", 1.0, 1.0),  # its nameplate is not 100
+        ("site/p2", "flow", 1.0, 1.0),
+        ("site/p3", "flow", 1.0, 1.0),
+    ]
+    assert of.held == 0
+
+
 def test_others_can_be_dropped() -> None:
     of = made(others="drop")
     assert found(feed(of, [sample("p1/Flow", 1, 6.0), sample("Other", 1, 5.0)], 1)) == [("site/p1", "flow", 1.0, 6.0)]
