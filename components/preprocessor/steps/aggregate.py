@@ -196,12 +196,16 @@ class Aggregate(Step[AggregateSettings]):
         mine = self.selected(block)
         if not mine.any():
             return block, None
-        early = mine & (block.t < self._marks.horizon[block.slot])
         strange = mine & ((block.t <= _EARLIEST) | (block.t >= _LATEST))
+        early = mine & ~strange & (block.t < self._marks.horizon[block.slot])
         used = mine & ~(early | strange)
         whole = bool(used.all())
         part = block if whole else block.take(used)
         rows = self._rows(part) if len(part) else None
+        seen = part if not early.any() else block.take(used | early)
+        if len(seen):
+            runs = seen.runs()
+            self._marks.saw(runs.slots, np.maximum.reduceat(seen.t, runs.starts))
         if early.any():
             self.note(block, early, "too-late", "passed" if self._passes_late else "dropped")
         if self.settings.inputs == "pass":

@@ -76,6 +76,42 @@ def test_a_silent_tag_holds_its_windows_open_no_longer_than_idle() -> None:
     assert of.held == 0
 
 
+def test_a_slow_clock_makes_no_sample_too_late() -> None:
+    of, step = windows(idle="5s")
+    for second in range(120):  # a sample each 15 s, by a clock that is 12 s slow
+        feed(of, [Sample("a", at(second - 12), 1.0)] if second % 15 == 0 else [], second)
+    assert step.counters.get("too-late", 0) <= 1, "that the clock is slow shows with the second sample"
+    assert step.counters["aggregated"] >= 7
+
+
+def test_a_backlog_that_is_read_makes_no_sample_of_slow_tags_too_late() -> None:
+    of, step = windows(idle="5s")
+    for second in range(1, 401):  # an hour at ten times the speed
+        then = second * 10 - 3_600
+        slow = [Sample("slow", at(then), 1.0)] if second % 60 == 0 else []
+        feed(of, [Sample("fast", at(then), 1.0), *slow], second)
+    assert "too-late" not in step.counters
+    assert max(given[1] for given in silence(of, 401, 440)) == 420, "and then nobody waits longer than before"
+
+
+def test_a_value_that_changed_days_ago_makes_nobody_wait() -> None:
+    of, _ = windows(idle="5s")
+    feed(of, [Sample("setpoint", at(-300_000), 7.0), Sample("a", at(0), 1.0)])
+    silence(of, 1, 6)
+    for second in range(6, 26):
+        given = told(feed(of, [Sample("a", at(second), 1.0)], second))
+        assert len(given) <= 1_001
+    assert silence(of, 26, 100)[-1] == ("setpoint.average", 80, 7.0, "")
+
+
+def test_a_sample_of_no_time_that_can_be_is_dropped_once() -> None:
+    of, step = windows()
+    feed(of, [Sample("a", at(0), 1.0), Sample("a", at(30), 1.0)], 30)
+    feed(of, [Sample("a", -(2**62), 1.0)], 31)
+    assert step.counters["no-such-time"] == 1
+    assert of.held == 0
+
+
 def test_no_window_is_closed_by_a_clock_that_is_not_trusted() -> None:
     of, _ = windows(idle="5s")
     feed(of, [Sample("a", at(3), 7.0)], 3)

@@ -65,6 +65,7 @@ class _Tag:
     newest: int | None = None
     mark: int | None = None
     heard: int = 0
+    behind: int = 0
     windows: dict[int, list[Came]] = field(default_factory=dict)
     """By start the samples that a window that was given is made of."""
     too_late: int = 0
@@ -86,10 +87,20 @@ def windows(rules: Rules, log: Sequence[Passed], tags: Sequence[str]) -> dict[tu
 def followed(rules: Rules, log: Sequence[Passed], name: str) -> _Tag:
     """One tag through all turns."""
     tag = _Tag()
-    listened, before = 0, None
+    listened, before, lag = 0, None, 0
+    seen: dict[str, int] = {}
     for passed in log:
         listened += 0 if before is None else min(passed.steady - before, 5 * SECOND)
         before = passed.steady
+        behind = {}
+        for other in {one.tag for one in passed.samples}:
+            newest = max(one.t for one in passed.samples if one.tag == other)
+            if other in seen and newest > seen[other]:
+                behind[other] = max(0, passed.now - newest)
+            seen[other] = max(newest, seen.get(other, newest))
+        if passed.trusted and behind:
+            lag = min(behind.values())
+            tag.behind = min(behind.get(name, tag.behind), 600 * SECOND)
         horizon = None if tag.mark is None else tag.mark - rules.allowed
         for one in passed.samples:
             if one.tag != name:
@@ -104,7 +115,7 @@ def followed(rules: Rules, log: Sequence[Passed], name: str) -> _Tag:
             continue
         marks = [tag.newest - rules.lateness] + ([tag.mark] if tag.mark is not None else [])
         if passed.trusted and listened - tag.heard >= rules.idle:
-            marks.append(passed.now - rules.idle)
+            marks.append(passed.now - rules.idle - max(lag, tag.behind))
         tag.mark = max(marks)
         held = [tag.samples[t] for t in sorted(tag.samples)]
         for start in _starts(rules, held[0].t, tag.mark):
