@@ -82,8 +82,12 @@ class Flow:
     # --- the reader ---
 
     def has_room(self) -> bool:
-        """Whether a batch may come."""
-        return self._work is not None and not self._begins and not self._outlet.full and self._work.has_room()
+        """Whether a batch may come. A full outbox keeps nobody from what only rebuilds the state and gives nothing,
+        nor from what our own flows gave: that stands in the same outbox, which has no room until it is processed."""
+        work = self._work
+        if work is None or self._begins or not work.has_room():
+            return False
+        return work.rebuilding or work.takes_ours or not self._outlet.full
 
     def take(self, batch: SampleBatch | EventBatch) -> None:
         """A batch has come, in order."""
@@ -269,7 +273,7 @@ class Flow:
             why = "the input since the last checkpoint is gone through again"
             why += f"; it waits for {waits}" if waits else ""
             self._connection.set("rebuilding", why, "it goes on when their sources have sent it again" if waits else "")
-        elif self._outlet.full:
+        elif self._outlet.full and not work.takes_ours:
             remedy = "bring the consumers back that have not acknowledged it, or raise maxSize"
             self._connection.set("paused", "the outbox is full", remedy)
         else:
@@ -306,6 +310,9 @@ class Flow:
             self._collect()
         except DatabaseError as error:
             logger.error("flows.%s: not stored, and done again after the next start: %s", self.name, error)
+            self._under_way.clear()
+        except Exception:  # whatever it is: the flow begins again from what is stored, and must live to do so
+            logger.exception("flows.%s: not stored, and done again", self.name)
             self._under_way.clear()
 
     async def _end(self, limit: float) -> None:

@@ -139,6 +139,8 @@ class Rebuild:
         self._came: dict[tuple[str, str, int], Batch] = {}
         self.left_out: list[Span] = []
         """What the records processed so far were made from and cannot have again."""
+        self.skipped: list[Span] = []
+        """What came again, and could not be processed again."""
         for record in records:
             for span in record.spans:
                 self._needed.setdefault(span.key, set()).update(range(span.first, span.last + 1))
@@ -209,7 +211,7 @@ class Rebuild:
 
     def skip(self, span: Span) -> None:
         """Processing it again failed for good: it is left out."""
-        self.left_out.append(span)
+        self.skipped.append(span)
 
     def _leave_out(self, span: Span, number: int) -> None:
         before = self.left_out[-1] if self.left_out else None

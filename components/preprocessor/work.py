@@ -31,7 +31,7 @@ from typing import Any, Final
 from preprocessor.checkpoints import Checkpoints, Stored
 from preprocessor.clock import Clock
 from preprocessor.config import Flow as Settings
-from preprocessor.engine.pipeline import Outcome, Pipeline
+from preprocessor.engine.pipeline import OURS, Outcome, Pipeline
 from preprocessor.engine.step import SECOND, Turn
 from preprocessor.journal import Batch, Key, Rebuild, Record, Span, spans_of, told
 from sluice.batch import Announcement, EventBatch, SampleBatch
@@ -240,6 +240,11 @@ class Work:
         return self._definition
 
     @property
+    def takes_ours(self) -> bool:
+        """It takes what other flows give, by name."""
+        return any(source.stream.startswith(f"{OURS}/") for source in self.pipeline.sources)
+
+    @property
     def rebuilt(self) -> bool:
         """All of it has come, and the state is what it was; the next turn is a new one."""
         return self._rebuild is None or self._rebuild.over
@@ -398,7 +403,7 @@ class Work:
             self.pipeline.turn([], idle)
         outcome = self.pipeline.turn(batches, record.turn)
         self.attempt = Attempt()
-        if _gave(outcome) != record.gave and not rebuild.left_out and not self._told:
+        if _gave(outcome) != record.gave and not (rebuild.left_out or rebuild.skipped or self._told):
             self.counters["differed"] += 1
 
     def _give_up_silent(self, rebuild: Rebuild, monotonic: int) -> None:
@@ -417,12 +422,14 @@ class Work:
             wanted = self.consumer.next(*key)
             if wanted is None or wanted < number:  # it was given up: should it come after all, it is done with
                 self.consumer.move(*key, number)
-        if rebuild.left_out:
-            self.counters["left_out"] += sum(span.last - span.first + 1 for span in rebuild.left_out)
-            self._told.append(
-                f"batches {told(rebuild.left_out)} did not come again after a crash: what they gave is stored, but the "
-                "state is without them"
-            )
+        for spans, what in (
+            (rebuild.left_out, "did not come again after a crash"),
+            (rebuild.skipped, f"could not be processed again after a crash, {FAILURES} times"),
+        ):
+            if spans:
+                self.counters["left_out"] += sum(span.last - span.first + 1 for span in spans)
+                why = f"batches {told(spans)} {what}: what they gave is stored, but the state is without them"
+                self._told.append(why)
         self._rebuild = None
         self._due = True
 
@@ -441,8 +448,6 @@ class Work:
         outcome = self.pipeline.turn(taken, turn)
         self.attempt = Attempt()
         self.counters["turns"] += 1
-        if self._suspects:
-            self.cleared = _identities((*taken, *passed))
         self._last_turn = monotonic
         record = Record(
             self._number,
@@ -458,6 +463,8 @@ class Work:
         for span in (*record.spans, *passed):  # within a turn the numbers of a stream only rise
             ahead[span.key] = max(ahead.get(span.key, 0), span.last + 1)
         self._done |= ahead | behind
+        if self._suspects:
+            self.cleared = [one for one in self._suspects if self._is_over(one)]
         if self._wanted is not None:
             self._change(commit, self._wanted, turn)
         fruitful = bool(taken or passed or commit.events or commit.filtered or any(_gave(outcome)) or outcome.made)
@@ -518,6 +525,11 @@ class Work:
                 self._pop()
                 return taken, passed, {item.key: item.number}
         return taken, passed, {}
+
+    def _is_over(self, one: Identity) -> bool:
+        """Whether a batch will not come any more: it is done with, or of a stream that is not taken."""
+        stream, epoch, number = one
+        return number < self._done.get((stream, epoch), 0) or not self.covers(stream)
 
     def _pop(self) -> None:
         item = self._queue.popleft()
@@ -609,13 +621,8 @@ def _gave(outcome: Outcome) -> tuple[int, int]:
     return sum(map(len, outcome.live)) + sum(map(len, outcome.backfill)), len(outcome.events)
 
 
-def _identities(items: Sequence[Batch | Span]) -> list[Identity]:
-    return [
-        (item.stream, item.epoch, item.first)
-        if isinstance(item, Span)
-        else (item.header.stream, item.header.epoch, item.header.seq)
-        for item in items
-    ]
+def _identities(batches: Sequence[Batch]) -> list[Identity]:
+    return [(batch.header.stream, batch.header.epoch, batch.header.seq) for batch in batches]
 
 
 def _stream(item: _Item) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -276,4 +277,123 @@ async def test_a_full_outbox_pauses_the_flow_and_the_source_keeps_the_rest(
     assert gateway.reader.values() == []
     full = False
     assert await gateway.got(1) == mixed(1)
+    assert flow.status()["state"] == "running"
+
+
+async def killed(gateway: Gateway, monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
+    """It has processed these, each in a turn of its own, since its checkpoint, and is gone."""
+    await gateway.start({**DEFINITION, "settings": {**DEFINITION["settings"], "checkpointInterval": 100.0}})
+    for count, value in enumerate(values, 1):
+        await gateway.send(value)
+        await gateway.got(count)
+    with monkeypatch.context() as patch:
+        patch.setattr(work_module.Work, "last", lambda *_: None)
+        await gateway.stop()
+
+
+async def test_a_full_outbox_does_not_keep_a_state_from_being_rebuilt(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await killed(gateway, monkeypatch, 1, 2)
+    monkeypatch.setattr(Outlet, "full", property(lambda _: True))
+    flow = await gateway.start()
+    await eventually(lambda: flow.work is not None and not flow.work.rebuilding, gateway.state)
+    assert flow.work is not None
+    assert flow.work.counters["left_out"] == flow.work.counters["differed"] == 0
+    await eventually(lambda: flow.status()["state"] == "paused", gateway.state)
+    assert not flow.has_room()
+
+
+async def test_a_full_outbox_does_not_pause_what_would_empty_it(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Outlet, "full", property(lambda _: True))
+    flow = await gateway.start(made.definition("preprocessor/other"))
+    await eventually(lambda: flow.status()["state"] == "running", gateway.state)
+    assert flow.has_room()
+
+
+async def test_a_record_that_fails_three_times_is_left_out(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Particular(Steady):
+        def process(self, blocks: Any, turn: Any) -> Any:
+            if any(2.0 in block.value for block in blocks):
+                raise RuntimeError("2 cannot be processed any more")
+            return super().process(blocks, turn)
+
+    await killed(gateway, monkeypatch, 1, 2, 3)
+    monkeypatch.setattr(made, "Chain", Particular)
+    flow = await gateway.start()
+    await gateway.send(5)
+    assert (await gateway.got(4))[3] == mixed(1, 3, 5)[2]
+    assert flow.failures == work_module.FAILURES
+    await eventually(lambda: len(gateway.reader.events()) == 1, gateway.state)
+    (event,) = gateway.reader.events()
+    assert event["kind"] == "state-incomplete"
+    assert f"2 to 2 of {SOURCE}" in event["why"]
+    await eventually(lambda: gateway.source.ledgers()[SOURCE]["acknowledged"] == 4, gateway.state)
+
+
+async def test_a_definition_that_cannot_take_the_state_over_is_given_up_after_three_failures(gateway: Gateway) -> None:
+    def build(name: str, of: Mapping[str, Any]) -> Pipeline:
+        pipeline = made.build(name, of)
+        if of["settings"]["maxTags"] == 7:
+            pipeline.load = lambda parts: 1 // 0  # type: ignore[method-assign, assignment, return-value]
+        return pipeline
+
+    gateway.build = build
+    flow = await gateway.start()
+    await gateway.send(1)
+    await gateway.got(1)
+    flow.configure(made.definition(SOURCE, packInterval=0.01, checkpointInterval=0.5, maxTags=7))
+    await eventually(lambda: len(gateway.problems) == 1, gateway.state)
+    await gateway.send(2)
+    assert await gateway.got(2) == mixed(1, 2)
+    assert flow.failures == work_module.FAILURES
+    (problem,) = gateway.problems
+    assert problem.path == "flows.mixed"
+    assert "cannot take over the state" in problem.problem
+    assert "keeps running as it was" in problem.effect
+    flow.configure(made.definition(SOURCE, packInterval=0.01, checkpointInterval=0.5, maxTags=8))
+    await gateway.send(3)
+    assert await gateway.got(3) == mixed(1, 2, 3)
+    assert list(gateway.problems) == []
+
+
+async def test_a_flow_that_is_removed_while_it_is_rebuilding_says_what_is_lost(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await killed(gateway, monkeypatch, 1, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Flow, "has_room", lambda _: False)  # its input does not come
+        flow = await gateway.start()
+        await eventually(lambda: flow.status()["state"] == "rebuilding", gateway.state)
+        gateway.inlet.replace({})
+        await flow.remove(2.0)
+    await eventually(lambda: len(gateway.reader.events()) == 1, gateway.state)
+    (event,) = gateway.reader.events()
+    assert (event["kind"], event["flow"]) == ("state-incomplete", "mixed")
+    assert "removed before its state was rebuilt" in event["why"]
+    assert gateway.ours.outlet("mixed").positions() == {}
+
+
+async def test_commits_that_fail_one_after_the_other_do_not_end_a_flow(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, left = Outlet.submit_turn, 2
+
+    def refusing(self: Outlet, *args: Any, **more: Any) -> Any:
+        nonlocal left
+        if not left:
+            return submit(self, *args, **more)
+        left -= 1
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        loop.call_later(0.3, done.set_exception, sqlite3.DataError("string or blob too big"))
+        return done
+
+    monkeypatch.setattr(Outlet, "submit_turn", refusing)
+    flow = await gateway.start()
+    await gateway.send(1)
+    assert await gateway.got(1) == mixed(1)
+    assert left == 0
     assert flow.status()["state"] == "running"

@@ -32,7 +32,7 @@ class Disk:
         self.now = 0
         self.begin()
 
-    def begin(self, definition: Mapping[str, Any] | None = None) -> None:
+    def begin(self, definition: Mapping[str, Any] | None = None, **more: Any) -> None:
         self.work = Work(
             "flow",
             made.build,
@@ -41,6 +41,7 @@ class Disk:
             definition or self.definition,
             wall=WALL + self.now,
             monotonic=self.now,
+            **more,
         )
 
     def announce(self, stream: str, oldest: int, newest: int) -> None:
@@ -135,6 +136,50 @@ def test_input_that_its_producer_has_lost_meanwhile_is_not_waited_for(killed: Di
     assert not killed.work.rebuilding
     assert [event["kind"] for event in killed.events] == ["state-incomplete"]
     assert f"2 to 2 of {B}" in killed.events[0]["why"]
+
+
+def test_a_record_that_cannot_be_gone_through_again_is_left_out_and_it_is_told(killed: Disk) -> None:
+    killed.begin(hopeless=[3])
+    for stream in (A, B):
+        killed.announce(stream, 1, 2)
+    killed.come(*(made.batch(stream, number) for stream in (A, B) for number in (1, 2)))
+    for _ in range(4):
+        killed.turn()
+    assert not killed.work.rebuilding
+    (event,) = killed.events
+    assert event["kind"] == "state-incomplete"
+    assert f"2 to 2 of {B}" in event["why"]
+    assert f"2 to 2 of {A}" in event["why"]
+    assert "could not be processed again" in event["why"]
+    assert killed.work.counters["left_out"] == 2
+    assert killed.work.counters["differed"] == 0
+    assert [killed.work.acknowledged(stream, made.EPOCH) for stream in (A, B)] == [2, 2]
+
+
+def test_a_flow_that_is_given_up_while_it_is_rebuilding_says_what_is_lost_and_leaves_nothing(killed: Disk) -> None:
+    commit = killed.work.finish(killed.positions, WALL + killed.now, killed.now)
+    (event,) = commit.events
+    assert event["kind"] == "state-incomplete"
+    assert "removed before its state was rebuilt" in event["why"]
+    assert commit.live == []
+    assert commit.positions == dict.fromkeys(killed.positions)
+
+
+def test_batches_are_suspected_no_longer_than_they_can_come() -> None:
+    suspects = {(stream, made.EPOCH, number): 1 for stream in (A, B) for number in (1, 2, 3)}
+    suspects["gone/c", made.EPOCH, 1] = 1
+    disk = Disk()
+    disk.turn()
+    disk.begin(suspects=suspects)
+    disk.announce(A, 1, 3)
+    disk.announce(B, 1, 3)
+    disk.work.missed(Gap(A, made.EPOCH, 1, 3))  # they made room upstream
+    disk.come(made.batch(B, 1))
+    disk.turn()
+    assert set(disk.work.cleared) == {(A, made.EPOCH, number) for number in (1, 2, 3)} | {
+        (B, made.EPOCH, 1),
+        ("gone/c", made.EPOCH, 1),
+    }
 
 
 def test_while_rebuilding_what_is_needed_always_has_room_and_nothing_else_more_than_usual() -> None:
