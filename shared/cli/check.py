@@ -117,11 +117,16 @@ def check_files(
         reports.append(report)
         if run_tests and not component and not report.findings.count("error"):
             from cli.flow_tests import tests_of
+            from cli.gateway import PREPROCESSOR
+            from sluice.config import Problem
 
             tests = tests_of(path)
             if tests != path and tests.exists() and tests not in files:
                 progress(tests)
                 reports.append(_check_file(tests, component, nucleus, change))
+            elif tests != path and not tests.exists() and report.flows:
+                problem = Problem("flows", None, "have no tests that could be run", f"write some in {tests.name}")
+                report.findings.add("warning", PREPROCESSOR, problem)
     return reports
 
 

@@ -10,7 +10,7 @@
         until: 10m                        # nothing comes any more until then
         output:                           # all that goes out, by time
           - {at: 0s, tag: Reactor/Temp, value: 100, unit: degC}
-        events:                           # each must come, in this order; others may too
+        events:                           # each must come, in this order; others may too; []: none may
           - {kind: alarm, state: raised}
 
 Numbers are doubles unless `type: integer` says otherwise. What an expected sample does not name may be anything.
@@ -108,7 +108,7 @@ class Tests(_Part):
     """A file of tests."""
 
     site: str = ""
-    tests: dict[str, Case]
+    tests: Annotated[dict[str, Case], Field(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +191,10 @@ def _failures(config: Configuration, case: Case, directory: Path) -> Iterator[_W
     except ValueError:
         yield ("start",), case.start, "is no time", "write it like 2026-01-01T00:00:00Z"
         return
+    if case.events is None and (case.output is None or (not case.output and case.others == "allowed")):
+        remedy = "give output or events; output: [] where nothing may go out"
+        yield (), None, "expects nothing, so that it cannot fail", remedy
+        return
     trial = Trial(pipeline, source=source_of(case.source, settings.inputs), start=start)
     for arrives, together in _together(case.input):
         trial.feed([_sample(one, start) for one in together], start + round(arrives * _SECOND))
@@ -244,7 +248,9 @@ def _compared(case: Case, ran: Ran, start: int) -> Iterator[_Wrong]:
     got = sorted(ran.samples, key=lambda one: (one.time, one.asset, one.tag))
     if case.output is not None:
         left = list(got)
-        for number, expected in enumerate(case.output):
+        # Who says most chooses first: what may be anything must not take the sample that another one means.
+        chosen = sorted(enumerate(case.output), key=lambda one: -len(one[1].model_fields_set))
+        for number, expected in chosen:
             place = ("output", f"[{number}]")
             found = next((one for one in left if not _differs(expected, one, case.tolerance, start)), None)
             if found is not None:
@@ -261,6 +267,9 @@ def _compared(case: Case, ran: Ran, start: int) -> Iterator[_Wrong]:
             what = f"{len(left)} samples went out that are not expected, first {_told(left[0], start)}"
             yield ("output",), None, what, "expect them, or write others: allowed"
     if case.events is not None:
+        if not case.events and ran.events:
+            problem = f"{len(ran.events)} events came, first of the kind {ran.events[0].get('kind')}"
+            yield ("events",), None, problem, "expect them, or leave events out"
         rest = iter(ran.events)
         for number, wanted in enumerate(case.events):
             if not any(_has(event, wanted) for event in rest):

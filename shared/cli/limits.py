@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from cli.document import Document
 from cli.finding import Findings, Level
-from cli.gateway import Configured, Gateway
+from cli.gateway import PREPROCESSOR, Configured, Gateway
 from sluice.config import Problem
 from sluice.problem import render
 from sluice.schema import Place
@@ -27,6 +27,10 @@ _OVER_MQTT: Final = {"a thing": 7_000, "a thing group": 31_000}
 _LITE_MESSAGE: Final = 7_000
 _HOLDS_SECRET: Final = re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|-----BEGIN [A-Z ]*PRIVATE KEY-----")
 _ELSEWHERE: Final = "move long tag lists into a CSV file (tagsFile) or a tag package (tagsPackage)"
+_IN_FLOWS: Final = (
+    "move the instances of models into a table (instancesFile), let patterns and models take the place of steps that "
+    "are alike, or have fewer flows"
+)
 
 
 # --- nucleus lite ---------------------------------------------------------------------------------------------------
@@ -38,12 +42,13 @@ def check_lite(configured: Configured, findings: Findings, nucleus: Nucleus) -> 
         return
     level: Level = "error" if nucleus == "lite" else "warning"
     name = configured.member.name
+    elsewhere = _IN_FLOWS if name == PREPROCESSOR else _ELSEWHERE
     keys = 0
     for place, mapping in _mappings(configured.raw):
         keys += len(mapping)
         if len(mapping) > MOST_CHILDREN:
             problem = f"has {len(mapping)} entries, and nucleus lite takes {MOST_CHILDREN} in one map"
-            findings.add(level, name, Problem(render(place), None, problem, _ELSEWHERE))
+            findings.add(level, name, Problem(render(place), None, problem, elsewhere))
         if mapping and len(place) >= DEEPEST:
             problem = f"is nested {len(place)} levels deep, and nucleus lite takes {DEEPEST}"
             findings.add(level, name, Problem(render(place), None, problem, "write it flatter"))
@@ -54,7 +59,7 @@ def check_lite(configured: Configured, findings: Findings, nucleus: Nucleus) -> 
                 findings.add(level, name, Problem(render((*place, key)), None, problem, "shorten it"))
     if keys > MOST_KEYS:
         problem = f"has {keys} keys with accessControl, and nucleus lite keeps {MOST_KEYS} of a component"
-        findings.add(level, name, Problem("", None, problem, _ELSEWHERE))
+        findings.add(level, name, Problem("", None, problem, elsewhere))
     if nucleus == "lite":
         wanted = configured.config.max_message_bytes
         if wanted != "auto" and wanted > _LITE_MESSAGE:

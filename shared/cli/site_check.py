@@ -27,6 +27,8 @@ class Report:
     findings: Findings
     estimate: Estimate | None = None
     tests: Result | None = None
+    flows: int = 0
+    """Flows of a preprocessor that can run."""
 
     @property
     def path(self) -> Path:
@@ -67,7 +69,8 @@ def check_document(document: Document, *, nucleus: Nucleus = "any", change: floa
     check_validation(gateway, findings)
     found = estimate(gateway, change)
     check_estimate(gateway, found, findings)
-    return Report(findings, found if found.connections or found.sinks else None)
+    count = 0 if gateway.preprocessor is None else len(gateway.preprocessor.config.flows)
+    return Report(findings, found if found.connections or found.sinks else None, flows=count)
 
 
 def check_component(configured: Configured, findings: Findings, nucleus: Nucleus = "any") -> None:

@@ -363,6 +363,18 @@ def test_what_lite_cannot_keep_is_a_warning_an_error_for_lite_and_nothing_for_cl
     assert said(site(tmp_path, many(60))) == []
 
 
+def test_what_lite_cannot_keep_of_flows_has_its_own_remedy(tmp_path: Path) -> None:
+    flows: dict[str, Any] = {f"f{number}": {"inputs": {"a": {"stream": "*"}}} for number in range(61)}
+    flows["f0"]["steps"] = {"r": {"type": "report", "tags": [f"Reactor/Tag{number}" for number in range(80)]}}
+    path = tmp_path / "site.json"
+    merge = {"flows": flows}
+    path.write_text(json.dumps({"components": {"io.sluice.Preprocessor": {"configurationUpdate": {"merge": merge}}}}))
+    found = " ".join(said(path, nucleus="lite"))
+    assert "error: flows has 61 entries, and nucleus lite takes 60 in one map: move the instances of models" in found
+    assert "error: flows.f0.steps.r.tags is 1350 characters long, and nucleus lite takes 999: shorten it" in found
+    assert "tagsFile" not in found
+
+
 def test_keys_are_counted_with_those_of_the_recipe(tmp_path: Path) -> None:
     found = said(site(tmp_path, many(120)))
     assert any("keys with accessControl, and nucleus lite keeps 256 of a component" in one for one in found)

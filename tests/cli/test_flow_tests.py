@@ -105,6 +105,40 @@ def test_every_mistake_has_its_place(tmp_path: Path, case: str, told: str) -> No
     assert any(told in text for text in texts(result)), texts(result)
 
 
+@pytest.mark.parametrize("expects", ["", "output: [], others: allowed", "until: 1m"])
+def test_a_test_that_cannot_fail_fails(tmp_path: Path, expects: str) -> None:
+    case = f"{{flow: half, input: [{{at: 0s, tag: T, value: 1}}], {expects}}}"
+    result = check("--run-tests", "--json", write(tmp_path, f"tests: {{x: {case}}}"))
+    assert result.exit_code == 1
+    assert "tests.x expects nothing, so that it cannot fail: give output or events" in texts(result)[0]
+    assert check("--run-tests", write(tmp_path, "tests: {}")).exit_code == 1
+
+
+def test_no_events_means_none(tmp_path: Path) -> None:
+    case = "{flow: half, input: [{at: 0s, tag: T, value: %s}], events: []}"
+    assert check("--run-tests", write(tmp_path, f"tests: {{x: {case % 1}}}")).exit_code == 0
+    result = check("--run-tests", "--json", write(tmp_path, f"tests: {{x: {case % 3000}}}"))
+    assert result.exit_code == 1
+    assert texts(result)[0].startswith("tests.x.events 1 events came, first of the kind alarm")
+
+
+def test_what_may_be_anything_leaves_the_others_what_they_mean(tmp_path: Path) -> None:
+    given = "input: [{at: 0s, tag: T, value: 2}, {at: 1s, tag: T, value: 4}]"
+    case = f"{{flow: half, {given}, output: [{{tag: T}}, {{tag: T, value: 1}}]}}"
+    result = check("--run-tests", write(tmp_path, f"tests: {{x: {case}}}"))
+    assert result.exit_code == 0, result.output
+
+
+def test_flows_without_tests_are_told_when_tests_are_wanted(tmp_path: Path) -> None:
+    path = write(tmp_path, CASE % "15")
+    path.with_name("site.tests.yaml").unlink()
+    assert (
+        "warning: flows have no tests that could be run: write some in site.tests.yaml"
+        in check("--run-tests", path).output
+    )
+    assert "no tests" not in check(path).output
+
+
 def test_a_flow_that_is_refused_fails_its_tests(tmp_path: Path) -> None:
     site = SITE.replace("{type: convert, gain: 0.5}", "{type: convert, to: degX}")
     path = write(tmp_path, CASE % "15", site)
