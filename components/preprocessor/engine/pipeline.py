@@ -35,6 +35,7 @@ _MOST_KNOWN: Final = 256
 _MOST_LISTS: Final = 16
 _TYPES: Final = tuple(ValueType)
 _FLOW: Final = "flow"
+_TAGS: Final = "tags"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,9 @@ class Pipeline:
         self._newest: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._lists: dict[bytes, tuple[int, tuple[Series, ...]]] = {}
         self._known_series: dict[tuple[str, int, int, int], _Known] = {}
-        self._tags_text: tuple[tuple[int, int], str] = (-1, -1), ""
+        self._tags_written: list[bytes] = []  # all tags as JSON, some in each
+        self._written = -1, 0  # the version of the tags that it is of, and how many
+        self._tags_part: tuple[tuple[int, int], bytes] = (-1, -1), b""
         self._made_series: dict[tuple[int, int], tuple[Series, Series]] = {}
         self._last_value: dict[ValueType, NDArray[Any]] = {}
         self._last_quality: NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
@@ -158,6 +161,8 @@ class Pipeline:
                 step.prepare(list(dict.fromkeys(self.tags.log)))
             blocks = [block for block in step.process(blocks, turn) if len(block)]
         self._settle_log()
+        if self._written[0] == self.tags.version:
+            self._write_tags()  # for all of them together, at a checkpoint, hold everything up
         for block in joined(blocks):
             (outcome.backfill if block.backfill else outcome.live).append(self._columns(block))
         self.received += outcome.received
@@ -413,12 +418,12 @@ class Pipeline:
     # --- state ---
 
     def save(self) -> dict[str, bytes]:
-        """The state as parts by name: `flow`, and one for each step."""
+        """The state as parts by name: `tags`, `flow`, and one for each step."""
         size = len(self.tags)
         parts = {
+            _TAGS: self._saved_tags(),
             _FLOW: pack(
                 {
-                    "tags": self._tags_as_text(),
                     "words": self.flow.words.words,
                     "contexts": self.flow.contexts.save(),
                     "newest": grown(self._newest, size, _NEVER)[:size],
@@ -434,24 +439,34 @@ class Pipeline:
             parts[f"step/{step.name}"] = pack({"counters": step.counters, "state": dict(step.save())})
         return parts
 
-    def _tags_as_text(self) -> str:
-        """All tags as JSON, which is made again only when there are others: checkpoints are many, new tags few."""
-        key = (self.tags.version, len(self.tags))
-        if self._tags_text[0] != key:
-            saved = self.tags.save()
+    def _saved_tags(self) -> bytes:
+        """All tags, which are packed again only when there are others: checkpoints are many, new tags few."""
+        self._write_tags()
+        if self._tags_part[0] != self._written:
+            text = b"".join((b"[", b",".join(self._tags_written), b"]"))
+            self._tags_part = self._written, pack({"tags": np.frombuffer(text, dtype=np.uint8)})
+        return self._tags_part[1]
+
+    def _write_tags(self) -> None:
+        """Write down the tags that are new."""
+        version, written = self._written
+        if version != self.tags.version:
+            self._tags_written, written = [], 0
+        if written < len(self.tags):
+            new = self.tags.save(written)
             try:
-                text = orjson.dumps(saved).decode()
+                text = orjson.dumps(new)
             except TypeError:  # a name that is not Unicode
-                text = json.dumps(saved)
-            self._tags_text = key, text
-        return self._tags_text[1]
+                text = json.dumps(new).encode()
+            self._tags_written.append(text[1:-1])
+        self._written = self.tags.version, len(self.tags)
 
     def load(self, parts: Mapping[str, bytes]) -> list[str]:
         """Go on from what `save` gave, maybe of other steps and settings. What of it cannot be used, in words."""
         troubles = []
         if _FLOW in parts:
             try:
-                self._load_flow(unpack(parts[_FLOW]))
+                self._load_flow(unpack(parts[_FLOW]), unpack(parts[_TAGS]))
             except (ValueError, KeyError, TypeError) as error:
                 return [f"the tags of the flow cannot be read again, so that all of it begins anew: {error}"]
         slots = list(range(len(self.tags)))
@@ -471,8 +486,8 @@ class Pipeline:
         self._settle_log()
         return troubles
 
-    def _load_flow(self, saved: Mapping[str, Any]) -> None:
-        self.tags.load(json.loads(saved["tags"]))
+    def _load_flow(self, saved: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
+        self.tags.load(json.loads(bytes(tags["tags"])))
         self.flow.words.load(saved["words"])
         self.flow.contexts.load(saved["contexts"])
         self._newest = np.array(saved["newest"], dtype=np.int64)

@@ -76,11 +76,11 @@ class Tags:
             if self.series[slot].asset == name[:place]
         ]
 
-    def save(self) -> list[list[Any]]:
-        """All tags in the order of their slots, for `load`."""
+    def save(self, begin: int = 0) -> list[list[Any]]:
+        """All tags from slot `begin` on, in the order of their slots, for `load`."""
         return [
             [stage, one.tag, one.asset, one.unit, list(map(list, one.extra))]
-            for stage, one in zip(self.stages, self.series, strict=True)
+            for stage, one in zip(self.stages[begin:], self.series[begin:], strict=True)
         ]
 
     def load(self, saved: Sequence[Sequence[Any]]) -> None:
