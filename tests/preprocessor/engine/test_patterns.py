@@ -74,6 +74,37 @@ def test_star_within_a_level_agrees_with_regular_expressions(text: str, name: st
     assert Pattern(text).matches(name) is expected
 
 
+@given(
+    st.lists(st.sampled_from(["a", "b", "/", "*", "**", "?", "{x}"]), min_size=1, max_size=6).map("".join),
+    st.text(alphabet="ab/", max_size=6),
+)
+def test_the_short_way_says_the_same_as_the_table(text: str, name: str) -> None:
+    """`matches` asks a regular expression where that is quick, `captures` always the table of all places."""
+    try:
+        pattern = Pattern(text)
+    except PatternError:
+        return
+    assert pattern.matches(name) is (pattern.captures(name) is not None)
+
+
+@pytest.mark.parametrize("text", ["Area*/**", "Count/*", "**/Temp", "FIC?.PV", "*/Area*/Unit*/Loop*0.PV"])
+def test_very_many_tags_are_told_apart_quickly(text: str) -> None:
+    pattern = Pattern(text)
+    began = time.process_time()
+    for number in range(20_000):
+        pattern.matches(f"Site/Area{number % 7}/Unit{number % 31}/Loop{number}.PV")
+    assert time.process_time() - began < 0.5  # with a table for each it takes 5 s
+
+
+@pytest.mark.parametrize("text", ["*a*a", "**/a*", "a*/a*/a*/a*/a*b", "*a*/*a*/*a*/*a*/b", "**a**a**b", "**/**/**/b"])
+def test_no_name_makes_a_pattern_slow(text: str) -> None:
+    pattern = Pattern(text)
+    began = time.process_time()
+    for name in ("a" * 500, "/".join(["a" * 60] * 8), "a/" * 250):
+        pattern.matches(name)
+    assert time.process_time() - began < 0.2
+
+
 @given(st.text(alphabet="ab*/{}x?", min_size=1, max_size=12), st.text(alphabet="ab/x", max_size=12))
 def test_captures_say_the_same_as_matches(text: str, name: str) -> None:
     try:
