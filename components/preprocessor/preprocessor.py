@@ -191,7 +191,11 @@ class Preprocessor(Component[Configuration]):
                     continue
                 logger.info("Tables of models have changed")
                 assert self._outlets is not None
-                await self._reconfigure(self._outlets, self._config)
+                try:
+                    await self._reconfigure(self._outlets, self._config)
+                except Exception:  # whatever it is, the flows go on as they are, and it is looked at again
+                    logger.exception("The tables of models could not be applied; it is tried again")
+                    self._tables = ()
 
     async def _listen(self) -> None:
         """Follow what the flows take, and offer it to them."""
@@ -244,7 +248,7 @@ def _stamps(config: Configuration, directory: Path) -> _Stamps:
         for path in models.files(model, directory):
             try:
                 stat = path.stat()
-            except OSError:  # noqa: PERF203 - tables are few
+            except (OSError, ValueError):  # noqa: PERF203 - tables are few; a NUL in the path
                 found.append((str(path), 0, 0))
             else:
                 found.append((str(path), stat.st_mtime_ns, stat.st_size))

@@ -257,6 +257,35 @@ async def test_a_wrong_row_of_a_table_costs_its_instance_alone(device: Device, m
     await eventually(lambda: not list(device.problems), device.state)
 
 
+async def test_a_path_that_cannot_be_one_costs_its_flow_alone_and_a_failure_is_tried_again(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preprocessor_module, "LOOK", 0.05)
+    table = device.folder / "pumps.csv"
+    table.write_text("instance,asset,flow\nP1,site/one,T\n")
+    models = {
+        "pump": {"members": {"flow": {}}, "instancesFile": str(table)},
+        "wrong": {"members": {"flow": {}}, "instancesFile": "a\0b"},
+    }
+    one, two = (flow(steps={"m": {"type": "model", "model": name}}) for name in models)
+    await device.start(one=one, two=two, models=models)
+    await eventually(lambda: device.component._flows["one"].work is not None, device.state)
+    assert [problem.path for problem in device.problems] == ["models.wrong.instancesFile"]
+    judge, failures = preprocessor_module._judge, [MemoryError()]
+    monkeypatch.setattr(
+        preprocessor_module, "_judge", lambda *given: raise_(failures.pop()) if failures else judge(*given)
+    )
+    work = device.component._flows["one"].work
+    assert work is not None
+    before = work.definition
+    table.write_text("instance,asset,flow\nP1,site/another,T\n")
+    await eventually(lambda: not failures and work.definition != before, device.state)
+
+
+def raise_(error: BaseException) -> Any:
+    raise error
+
+
 async def test_explain_says_what_each_step_does_with_a_tag(device: Device) -> None:
     await device.start(one=flow(**gain(2)))
     await device.send(1)
@@ -271,6 +300,17 @@ async def test_explain_says_what_each_step_does_with_a_tag(device: Device) -> No
         await device.command("explain", tag="t")
     with pytest.raises(CommandError, match="is no flow"):
         await device.command("explain", tag="T", flow="two")
+
+
+async def test_explain_says_why_a_tag_is_not_taken(device: Device) -> None:
+    inputs: dict[str, Any] = {"in": {"stream": "plant/a", "tags": ["U"]}}
+    await device.start(one={**flow(), **gain(2), "inputs": inputs}, two={**flow(), **gain(2)})
+    await device.send(1)
+    await device.gives("two", 2.0)
+    told = await device.command("explain", tag="T")
+    assert told["not_taken"] == {"one": "comes, and no input of the flow selects it"}
+    assert list(told["flows"]) == ["two"]
+    assert not (await device.command("explain", tag="T", flow="one"))["flows"]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from preprocessor.expressions.ordering import CircleError, levels
 from preprocessor.expressions.parsing import Reference
 from preprocessor.expressions.resolving import NONE, Names
 from preprocessor.step_settings import Derived, DeriveSettings
+from preprocessor.steps.made_tags import Twins
 from sluice.columns import NAN, Series, ValueType
 
 TOO_OLD: Final = "too-old"
@@ -177,12 +178,14 @@ class Derive(Step[DeriveSettings]):
         """By slot: may be used, and has not been seen yet."""
         self._newest: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         """By slot: the time of an output's newest result."""
+        self._twins = Twins(flow, name)
         self._connect()
 
     def prepare(self, slots: Sequence[int]) -> None:
         super().prepare(slots)
         self._grow()
         self._names.prepare(slots)
+        self._twins.prepare(slots)
         for slot in slots:
             # what this step makes is found by the names of its outputs alone
             mine = self.flow.tags.stages[slot] == self.name
@@ -209,7 +212,9 @@ class Derive(Step[DeriveSettings]):
         if self.settings.inputs == "drop" and taken:
             drops = {id(block): used for block, used in taken}
             going = [self.drop(block, drops[id(block)], "used") if id(block) in drops else block for block in blocks]
-        return [*going, *self._blocks(made)]
+        blocks = [*going, *self._blocks(made)]
+        self._twins.look(going)
+        return blocks
 
     def _meet(self, blocks: Sequence[Block]) -> None:
         """Give tags that are seen for the first time their places."""
@@ -461,6 +466,7 @@ class Derive(Step[DeriveSettings]):
         series = Series(_tag_of(output.name, output.settings), self._asset_of(number), output.settings.unit)
         slot = self.flow.tags.slot(series, stage=self.name)
         self._grow()
+        self._twins.made(slot, f"steps.{self.name}.outputs.{output.name}")
         return slot
 
     def _asset_of(self, number: int) -> str:

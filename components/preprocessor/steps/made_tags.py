@@ -1,8 +1,8 @@
-"""Tags that a step makes of tags, `<tag>.<what>`, and turns of samples tag by tag."""
+"""Tags that a step makes: of each tag one, `<tag>.<what>`; others by the same names; turns of samples tag by tag."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -44,6 +44,49 @@ class MadeTags:
         series = self._flow.tags.series[slot]
         made = Series(f"{series.tag}.{self._suffix}", series.asset, self._unit(series.unit), extra=series.extra)
         return self._flow.tags.slot(made, stage=self._stage)
+
+
+class Twins:
+    """Tags that pass a step under the name and asset of a tag that the step makes: nobody could tell the two apart."""
+
+    def __init__(self, flow: FlowContext, stage: str) -> None:
+        self._flow, self._stage = flow, stage
+        self._made: dict[tuple[str, str], str] = {}
+        """Where the settings of each made tag stand, by asset and name."""
+        self._twins: Mask = np.zeros(0, dtype=np.bool_)
+        self._any = False
+
+    def prepare(self, slots: Sequence[int]) -> None:
+        """These tags are new."""
+        self._twins = grown(self._twins, len(self._flow.tags))
+        for slot in slots:
+            series = self._flow.tags.series[slot]
+            if (series.asset, series.tag) in self._made and self._flow.tags.stages[slot] != self._stage:
+                self._twins[slot] = self._any = True
+
+    def made(self, slot: int, place: str) -> None:
+        """The step makes this tag. place: where that is configured."""
+        if slot < 0:
+            return
+        series = self._flow.tags.series[slot]
+        self._made[series.asset, series.tag] = place
+        self.prepare(self._flow.tags.find(series.tag))
+
+    def look(self, passing: Iterable[Block]) -> None:
+        """Tell of those that are in these blocks, which go on beside what the step makes."""
+        if not self._any:
+            return
+        for block in passing:
+            there = self._twins[block.slot]
+            for slot in np.unique(block.slot[there]).tolist() if there.any() else ():
+                self._twins[slot] = False  # told once
+                series = self._flow.tags.series[slot]
+                full = f"{series.asset}/{series.tag}" if series.asset else series.tag
+                self._flow.problem(
+                    self._made[series.asset, series.tag],
+                    f"makes {full}, and a tag of that name comes from elsewhere as well: both go out as one tag",
+                    "give what is made another tag or asset, or keep the other out of the flow",
+                )
 
 
 def rounds(block: Block) -> Iterator[Index] | None:

@@ -34,6 +34,7 @@ from preprocessor.expressions.compiling import BOOLEAN, TEXT
 from preprocessor.expressions.suggesting import nearest
 from preprocessor.models import MOST_INSTANCES, Formula, ResolvedModel, captures, filled, formulas
 from preprocessor.step_settings import ModelSettings
+from preprocessor.steps.made_tags import Twins
 from sluice.columns import NAN, Quality, Series, ValueType
 
 UNIT_MISMATCH: Final = "unit-mismatch"
@@ -158,6 +159,7 @@ class ModelStep(Step[ModelSettings]):
         self._told: set[tuple[int, int]] = set()
         self._looked = -_LOOK_EVERY
         self._start: int = -1
+        self._twins = Twins(flow, name)
         for one, instance in model.instances.items():
             self._add(one, instance, {})
         self._grow()
@@ -229,6 +231,7 @@ class ModelStep(Step[ModelSettings]):
         self._conversion = grown(self._conversion, size)
         self._out_member = grown(self._out_member, size, _OTHER)
         self._out_instance = grown(self._out_instance, size, _OTHER)
+        self._twins.prepare(slots)
         for slot in slots:
             if self._member[slot] >= 0 or slot in self._mismatches:  # its unit is another one now
                 self._member[slot] = _NOT_MET
@@ -349,6 +352,7 @@ class ModelStep(Step[ModelSettings]):
             size = len(self.flow.tags)
             self._out_member = grown(self._out_member, size, _OTHER)
             self._out_instance = grown(self._out_instance, size, _OTHER)
+        self._twins.made(slot, f"steps.{self.name}.{self._names[instance]}.{self._members[member]}")
         return slot
 
     def _fitting(self, slot: int, series: Series, own: str, instance: int, member: int) -> int:
@@ -395,6 +399,7 @@ class ModelStep(Step[ModelSettings]):
         members = [block.with_(slot=self._out[block.slot]).sorted() for block in members]
         made = self._calculated(members) if self._formulas and members else []
         self._look(turn)
+        self._twins.look(parts)
         return (
             as_one([*parts, *members, *made], {}) if len(parts) + len(members) + len(made) > 1 else [*parts, *members]
         )
@@ -570,6 +575,7 @@ class ModelStep(Step[ModelSettings]):
                 "put {instance} into its tag or its asset",
             )
             return _OTHER
+        self._twins.made(slot, f"steps.{self.name}.{self._names[instance]}.{formula.name}")
         return slot
 
     def _remember(self, rows: _Rows) -> None:

@@ -88,6 +88,16 @@ def test_patterns_do_not_find_what_a_wrong_row_of_a_table_was_about(tmp_path: Pa
     assert of.held == 0
 
 
+@pytest.mark.parametrize("tag", ["flow", "power"])
+def test_another_tag_by_the_name_of_one_that_is_made_is_a_problem(tag: str) -> None:
+    of = made()
+    feed(of, [sample("p1/Flow", 1, 36.0), sample("p1/Pressure", 1, 1.0), sample("share", 1, 1.0)], 1)
+    assert of.flow.problems == {}
+    feed(of, [sample(tag, 2, 5.0, asset="site/p1")], 2)
+    assert list(of.flow.problems) == [f"steps.model.p1.{tag}"]
+    assert of.held == 0
+
+
 def test_others_can_be_dropped() -> None:
     of = made(others="drop")
     assert found(feed(of, [sample("p1/Flow", 1, 6.0), sample("Other", 1, 5.0)], 1)) == [("site/p1", "flow", 1.0, 6.0)]
