@@ -173,7 +173,7 @@ class Following:
         stream, body = message.stream, message.body
         self.demand.arrived(message, now)
         if isinstance(body, Announcement) and not message.replayed:
-            self._announced(body, now)
+            self._follow(stream, body.epoch, body.newest, now)
         behind = False
         for name, reader in self.readers.items():
             room = reader.has_room()
@@ -186,6 +186,9 @@ class Following:
             if received.batch is not None:
                 self._guarded(reader.take, received.batch)
             behind = behind or (room and reader.consumer.wants(stream, message.of.epoch) is not None)
+        if behind and stream not in self._streams and not (isinstance(body, Announcement) or message.replayed):
+            # After a restart: it says itself that those before it exist, and nobody has to wait for an announcement.
+            self._follow(stream, body.header.epoch, body.header.seq, now)
         followed = self._streams.get(stream)
         if followed is None:
             return False
@@ -236,18 +239,19 @@ class Following:
             "recent_gaps": [f"{gap.stream} {gap.epoch} {gap.first}-{gap.last}" for gap in self.gaps],
         }
 
-    def _announced(self, of: Announcement, now: float) -> None:
-        followed = self._streams.get(of.stream)
+    def _follow(self, stream: str, epoch: str, newest: int, now: float) -> None:
+        """These numbers of a stream exist."""
+        followed = self._streams.get(stream)
         if followed is None:
             if len(self._streams) >= MAX_STREAMS:
                 quietest = min(self._streams, key=lambda name: self._streams[name].heard)
                 if now - self._streams[quietest].heard <= SILENT_AFTER:
                     return
                 del self._streams[quietest]
-            followed = self._streams[of.stream] = _Followed(of.epoch, of.newest, now)
-        if followed.epoch != of.epoch:
+            followed = self._streams[stream] = _Followed(epoch, newest, now)
+        if followed.epoch != epoch:
             followed.told = None
-        followed.epoch, followed.newest, followed.heard = of.epoch, of.newest, now
+        followed.epoch, followed.newest, followed.heard = epoch, newest, now
 
     def _places(self, stream: str, followed: _Followed) -> dict[str, int]:
         """The numbers that readers with room want and that exist, by reader."""

@@ -78,6 +78,15 @@ def test_what_is_missed_is_asked_for_at_once_and_only_once() -> None:
     assert asked(of, 0.1) == []
 
 
+def test_after_a_restart_the_first_batch_of_a_known_epoch_is_enough_to_ask() -> None:
+    of = following(a=TestReader({KEY: 3}))
+    assert not of.offer(batch(9, epoch=OTHER), 0.0), "nobody knows this epoch: only an announcement begins one"
+    assert asked(of, 0.0) == []
+    assert not of.offer(batch(9, replayed=True), 0.0), "an answer to an ask of before"
+    assert of.offer(batch(9), 0.1)
+    assert asked(of, 0.1) == [Ask(STREAM, EPOCH, 3, 1_000)]
+
+
 def test_the_next_stretch_is_asked_for_when_an_answer_has_ended() -> None:
     of = following(a=TestReader())
     of.offer(announce(9), 0.0)
