@@ -16,6 +16,8 @@ Samples are never held: they are dropped as `aggregated`, or pass, as they come.
 Bounded are the samples that are kept (5,000,000: beyond that the horizon moves up to half of them, `lateness-cut`),
 the windows that are given in a turn (the rest is given in the next ones), and the windows without a sample that a tag
 is behind (10,000: beyond that they are skipped, `windows-skipped`).
+
+A tag that gets another unit begins anew: what was kept of it means something else (`unit-changed`).
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from preprocessor.engine.block import Block
 from preprocessor.engine.step import SECOND, FlowContext, Step, Turn, grown
 from preprocessor.expressions.signal import Signal
 from preprocessor.step_settings import AggregateSettings
+from preprocessor.steps.kept_rows import Units
 from preprocessor.windows import calendar as calendars
 from preprocessor.windows.calendar import Batches, Calendar, calendar_of
 from preprocessor.windows.folding import BOOLEAN, NOTHING, NUMBER, TEXT, Points, Sums, concatenated, folded
@@ -123,6 +126,7 @@ class Aggregate(Step[AggregateSettings]):
         self._result_slots: NDArray[np.int32] = np.zeros((0, len(self._functions)), dtype=np.int32)
         self._assets: dict[str, int] = {}
         self._asset: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        self._units = Units(flow.tags)
         self._grow()
 
     # --- tags ---
@@ -139,6 +143,14 @@ class Aggregate(Step[AggregateSettings]):
             if (self._result_slots[slot] >= 0).any():  # another unit
                 for place in range(len(self._functions)):
                     self._result_slots[slot, place] = self._result_slot(slot, place)
+        replaced = [one for one in self._units.replaced(slots) if self._marks.newest[one[0]] > NEVER]
+        if replaced:
+            of = np.array([slot for slot, _ in replaced], dtype=np.int32)
+            self._forget(of, np.full(len(of), NEVER))
+            for slot, before in replaced:
+                series = tags.series[slot]
+                newest = int(self._marks.newest[slot])
+                self.flow.tell("unit-changed", newest, step=self.name, tag=series.tag, asset=series.asset, was=before)
 
     def _grow(self) -> None:
         size = len(self.flow.tags)
@@ -731,22 +743,27 @@ class Aggregate(Step[AggregateSettings]):
         slots = self._marks.ahead(turn).astype(np.int32)
         if not len(slots):
             return
-        of = self._of
         self._marks.reset(slots.astype(np.intp), turn)
-        wrong = np.zeros(len(self._asset), dtype=np.bool_)
-        wrong[slots] = True
-        self._given.settle()
-        self._given.keep(~wrong[self._given.slot])
-        self._sums = self._sums.take(~wrong[self._sums.slot])
-        rows = self._store.all()
-        self._store.keep(rows.take(~(wrong[rows.slot] & (rows.t > turn.now))))
-        of["carry_t"][slots[of["carry_t"][slots] > turn.now]] = NEVER
-        self._begin(slots, self._calendar.after(slots, self._marks.mark[slots]))
+        self._forget(slots, np.full(len(slots), turn.now))
         self.count("windows-reopened", len(slots))
         series = self.flow.tags.series[int(slots[0])]
         self.flow.tell(
             "windows-reopened", turn.now, step=self.name, tags=len(slots), tag=series.tag, asset=series.asset
         )
+
+    def _forget(self, slots: Slots, since: Times) -> None:
+        """What these tags gave, and what is known of them behind this time; they begin again where they stand."""
+        of = self._of
+        wrong = np.full(len(self._asset), OPEN, dtype=np.int64)
+        wrong[slots] = since
+        self._given.settle()
+        self._given.keep(wrong[self._given.slot] == OPEN)
+        self._sums = self._sums.take(wrong[self._sums.slot] == OPEN)
+        rows = self._store.all()
+        self._store.keep(rows.take(rows.t <= wrong[rows.slot]))
+        of["carry_t"][slots[of["carry_t"][slots] > since]] = NEVER
+        of["held_kind"][slots[of["carry_t"][slots] == NEVER]] = NOTHING
+        self._begin(slots, self._calendar.after(slots, self._marks.mark[slots]))
 
     def _renumber(self) -> None:
         """Forget texts that no sample has any more."""

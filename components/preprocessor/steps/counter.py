@@ -10,8 +10,8 @@ adds nothing, and the next one is compared with the last that was believed. When
 the one that was not believed, the counter was exchanged: from there it goes on, and what lies between is not counted.
 
 The total begins at 0 with the first sample of a tag. Those of integer counters are integers and exact. BAD samples and
-such without a value move nothing. Samples that come late are counted and told: what they counted is in the next one's
-delta already.
+such without a value move nothing. A tag that gets another unit begins anew, its old total is told (`unit-changed`).
+Samples that come late are counted and told: what they counted is in the next one's delta already.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from preprocessor.engine.block import Block, Index, Mask
 from preprocessor.engine.step import SECOND, FlowContext, Step, Turn, grown
 from preprocessor.step_settings import CounterSettings
+from preprocessor.steps.kept_rows import Units
 from preprocessor.steps.made_tags import MadeTags, block_of, rounds
 from preprocessor.windows.ragged import NEVER
 from preprocessor.windows.summing import add, added
@@ -67,6 +68,7 @@ class Counter(Step[CounterSettings]):
         self._of: dict[str, NDArray[Any]] = {name: np.zeros(0, dtype=of) for name, (of, _) in _BY_SLOT.items()}
         self._total = MadeTags(flow, name, "total", lambda unit: unit)
         self._delta = MadeTags(flow, name, "delta", lambda unit: unit)
+        self._units = Units(flow.tags)
         self._told = 0
         modulus = settings.rollover
         self._modulus: float | int | None = int(modulus) if modulus is not None and modulus.is_integer() else modulus
@@ -77,6 +79,13 @@ class Counter(Step[CounterSettings]):
         self._grow()
         self._total.prepare(slots)
         self._delta.prepare(slots)
+        for slot, before in self._units.replaced(slots):
+            if self._of["of"][slot] != _NONE:
+                self.flow.tell(
+                    "unit-changed", int(self._of["t"][slot]), **self._named(slot), was=before, total=self._shown(slot)
+                )
+                for name, (_, fill) in _BY_SLOT.items():
+                    self._of[name][slot] = fill
 
     def _grow(self) -> None:
         for name, (_, fill) in _BY_SLOT.items():
@@ -181,6 +190,7 @@ class Counter(Step[CounterSettings]):
         if as_double:
             with np.errstate(over="ignore"):
                 delta = new - before
+                plain &= np.isfinite(of["sum"][slot] + of["rest"][slot] + delta)
         else:
             small = (np.abs(new) < _LARGE) & (np.abs(before) < _LARGE) & (of["total"][slot] < _LARGE)
             delta = np.where(small, new, 0) - np.where(small, before, 0)
@@ -283,9 +293,17 @@ class Counter(Step[CounterSettings]):
 
     def _tell(self, kind: str, slot: int, t: int, **members: Any) -> None:
         if self._told < _MOST_TOLD:
-            series = self.flow.tags.series[slot]
-            self.flow.tell(kind, t, step=self.name, tag=series.tag, asset=series.asset, **members)
+            self.flow.tell(kind, t, **self._named(slot), **members)
         self._told += 1
+
+    def _named(self, slot: int) -> dict[str, str]:
+        series = self.flow.tags.series[slot]
+        return {"step": self.name, "tag": series.tag, "asset": series.asset}
+
+    def _shown(self, slot: int) -> float:
+        """The total of a tag, an integer where it counts in integers."""
+        of = self._of
+        return float(of["sum"][slot] + of["rest"][slot]) if of["of"][slot] == _DOUBLE else int(of["total"][slot])
 
     # --- state ---
 
@@ -311,7 +329,7 @@ class Counter(Step[CounterSettings]):
             **told,
             "time_ns": int(of["t"][slot]),
             "value": of["double" if double else "integer"][slot].item(),
-            "total": float(of["sum"][slot] + of["rest"][slot]) if double else int(of["total"][slot]),
+            "total": self._shown(slot),
             "not_believed": bool(of["doubted_t"][slot] > NEVER),
         }
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from preprocessor.engine.block import Block, Index, Mask
 from preprocessor.engine.step import grown
 from preprocessor.engine.tags import Tags
+from preprocessor.engineering_units import find
 from sluice.columns import DTYPES, ValueType
 
 CODES: Final[Mapping[ValueType, int]] = {
@@ -184,6 +185,22 @@ class Units:
             if self._known.setdefault(slot, unit) != unit:
                 self._known[slot] = unit
                 found.append(slot)
+        return found
+
+    def replaced(self, slots: Sequence[int]) -> list[tuple[int, str]]:
+        """Of these, the tags whose values mean something else from now on, and the unit that they had.
+
+        A unit that is given to a tag without one, or is written in another way, says only more of the same values.
+        """
+        found = []
+        for slot in slots:
+            unit = self._tags.series[slot].unit
+            before = self._known.setdefault(slot, unit)
+            if not unit or before == unit:
+                continue
+            self._known[slot] = unit
+            if before and (find(before) is None or find(before) != find(unit)):
+                found.append((slot, before))
         return found
 
 

@@ -30,7 +30,7 @@ from preprocessor.engine.mixing import as_one
 from preprocessor.engine.step import SECOND, FlowContext, Step, Turn, grown
 from preprocessor.numbers import number
 from preprocessor.step_settings import QualitySettings
-from preprocessor.steps.kept_rows import CODES
+from preprocessor.steps.kept_rows import CODES, Units
 from preprocessor.steps.sensor import HELD, LastGood
 from sluice.columns import NAN, Quality, ValueType
 
@@ -146,12 +146,14 @@ class QualityGate(Step[QualitySettings]):
         }
         self._holds = "hold" in (settings.uncertain, settings.bad)
         self._last = LastGood()
+        self._units = Units(flow.tags)
         self._type: NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
         self._told: dict[int, list[int]] = {}  # by slot: until when no event is due, and samples not told of
 
     def prepare(self, slots: Sequence[int]) -> None:
         super().prepare(slots)
         self._type = grown(self._type, len(self.flow.tags))
+        self._last.forget(self._units.changed(slots))
 
     def process(self, blocks: Sequence[Block], turn: Turn) -> Sequence[Block]:
         for block in blocks:  # before any text is looked at: it tells what a word's null is one of

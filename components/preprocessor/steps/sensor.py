@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from preprocessor.engine.block import Block, Mask, empty_values
 from preprocessor.engine.step import SECOND, FlowContext, Step, Turn, grown
 from preprocessor.step_settings import StepSettings
+from preprocessor.steps.kept_rows import Units
 from sluice.columns import Quality, ValueType
 
 HELD: Final = "held"
@@ -96,6 +97,11 @@ class LastGood:
         values[slots] = block.value[good]  # where a slot stands several times, its last row stays
         known[slots] = True
 
+    def forget(self, slots: Sequence[int]) -> None:
+        """Nothing good is known of these tags any more."""
+        for known in self._known.values():
+            known[[slot for slot in slots if slot < len(known)]] = False
+
     def save(self) -> dict[str, Any]:
         """For `load`."""
         return {
@@ -127,11 +133,13 @@ class SensorStep(Step[S]):
         self._action: str = getattr(settings, "action", "mark")
         self._tells: bool = getattr(settings, "event", False)
         self._last = LastGood()
+        self._good_in = Units(flow.tags)
         self._wrong = PerTag(wrong=("bool", False), since=("int64", 0))
 
     def prepare(self, slots: Sequence[int]) -> None:
         super().prepare(slots)
         self._wrong.grow(len(self.flow.tags))
+        self._last.forget(self._good_in.changed(slots))
 
     def save(self) -> Mapping[str, Any]:
         return {"wrong": self._wrong.save(len(self.flow.tags)), "last": self._last.save()}
@@ -161,7 +169,7 @@ class SensorStep(Step[S]):
     def act(self, block: Block, rows: Mask, counted: Mask, quality: Quality) -> Block:
         """Do with these rows what the settings say: mark them with this quality, drop them, or hold what was good.
 
-        Where no good value is known yet, `hold` marks.
+        Where no good value is known, as for late rows, `hold` marks.
         """
         if self._action == "mark":
             return self.mark(block, rows, quality, self.check)
@@ -171,6 +179,8 @@ class SensorStep(Step[S]):
         size = len(self.flow.tags)
         if rows.any():
             values, known = self._last.before(block, good, size)
+            if block.late is not None:  # what held at its time is not known any more
+                known &= ~block.late
             self._last.remember(block, good, size)
             return self._held(self.mark(block, rows & ~known, quality, self.check), rows & known, values)
         self._last.remember(block, good, size)

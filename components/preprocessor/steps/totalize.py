@@ -8,7 +8,7 @@ millions of small terms leave the total exact to its last digits.
 When `reset` becomes true the totals of all tags begin at 0: at that very time, so that what a rate gave before belongs
 to the old total and what it gives after to the new one, also between two samples. The old total is told in an event
 (`total-reset`) as soon as it is known, which is with the next sample. Samples that come late are counted and told, and
-add nothing.
+add nothing. A tag that gets another unit begins anew, its old total is told (`unit-changed`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from preprocessor.engine.block import Block, Index, Mask
 from preprocessor.engine.step import SECOND, FlowContext, Step, Turn, grown
 from preprocessor.expressions.signal import Signal
 from preprocessor.step_settings import TotalizeSettings
+from preprocessor.steps.kept_rows import Units
 from preprocessor.steps.made_tags import MadeTags, block_of, rounds
 from preprocessor.windows.ragged import NEVER
 from preprocessor.windows.summing import add, added
@@ -66,6 +67,7 @@ class Totalize(Step[TotalizeSettings]):
         """Resets that there ever were."""
         self._gap = round(settings.max_gap * SECOND)
         self._scale = 1.0 / (_PER[settings.per] * SECOND)
+        self._units = Units(flow.tags)
         self._told = 0
         self._grow()
 
@@ -79,6 +81,13 @@ class Totalize(Step[TotalizeSettings]):
         super().prepare(slots)
         self._grow()
         self._total.prepare(slots)
+        for slot, before in self._units.replaced(slots):
+            if self._of["t"][slot] > NEVER:
+                self.flow.tell(
+                    "unit-changed", int(self._of["t"][slot]), **self._named(slot), was=before, total=self._shown(slot)
+                )
+                for name, (_, fill) in _BY_SLOT.items():
+                    self._of[name][slot] = fill
         if self._signal is not None:
             self._signal.prepare(slots)
 
@@ -258,13 +267,19 @@ class Totalize(Step[TotalizeSettings]):
 
     def _tell_reset(self, slot: int, when: int) -> None:
         self.count("resets")
-        self._tell("total-reset", slot, when, total=float(self._of["sum"][slot] + self._of["rest"][slot]))
+        self._tell("total-reset", slot, when, total=self._shown(slot))
 
     def _tell(self, kind: str, slot: int, t: int, **members: Any) -> None:
         if self._told < _MOST_TOLD or kind == "total-reset":
-            series = self.flow.tags.series[slot]
-            self.flow.tell(kind, t, step=self.name, tag=series.tag, asset=series.asset, **members)
+            self.flow.tell(kind, t, **self._named(slot), **members)
         self._told += 1
+
+    def _named(self, slot: int) -> dict[str, str]:
+        series = self.flow.tags.series[slot]
+        return {"step": self.name, "tag": series.tag, "asset": series.asset}
+
+    def _shown(self, slot: int) -> float:
+        return float(self._of["sum"][slot] + self._of["rest"][slot])
 
     # --- state ---
 
@@ -305,5 +320,5 @@ class Totalize(Step[TotalizeSettings]):
             **told,
             "time_ns": int(of["t"][slot]),
             "rate": float(of["value"][slot]) if of["good"][slot] else None,
-            "total": float(of["sum"][slot] + of["rest"][slot]),
+            "total": self._shown(slot),
         }

@@ -199,6 +199,31 @@ def test_units_of_results() -> None:
     }
 
 
+@pytest.mark.parametrize("fold", [False, True])
+def test_no_window_is_made_of_two_units(fold: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if fold:
+        monkeypatch.setattr(aggregate, "_FOLD_AT", 0)
+    of, _ = windows(functions=["average", "count", "transitions"])
+    made: list[Sample] = []
+    events: list[Any] = []
+    for second in range(32):
+        unit, value = ("degC", 100.0) if second < 15 else ("degF", 212.0)
+        outcome = feed(of, [Sample("a", at(second), value, unit=unit), Sample("b", at(second), 1.0)], second)
+        made += [s for s in samples(outcome) if s.tag.startswith("a.")]
+        events += outcome.events
+    assert [(s.tag, (s.time - START) / SECOND, s.value, s.unit) for s in made if s.tag != "a.transitions"] == [
+        ("a.average", 0, 100.0, "degC"),
+        ("a.count", 0, 10, ""),
+        ("a.average", 10, 212.0, "degF"),
+        ("a.count", 10, 5, ""),
+        ("a.average", 20, 212.0, "degF"),
+        ("a.count", 20, 10, ""),
+    ]
+    assert [s.value for s in made if s.tag == "a.transitions"] == [0, 0, 0]
+    assert made[3].quality is Quality.UNCERTAIN, "of the first half of it nothing is known in this unit"
+    assert [(e["kind"], e["tag"], e["was"]) for e in events] == [("unit-changed", "a", "degC")]
+
+
 def test_results_are_stamped_with_the_end_where_that_is_asked_for() -> None:
     of, _ = windows(stamp="end")
     assert told(feed(of, [Sample("a", at(0), 1.0), Sample("a", at(11), 1.0)])) == [("a.average", 10, 1.0, "")]

@@ -224,6 +224,33 @@ def test_totals_are_those_of_a_slow_counter_stopped_anywhere(
             assert of.save() == state
 
 
+def test_another_unit_begins_anew_and_tells_the_old_total() -> None:
+    of, _ = counter()
+    feed(of, [Sample("c", at(0), 1000.0, unit="kWh"), Sample("c", at(1), 1500.0, unit="kWh")])
+    outcome = feed(of, [Sample("c", at(2), 1.501, unit="MWh"), Sample("c", at(3), 1.6, unit="MWh")])
+    assert [(s.value, s.unit) for s in samples(outcome)] == [(0.0, "MWh"), (pytest.approx(0.099), "MWh")]
+    assert [(e["kind"], e["was"], e["total"], e["time_ns"]) for e in outcome.events] == [
+        ("unit-changed", "kWh", 500.0, at(1))
+    ]
+
+
+@pytest.mark.parametrize("units", [("", "m3"), ("m3", "m³"), ("m3", "", "m3"), ("widgets", "", "widgets")])
+def test_a_unit_that_becomes_known_or_is_written_in_another_way_changes_no_total(units: tuple[str, ...]) -> None:
+    of, _ = counter()
+    for second, unit in enumerate(units):
+        outcome = feed(of, [Sample("c", at(second), 10 + second, unit=unit)])
+        assert [(s.value, s.unit) for s in samples(outcome)] == [(second, unit)]
+        assert outcome.events == []
+
+
+def test_a_total_of_doubles_that_is_full_is_told_and_goes_on() -> None:
+    of, step = counter()
+    given = [Sample("c", at(second), value) for second, value in enumerate([-1e308, 1e308, 1.5e308])]
+    outcome = [(s.value, s.quality, s.status) for one in given for s in samples(feed(of, [one]))]
+    assert outcome == [(0.0, 0, 0), (None, 2, "too-large"), (pytest.approx(5e307), 0, 0)]
+    assert step.counters["too-large"] == 1
+
+
 def test_many_tags_and_many_samples_of_one_give_the_same() -> None:
     """Both ways through the step: tag beside tag, and one after the other."""
     wide, _ = counter()

@@ -367,6 +367,14 @@ def test_nothing_to_hold_is_no_value() -> None:
     assert one(Sample("t", at(0), 1.0, BAD, 3), bad="hold") == (None, BAD, 3)
 
 
+def test_nothing_is_held_in_another_unit() -> None:
+    of, _ = gate(bad="hold")
+    feed(of, [Sample("t", at(0), 1.0, unit="bar")])
+    assert [(s.value, s.quality) for s in samples(feed(of, [Sample("t", at(1), 2.0, BAD, unit="psi")], 1))] == [
+        (None, BAD)
+    ]
+
+
 def test_a_late_sample_neither_is_held_for_nor_remembered() -> None:
     of, _ = gate(bad="hold")
     feed(of, [Sample("t", at(10), 1.0)])

@@ -84,6 +84,13 @@ def test_hold_gives_the_last_good_value_and_marks_while_there_is_none() -> None:
         assert of.held == 0
 
 
+def test_nothing_is_held_for_a_late_value_nor_in_another_unit() -> None:
+    of = make(high=10, action="hold")
+    feed(of, [Sample("a", at(5), 1.0, unit="bar")])
+    assert judged(samples(feed(of, [Sample("a", at(3), 99.0, unit="bar")]))) == [(99.0, 2, "out-of-range")]
+    assert judged(samples(feed(of, [Sample("a", at(6), 99.0, unit="psi")]))) == [(99.0, 2, "out-of-range")]
+
+
 def test_events_on_transitions_only() -> None:
     turns = [(0, series("a", [1.0, 11.0, 12.0])), (3, series("a", [13.0], begin=3)), (4, series("a", [5.0], begin=4))]
     for cuts in ((), (1, 2)):

@@ -126,6 +126,15 @@ def test_the_unit_of_the_total(unit: str, per: str, given: str, total: str) -> N
     assert [s.unit for s in samples(feed(of, [Sample("f", at(0), 1.0, unit=unit)]))] == [total]
 
 
+def test_a_rate_in_another_unit_begins_anew_and_tells_the_old_total() -> None:
+    of, _ = totalize(per="h")
+    feed(of, [Sample("f", at(0), 3600.0, unit="l/h"), Sample("f", at(100), 3600.0, unit="l/h")])
+    outcome = feed(of, [Sample("f", at(200), 36.0, unit="m3/h")])
+    assert [(s.value, s.unit) for s in samples(outcome)] == [(0.0, "m3")]
+    assert [(s.value, s.unit) for s in samples(feed(of, [Sample("f", at(300), 36.0, unit="m³/h")]))] == [(1.0, "m³")]
+    assert [(e["kind"], e["was"], e["total"]) for e in outcome.events] == [("unit-changed", "l/h", pytest.approx(100))]
+
+
 def test_a_total_beyond_all_numbers_is_bad_and_begins_again() -> None:
     of, step = totalize()
     given = [Sample("f", at(0), 1.7e308), Sample("f", at(100), 1.0), Sample("f", at(101), 1.0)]
