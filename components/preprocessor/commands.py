@@ -53,7 +53,7 @@ class Commands(TagCommands[Any]):
             raise CommandError(
                 f"arguments.flow = {wanted.flow!r} is no flow", one_of(sorted(flows)[:SHOWN], wanted.flow)
             )
-        if not self._found(wanted):
+        if not self._found(wanted) and not self._turned_away(wanted):
             known = dict.fromkeys(
                 series.tag
                 for flow in self._chosen(wanted).values()
@@ -78,9 +78,20 @@ class Commands(TagCommands[Any]):
         }
         return {name: slots for name, slots in found.items() if slots}
 
+    def _turned_away(self, wanted: Explain) -> dict[str, str]:
+        """Why flows do not take the tag, by flow."""
+        told = {
+            name: flow.work.pipeline.turned_away(wanted.tag)
+            for name, flow in self._chosen(wanted).items()
+            if flow.work is not None
+        }
+        return {name: why for name, why in told.items() if why}
+
     async def _explain(self, call: Call[Explain]) -> Mapping[str, Any]:
         wanted = call.arguments
         told: dict[str, Any] = {"tag": wanted.tag, "flows": {}}
+        if turned_away := self._turned_away(wanted):
+            told["not_taken"] = turned_away
         for name, slots in self._found(wanted).items():
             work = self._flows()[name].work
             if work is not None:

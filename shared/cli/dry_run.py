@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta, timezone
 from heapq import merge
 from operator import attrgetter
 from pathlib import Path
@@ -51,6 +52,7 @@ def dry_run(
     from cli.flow_tests import configuration, source_of
     from cli.recorded import Recorded
     from preprocessor.compile import FlowRefusedError, build, definition
+    from preprocessor.expressions.suggesting import did_you_mean
     from preprocessor.trial import Trial, in_pieces
     from sluice.units import UnitError, parse_duration
 
@@ -88,7 +90,10 @@ def dry_run(
             trial.until(newest + round(silence * 1_000_000_000))
     told = _result(trial, files, flow, behind)
     if tag:
-        told["explained"] = _explained(trial, tag)
+        told["asked"], told["explained"] = tag, _explained(trial, tag)
+        told["not_taken"] = trial.pipeline.turned_away(tag)
+        if not told["explained"] and not told["not_taken"]:
+            told["not_taken"] = f"is no tag of these files, {did_you_mean(tag, told['tags']) or 'nor is one like it'}"
     answer(told, as_json, lambda shown: _show(shown, told))
 
 
@@ -215,12 +220,14 @@ def _lines_of(told: dict[str, Any]) -> Iterator[str]:
         yield f"events: {', '.join(f'{kind} {count:,}' for kind, count in told['events'].items())}"
     for problem in told["problems"]:
         yield f"{problem['place']}: {problem['problem']}: {problem['remedy']}"
+    if told.get("not_taken"):
+        yield f"\n{told['asked']}: {told['not_taken']}"
     for one in told.get("explained", ()):
         yield f"\n{one['tag']}, {one['stage']}:"
         for step, standing in one["steps"].items():
             yield f"  {step}: {', '.join(f'{name} {value}' for name, value in standing.items())}"
         for made in one["decisions"]:
-            yield f"  {made['time_ns']} {made['value']!r}: {made['step']}: {made['what']}, {made['reason']}"
+            yield f"  {_when(made['time_ns'])} {made['value']!r}: {made['step']}: {made['what']}, {made['reason']}"
     if told["behind"]:
         yield (
             f"{told['behind']:,} samples stand more than a minute behind newer ones, and were late as they would be on "
@@ -229,6 +236,13 @@ def _lines_of(told: dict[str, Any]) -> Iterator[str]:
     if told["unreadable"]:
         yield f"{told['unreadable']:,} rows could not be read:"
         yield from told["flaws"]
+
+
+def _when(time_ns: int) -> str:
+    """A time as people and recorded files write it."""
+    whole = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=time_ns // 1_000_000_000)
+    fraction = f"{time_ns % 1_000_000_000:09}".rstrip("0")
+    return f"{whole:%Y-%m-%dT%H:%M:%S}{'.' if fraction else ''}{fraction}Z"
 
 
 def _number(value: float | None) -> str:

@@ -82,9 +82,11 @@ def test_why_is_told_for_one_tag(site: Path, tmp_path: Path) -> None:
     told = result(site, "report", rows(tmp_path / "recorded.csv"), "--tag", "T")
     decisions = told["explained"][0]["decisions"]
     assert decisions
-    assert {one["step"] for one in decisions} == {"report"}
-    assert {one["what"] for one in decisions} <= {"dropped", "held", "passed"}
+    assert {one["step"] for one in decisions} == {"report", "output"}
+    assert {one["what"] for one in decisions} <= {"dropped", "held", "passed", "sent"}
     assert "report" in told["explained"][0]["steps"]
+    shown = run(site, "report", tmp_path / "recorded.csv", "--tag", "T").output
+    assert "2026-01-01T00:00:55Z 5.5: output: sent, end of the flow" in shown
 
 
 def test_a_table_of_columns_and_rows_that_cannot_be_read(tmp_path: Path) -> None:
@@ -174,3 +176,16 @@ def test_files_of_single_tags_are_gone_through_together_and_rows_out_of_order_ar
 def test_the_same_tag_of_two_assets_is_two_tags(site: Path, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("tag,asset,time,value\nT,P1,2026-01-01T00:00:00Z,1\nT,P2,2026-01-01T00:00:00Z,5\n")
     assert sorted(result(site, "report", tmp_path / "x.csv")["tags"]) == ["P1/T", "P2/T"]
+
+
+def test_why_a_tag_does_not_arrive(tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(SITE.replace('"opcua-collector/*"', '"opcua-collector/*", tags: ["A*"]'), encoding="utf-8")
+    text = "tag,time,value\n" + "".join(f"{tag},2026-01-01T00:00:01Z,1\n" for tag in ("A1", "B1"))
+    (tmp_path / "x.csv").write_text(text)
+    assert (
+        "B1: comes, and no input of the flow selects it"
+        in run(site, "report", tmp_path / "x.csv", "--tag", "B1").output
+    )
+    asked = run(site, "report", tmp_path / "x.csv", "--tag", "b1").output
+    assert "b1: is no tag of these files, did you mean B1?" in asked

@@ -9,7 +9,7 @@ from preprocessor.engine.block import Block
 from preprocessor.engine.step import FlowContext
 
 MOST_WATCHED: Final = 20
-MOST_KEPT: Final = 20
+MOST_KEPT: Final = 40
 """Decisions that are kept of each tag."""
 
 

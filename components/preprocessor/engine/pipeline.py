@@ -35,6 +35,9 @@ _MOST_KNOWN: Final = 256
 _MOST_LISTS: Final = 16
 _TYPES: Final = tuple(ValueType)
 _FLOW: Final = "flow"
+_NOT_SELECTED: Final = "comes, and no input of the flow selects it"
+_NO_PLACE: Final = "comes, and has no place: the flow has as many tags as maxTags lets it have"
+_MOST_TURNED_AWAY: Final = 10_000
 _TAGS: Final = "tags"
 
 
@@ -108,6 +111,7 @@ class Pipeline:
         self.received = self.made = self.dropped = self.sent = 0
         self.counters: dict[str, int] = dict.fromkeys(("repeated", "future", "too_many_tags", "not_selected"), 0)
         self.trace = Trace(flow)
+        self._turned_away: dict[str, str] = {}  # tags that are not taken, and why; for people
         self._max_future = max_future
         self._future_untold = self._future_told_until = 0
         self._pass_events = pass_events
@@ -165,6 +169,7 @@ class Pipeline:
             self._write_tags()  # for all of them together, at a checkpoint, hold everything up
         for block in joined(blocks):
             (outcome.backfill if block.backfill else outcome.live).append(self._columns(block))
+            self._note(block, np.ones(len(block), dtype=np.bool_), "end of the flow", "sent")
         self.received += outcome.received
         self._account(outcome, sum(map(len, blocks)))
         return outcome
@@ -239,6 +244,7 @@ class Pipeline:
                 self.counters["future"] += int(np.count_nonzero(future))
                 self.flow.dropped += int(np.count_nonzero(future))
                 self._tell_future(block, int(future.argmax()), int(np.count_nonzero(future)), turn)
+                self._note(block, future, "future", "dropped")
                 block = block.take(~future)
         return block.sorted() if len(block) else None
 
@@ -278,14 +284,28 @@ class Pipeline:
         """The slot of each series of a batch; -1: no place, -2: not selected."""
         sources = [source for source in self.sources if source.covers(stream)]
         if any(source.selection.everything and source.assets.everything for source in sources):
-            return np.array([self.tags.slot(one) for one in series], dtype=np.int32)
+            return self._placed(series, [self.tags.slot(one) for one in series])
         found = []
         for one in series:
             wanted = any(
                 source.selection.covers(one.tag, one.asset) and source.assets.covers(one.asset) for source in sources
             )
             found.append(self.tags.slot(one) if wanted else -2)
-        return np.array(found, dtype=np.int32)
+            if not wanted:
+                self._turn_away(one, _NOT_SELECTED)
+        return self._placed(series, found)
+
+    def _placed(self, series: tuple[Series, ...], slots: Sequence[int]) -> NDArray[np.int32]:
+        for one, slot in zip(series, slots, strict=True):
+            if slot == -1:
+                self._turn_away(one, _NO_PLACE)
+        return np.array(slots, dtype=np.int32)
+
+    def _turn_away(self, series: Series, why: str) -> None:
+        if len(self._turned_away) < _MOST_TURNED_AWAY:
+            self._turned_away[series.tag] = why
+            if series.asset:
+                self._turned_away[f"{series.asset}/{series.tag}"] = why
 
     def _context_of(self, columns: Columns) -> NDArray[np.int32]:
         return np.array([self.flow.contexts.number(one.batch) for one in columns.series], dtype=np.int32)[columns.s]
@@ -332,11 +352,20 @@ class Pipeline:
         moved = rows >= 0
         self._remember(block, runs.slots[moved], rows[moved])
         block = block.with_(late=late)
+        self._note(block, repeats, "repeated", "dropped")
+        self._note(block, late & ~repeats, "late", "passed")
         if repeats.any():
             self.counters["repeated"] += int(np.count_nonzero(repeats))
             self.flow.dropped += int(np.count_nonzero(repeats))
             block = block.take(~repeats)
         return block
+
+    def _note(self, block: Block, rows: Mask, reason: str, what: str) -> None:
+        """Write down what becomes of rows of watched tags outside of the steps."""
+        if self.flow.watching and rows.any():
+            watched = rows & np.isin(block.slot, np.fromiter(self.flow.watching, np.int32))
+            if watched.any():
+                self.trace.note("output" if what == "sent" else "inputs", reason, block.take(watched), what)
 
     def _remember(self, block: Block, slots: NDArray[np.int32], rows: NDArray[np.intp]) -> None:
         """Keep the newest value of each tag, to know an exact repeat."""
@@ -498,6 +527,10 @@ class Pipeline:
         self._future_untold, self._future_told_until = map(int, saved["future"])
 
     # --- telling ---
+
+    def turned_away(self, name: str) -> str:
+        """Why a tag that comes, by its name or as <asset>/<name>, is not taken; empty when that is not known."""
+        return self._turned_away.get(name, "")
 
     def last(self, slot: int) -> dict[str, Any]:
         """The newest sample of a tag that comes in: time, quality, and the value if it came in this run."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from preprocessor.engine.block import Block
-from preprocessor.engine.pipeline import Pipeline
+from preprocessor.engine.pipeline import Pipeline, new_context
 from preprocessor.engine.step import Step, Turn
 from preprocessor.step_settings import StepSettings
 from sluice.columns import Quality, Sample
@@ -64,3 +64,31 @@ def test_a_future_time_is_set_aside() -> None:
     assert [s.time for s in samples(outcome)] == [at(5)]
     assert outcome.events[0]["kind"] == "quarantine"
     assert outcome.filtered == 1
+
+
+def decisions(of: Pipeline, tag: str) -> list[tuple[str, str, str]]:
+    (slot,) = of.tags.find(tag)
+    return [(one["step"], one["reason"], one["what"]) for one in of.trace.decisions(slot)]
+
+
+def test_what_becomes_of_a_watched_tag_outside_of_the_steps_is_written_down() -> None:
+    of = pipeline(flow())
+    feed(of, [Sample("a", at(5), 1.0)])
+    of.trace.watch(of.tags.find("a")[0])
+    feed(of, [Sample("a", at(5), 1.0), Sample("a", at(4), 2.0), Sample("a", at(6), 3.0), Sample("a", at(6000), 3.0)])
+    assert decisions(of, "a") == [
+        ("inputs", "future", "dropped"),
+        ("inputs", "repeated", "dropped"),
+        ("inputs", "late", "passed"),
+        ("output", "end of the flow", "sent"),
+        ("output", "end of the flow", "sent"),
+    ]
+
+
+def test_it_is_known_why_a_tag_is_not_taken() -> None:
+    of = pipeline(new_context("test", most_tags=1), tags=["a*"])
+    feed(of, [Sample("a1", at(5), 1.0), Sample("a2", at(5), 1.0), Sample("b", at(5), 1.0, asset="site")])
+    assert "maxTags" in of.turned_away("a2")
+    assert "no input of the flow selects it" in of.turned_away("b")
+    assert of.turned_away("site/b") == of.turned_away("b")
+    assert of.turned_away("a1") == of.turned_away("c") == ""
