@@ -1,4 +1,4 @@
-"""A tag table by itself, as an engineer keeps it in a spreadsheet."""
+"""A table by itself, as an engineer keeps it in a spreadsheet: tags of a collector, or instances of an asset model."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ def check_tag_file(path: Path) -> Findings:
         findings.at("error", (1, 1), "", problem)
         return findings
     try:
+        if instances := instance_columns(data):
+            _check_instances(data, instances, findings)
+            return findings
         parsed = tag_tables(data).parse(data, (), path.name)
     except TableError as error:
         problem = Problem("file", error.value, error.problem, error.remedy)
@@ -38,6 +41,33 @@ def check_tag_file(path: Path) -> Findings:
     for warning in parsed.warnings:
         findings.at("warning", (max(1, warning.line), 1), "", warning)
     return findings
+
+
+def instance_columns(data: bytes) -> tuple[str, ...]:
+    """The columns of a table of instances, which members and constants follow; empty: it is a collector's tag table."""
+    try:
+        names = {name.casefold(): name for name in tables.header(data)}
+    except TableError:
+        return ()
+    if "instance" not in names or ("tag" in names and {"node", "path", "point"} & names.keys()):
+        return ()
+    return "instance", "asset", *(name for bare, name in names.items() if bare not in ("instance", "asset"))
+
+
+def _check_instances(data: bytes, columns: Sequence[str], findings: Findings) -> None:
+    """What can be wrong with instances whatever their model is. Raises TableError."""
+    table = tables.read(data, columns, (("instance",),))
+    for flaw in table.flaws:
+        findings.at("error", (flaw.line, 1), "", Problem(flaw.column, flaw.value, flaw.problem, flaw.remedy))
+    lines: dict[str, int] = {}
+    for row in table.rows:
+        name = row.cells.get("instance", "")
+        if not name:
+            problem = Problem("instance", None, "is missing", "give each instance a name")
+            findings.at("error", (row.line, 1), "", problem)
+        elif (before := lines.setdefault(name.casefold(), row.line)) != row.line:
+            problem = Problem("instance", name, f"is there already, in line {before}", "give each its own name")
+            findings.at("error", (row.line, 1), "", problem)
 
 
 def tag_tables(data: bytes) -> TagTables[Any]:

@@ -14,7 +14,7 @@ from typing import Final
 import stage as gdk_project
 from cli.output import IN_THE_WAY, Failure
 from cli.suite import REPOSITORY
-from cli.tag_file import tag_tables
+from cli.tag_file import instance_columns, tag_tables
 from sluice import tables
 from sluice.tag_package import FILE
 from wheelhouse import BuildError
@@ -64,12 +64,19 @@ def normalised(data: bytes) -> tuple[bytes, int]:
     So that what was only sorted or saved by another program is the same version. Also how many rows it has; raises
     Failure when there are none.
     """
-    kind = tag_tables(data)
-    rows = [row.cells for row in tables.read(data, kind.columns, kind.required).rows]
+    if known := instance_columns(data):
+        required: Sequence[Sequence[str]] = (("instance",),)
+        first = "instance"
+    else:
+        kind = tag_tables(data)
+        known, required, first = tuple(kind.columns), kind.required, "tag"
+    rows = [row.cells for row in tables.read(data, known, required).rows]
     if not rows:
-        raise Failure("the table has no rows, and would take all its tags away from the devices: give it some")
-    rows.sort(key=lambda cells: (cells.get("connection", "").casefold(), cells["tag"].casefold()))
-    columns = [column for column in kind.columns if any(column in cells for cells in rows)]
+        raise Failure(f"the table has no rows, and would take all its {first}s away from the devices: give it some")
+    rows.sort(
+        key=lambda cells: (cells.get("connection", "").casefold() if first == "tag" else "", cells[first].casefold())
+    )
+    columns = [column for column in known if any(column in cells for cells in rows)]
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)

@@ -60,8 +60,9 @@ def package(
 ) -> None:
     """Make a tag package: a component without a process that brings the tags to a device.
 
-    A connection names it as `tagsPackage: site-a`; a new version applies while the collector runs. The next version is
-    counted from what lies in the output folder: keep that folder, or give --version.
+    A connection names it as `tagsPackage: site-a`; a new version applies while the collector runs. A table of instances
+    makes one for an asset model's `instancesPackage`. The next version is counted from what lies in the output folder:
+    keep that folder, or give --version.
     """
     from cli.tag_file import check_tag_file
     from cli.tag_package import package as write

@@ -108,6 +108,11 @@ def read(data: bytes, columns: Sequence[str], required: Sequence[Sequence[str]])
     return table
 
 
+def header(data: bytes) -> list[str]:
+    """The names of all columns as they stand there, without those that are empty. Raises TableError."""
+    return [name for cell in _header(_Lines(_plain(data)))[2] if (name := cell.strip())]
+
+
 # --- bytes to lines ---
 
 

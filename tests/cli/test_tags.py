@@ -18,6 +18,8 @@ from cli.tag_package import normalised
 from localcore.profile import PROFILES
 from localcore.recipe import load
 from opcua_collector.tags import parse
+from preprocessor.config import Model
+from preprocessor.models import resolve
 
 TABLE = 'Tag;Node;Unit;Remarks\nReactor/Temp;"nsu=urn:x;s=Temp";degC;neu\nKessel/Öl;i=7;;\n'
 NAME = "io.sluice.Tags.site-a"
@@ -91,6 +93,28 @@ def test_packages_of_other_names_and_components_are_left_alone(table: Path, tmp_
     made(table, "--name", "site-a", "--output", out)
     assert f"recipes/{NAME}.b-1.0.0.yaml" in files(out)
     assert f"artifacts/{NAME}.b/1.0.0/tags.csv" in files(out)
+
+
+def test_a_table_of_instances_is_a_package_for_a_model(table: Path, tmp_path: Path) -> None:
+    table.write_text(
+        "sep=;\nInstance;Remarks;Flow;asset;Tag\np2;;F2;site/p2;\np1;old;F1;site/p1;X\n", encoding="utf-8-sig"
+    )
+    made(table, "--name", "site-a", "--output", tmp_path / "io.sluice.Tags.site-a")
+    (written,) = (tmp_path / "io.sluice.Tags.site-a").rglob("tags.csv")
+    assert written.read_text() == "instance,asset,Remarks,Flow,Tag\np1,site/p1,old,F1,X\np2,site/p2,,F2,\n"
+    written.rename(tmp_path / "io.sluice.Tags.site-a" / "tags.csv")
+    members: dict[str, Any] = {"flow": {}, "tag": {"optional": True}}
+    model = Model.model_validate({"members": members, "instancesPackage": "site-a"})
+    of = resolve(model, "pump", tmp_path / "io.sluice.Preprocessor")
+    assert (list(of.problems), list(of.rows)) == ([], [])
+    assert of.instances["p1"].tags == {"flow": "F1", "tag": "X"}
+
+
+def test_a_table_of_instances_with_mistakes_makes_no_package(table: Path, tmp_path: Path) -> None:
+    table.write_text("instance,flow\np1,F\n,G\nP1,H\np2,I,J\n")
+    refused = run("package", table, "--name", "site-a", "--output", tmp_path / "out", "--json")
+    assert refused.exit_code == 1
+    assert [one["line"] for one in json.loads(refused.stdout)["findings"]] == [3, 4, 5]
 
 
 def test_a_version_of_ones_own_is_never_given_twice_to_different_tags(table: Path, tmp_path: Path) -> None:
