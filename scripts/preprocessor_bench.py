@@ -1,6 +1,6 @@
 """What the preprocessor takes for a value, beside plain Python that does the same.
 
-    ./scripts/bench preprocessor [--json FILE] [--rounds N]
+    ./scripts/bench preprocessor [--json FILE] [--rounds N] [--what inside,deployed,hold]
 
 - *scale+deadband* and *swinging door*: batches of 10,000 values of noisy process signals, once a scan of 10,000 tags,
   once 50 scans of 200 tags, through a whole flow, from the columns of a batch to the columns of an outcome. Beside
@@ -8,27 +8,35 @@
   written out as one loop over tuples, with the state of each tag in an object of slots (*one loop*). All must let the
   very same number of values pass.
 - *flow*: 10,000 tags at 1 Hz through quality gate, unit conversion, range, alarm, one-minute windows and report by
-  exception, in turns of 0.1 s: decoding of what collectors send, the flow, and encoding of what goes out. What storing
-  and delivery add is measured by `scripts/bench` and `scripts/bench chain`.
+  exception, in turns of 0.1 s: decoding of what collectors send, the flow, and encoding of what goes out.
+- *deployed*: the component installed from its artifact, all in: see `preprocessor_deployed`, *share* and *back*.
+- *hold*: 75,000 and 100,000 slow tags, and how long they hold up the event loop: there, too.
 
-All is CPU time of one thread. The rates are the best of several rounds, in which ours and theirs take turns.
+The first three (*inside*) are CPU time of one thread. The rates are the best of several rounds, in which ours and
+theirs take turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import json
+import multiprocessing
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+import preprocessor_deployed as device
+from collector_bench import BenchError, built
 from preprocessor.compile import build
 from preprocessor.engine.pipeline import Pipeline
 from preprocessor.engine.step import SECOND, Turn
@@ -427,21 +435,64 @@ def share(seconds: int) -> Share:
     return Share(decoding, turning, encoding, round(decoding + turning + encoding, 5), values, sent)
 
 
+def deployed(options: argparse.Namespace) -> list[device.Deployed]:
+    """The component from its artifact, with each shape of data."""
+    found = []
+    print(_DEPLOYED.format("deployed", "CPU", "us/value", "idle", "memory", "bytes/value", "lost", "back"))
+    with tempfile.TemporaryDirectory(prefix="sluice-preprocessor-bench-") as name:
+        artifacts = options.build or built(Path(name))
+        for tags, hertz in device.SHAPES:
+            folder = Path(name) / str(tags)
+            folder.mkdir()
+            one = asyncio.run(device.deployed(folder, artifacts, tags, hertz, options.seconds))
+            found.append(one)
+            print(
+                _DEPLOYED.format(
+                    one.shape,
+                    f"{one.core:.1%}",
+                    f"{one.cpu_us:.1f}",
+                    f"{one.idle_mb:.0f} MB",
+                    f"{one.rss_mb:.0f} MB",
+                    f"{one.bytes_per_value:.1f}",
+                    one.lost,
+                    f"{one.back_s:.1f} s",
+                ),
+                flush=True,
+            )
+    return found
+
+
+def holds() -> list[device.Hold]:
+    """Many slow tags, each number of them in a process of its own."""
+    found = []
+    for tags in device.HELD_TAGS:
+        with (
+            tempfile.TemporaryDirectory(prefix="sluice-preprocessor-bench-") as name,
+            ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
+        ):
+            one = pool.submit(device.held, Path(name), tags, device.HELD_SECONDS).result()
+        found.append(one)
+        print(
+            f"{tags:,} tags, one value in 10 s: the event loop held for {one.hold_s * 1000:.0f} ms at most,"
+            f" {one.core:.1%} of a core, {one.rss_mb:.0f} MB",
+            flush=True,
+        )
+    return found
+
+
+_WHAT: Final = ("inside", "deployed", "hold")
+_DEPLOYED: Final = "{:22}{:>8}{:>10}{:>9}{:>9}{:>13}{:>6}{:>8}"
 _ROW: Final = "{:16}{:>18}{:>14}{:>14}{:>14}{:>10}{:>10}"
 
 
-def main() -> int:
-    """Measure, show, judge."""
-    parser = argparse.ArgumentParser(prog="scripts/bench preprocessor", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of which the best counts (3)")
-    options = parser.parse_args()
+def inside(rounds: int) -> tuple[list[Rate], Share]:
+    """What the flows take by themselves."""
     print("values per second on one core, and how many times plain Python")
     print(_ROW.format("", "batch", "ours", "stages", "one loop", "x stages", "x loop"))
     rates = []
     for what in STEPS:
         for tags, scans in ((TAGS, BATCH // TAGS), (200, BATCH // 200)):
-            one = rate(what, tags, scans, max(1, options.rounds))
+            one = rate(what, tags, scans, rounds)
             rates.append(one)
             print(
                 _ROW.format(
@@ -462,16 +513,50 @@ def main() -> int:
     )
     required = ", ".join(f"{what} {least:,}/s" for what, least in REQUIRED.items())
     print(f"required: {required}, flow under {MOST_CORE:.0%} of a core")
-    wrong = judged(rates, part)
+    return rates, part
+
+
+def main() -> int:
+    """Measure, show, judge."""
+    parser = argparse.ArgumentParser(prog="scripts/bench preprocessor", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of which the best counts (3)")
+    parser.add_argument("--what", default=",".join(_WHAT), help=f"which, of {', '.join(_WHAT)}")
+    parser.add_argument("--seconds", type=float, default=65.0, help="length of each measurement as deployed (65)")
+    parser.add_argument("--build", type=Path, help="output folder of scripts/build.py, in the place of a new build")
+    options = parser.parse_args()
+    what = options.what.split(",")
+    if unknown := set(what) - set(_WHAT):
+        parser.error(f"--what {', '.join(sorted(unknown))}: there are {', '.join(_WHAT)}")
+    report: dict[str, Any] = {}
+    wrong: list[str] = []
+    try:
+        if "inside" in what:
+            rates, part = inside(max(1, options.rounds))
+            wrong += judged(rates, part)
+            report |= {"rates": [asdict(one) for one in rates], "flow": asdict(part)}
+        at_work = deployed(options) if "deployed" in what else []
+        slow = holds() if "hold" in what else []
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    wrong += device.judged(at_work, slow)
+    report |= {"deployed": [asdict(one) for one in at_work], "hold": [asdict(one) for one in slow]}
     for problem in wrong:
         print(f"bench: {problem}", file=sys.stderr)
     if options.json is not None:
+        required = {
+            **REQUIRED,
+            "core": MOST_CORE,
+            "idle_mb": device.MOST_IDLE_MB,
+            "hold_s": device.MOST_HOLD_S,
+            "back_s": device.MOST_BACK_S,
+        }
         report = {
             "ok": not wrong,
             "wrong": wrong,
-            "rates": [asdict(one) for one in rates],
-            "flow": asdict(part),
-            "required": {**REQUIRED, "core": MOST_CORE},
+            **report,
+            "required": required,
             "python": platform.python_version(),
             "machine": platform.machine(),
         }

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import preprocessor_bench
+import preprocessor_deployed as device
 from preprocessor_bench import Rate, Share, judged, rate
 
 RATES = [
@@ -56,3 +57,48 @@ def test_half_a_run_is_no_proof() -> None:
 def test_plain_python_lets_the_same_pass(what: str, tags: int, scans: int) -> None:
     one = rate(what, tags, scans, 1)
     assert one.passed == one.passed_stages == one.passed_loop > tags
+
+
+AT_WORK = device.Deployed("10,000 tags at 1 Hz", 0.05, 5.0, 70.0, 150.0, 40.0, 800_000, 0, 90_000, 2.0)
+HOLD = device.Hold(100_000, 0.05, 0.04, 200.0, 3)
+
+
+def test_a_component_at_work_in_which_all_is_well() -> None:
+    assert device.judged([AT_WORK], [HOLD]) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"lost": 1}, "1 of 800,000 values do not add up"),
+        ({"arrived": 0}, "0 of 800,000 values do not add up"),
+        ({"core": 0.101}, "10.1% of a core, more than 10%"),
+        ({"idle_mb": 76.0}, "76 MB when nothing comes, more than 75"),
+        ({"back_s": 3.1}, "3.1 s until it was back, more than 3"),
+    ],
+)
+def test_a_component_that_loses_takes_or_waits_too_much_is_told(changed: dict[str, Any], told: str) -> None:
+    assert told in "; ".join(device.judged([replace(AT_WORK, **changed)], []))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [({"hold_s": 0.2}, "the event loop was held for 200 ms"), ({"checkpoints": 0}, "no checkpoint was made")],
+)
+def test_an_event_loop_that_is_held_up_is_told(changed: dict[str, Any], told: str) -> None:
+    assert told in "; ".join(device.judged([], [replace(HOLD, **changed)]))
+
+
+@pytest.mark.parametrize(("tags", "hertz"), [(200, 50), (1_000, 1), (1_000, 0.1)])
+def test_the_collector_gives_each_tag_as_often_as_it_says(tags: int, hertz: float) -> None:
+    of = device.Collector(tags, hertz)
+    seconds = max(1, round(1 / hertz))
+    times: dict[str, list[int]] = {}
+    for number in range(10 * seconds):
+        for columns in of.tenth(number, number * 10**8):
+            for one in columns.samples():
+                times.setdefault(one.tag, []).append(one.time)
+    assert len(times) == tags
+    assert {len(of_tag) for of_tag in times.values()} == {round(hertz * seconds)}
+    assert all(of_tag == sorted(set(of_tag)) for of_tag in times.values())
+    assert of.produced == tags * round(hertz * seconds)
