@@ -31,7 +31,8 @@ from sluice.columns import DTYPES, Columns, Series, ValueType
 OURS: Final = "preprocessor"
 _TELL_EVERY: Final = 60 * SECOND
 _NEVER: Final = -(2**63)
-_MOST_KNOWN: Final = 256
+_MOST_KNOWN: Final = 4_096
+_MOST_KNOWN_SERIES: Final = 1_000_000
 _MOST_LISTS: Final = 16
 _TYPES: Final = tuple(ValueType)
 _FLOW: Final = "flow"
@@ -118,6 +119,7 @@ class Pipeline:
         self._newest: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._lists: dict[bytes, tuple[int, tuple[Series, ...]]] = {}
         self._known_series: dict[tuple[str, int, int, int], _Known] = {}
+        self._known_size = 0
         self._tags_written: list[bytes] = []  # all tags as JSON, some in each
         self._written = -1, 0  # the version of the tags that it is of, and how many
         self._tags_part: tuple[tuple[int, int], bytes] = (-1, -1), b""
@@ -147,10 +149,21 @@ class Pipeline:
                 if self._pass_events:
                     outcome.events += [{**event, "from": batch.header.stream} for event in batch.events]
                 continue
+            if blocks and self._relabels(batch):
+                self._through(blocks, turn, outcome)
+                blocks = []
             outcome.received += len(batch.columns)
             block = self._taken(batch, turn)
             if block is not None:
                 blocks.append(block)
+        self._through(blocks, turn, outcome)
+        self.received += outcome.received
+        self._account(outcome)
+        return outcome
+
+    def _through(self, blocks: Sequence[Block], turn: Turn, outcome: Outcome) -> None:
+        """These through all steps. One pass does for a turn, unless a tag changes its unit in the middle of it: what
+        came before is of the old one."""
         came = joined(blocks)
         live = [block for block in came if not block.backfill]
         self.flow.mixed = {}
@@ -167,30 +180,32 @@ class Pipeline:
         self._settle_log()
         if self._written[0] == self.tags.version:
             self._write_tags()  # for all of them together, at a checkpoint, hold everything up
-        for block in joined(blocks):
-            (outcome.backfill if block.backfill else outcome.live).append(self._columns(block))
-            self._note(block, np.ones(len(block), dtype=np.bool_), "end of the flow", "sent")
-        self.received += outcome.received
-        self._account(outcome, sum(map(len, blocks)))
-        return outcome
+        self._give(blocks, outcome)
 
     def finish(self, names: Sequence[str], turn: Turn) -> Outcome:
         """What these steps still hold, brought through the steps behind them: they are to be given up."""
         outcome = Outcome()
         blocks: list[Block] = []
         for step in self.steps:
+            if self.tags.log:
+                step.prepare(list(dict.fromkeys(self.tags.log)))
             blocks = [block for block in step.process(blocks, turn) if len(block)] if blocks else []
             if step.name in names:
                 blocks = [*blocks, *(block for block in step.finish(turn) if len(block))]
-        for block in joined(blocks):
-            (outcome.backfill if block.backfill else outcome.live).append(self._columns(block))
-        self._account(outcome, sum(map(len, blocks)))
+        self._settle_log()
+        self._give(blocks, outcome)
+        self._account(outcome)
         return outcome
 
-    def _account(self, outcome: Outcome, sent: int) -> None:
+    def _give(self, blocks: Sequence[Block], outcome: Outcome) -> None:
+        for block in joined(blocks):
+            (outcome.backfill if block.backfill else outcome.live).append(self._columns(block))
+            self._note(block, np.ones(len(block), dtype=np.bool_), "end of the flow", "sent")
+        self.sent += sum(map(len, blocks))
+
+    def _account(self, outcome: Outcome) -> None:
         """Hand over what the steps counted and told in this turn."""
         flow = self.flow
-        self.sent += sent
         self.dropped += flow.dropped
         self.made += flow.made
         outcome.filtered, outcome.made = flow.dropped, flow.made
@@ -265,16 +280,26 @@ class Pipeline:
         )
         self._future_untold, self._future_told_until = 0, turn.steady + _TELL_EVERY
 
+    def _relabels(self, batch: SampleBatch) -> bool:
+        """Whether a tag comes with another unit, or other members, than it had until now."""
+        series = batch.columns.series
+        known = self._known_series.get(_key_of(batch.header.stream, series))
+        if known is not None and known.version == self.tags.version and known.series == series:
+            return False
+        return any(map(self.tags.relabelled, series))
+
     def _series_of(self, stream: str, series: tuple[Series, ...]) -> _Known:
         """The slots of a batch's series. Batches of a stream have the same ones again and again, and the same objects:
         then it is enough to see that."""
-        key = (stream, len(series), id(series[0]) if series else 0, id(series[-1]) if series else 0)
+        key = _key_of(stream, series)
         known = self._known_series.get(key)
         if known is not None and known.version == self.tags.version and known.series == series:
             return known
         slots = self._slots_of(stream, series)
-        if len(self._known_series) >= _MOST_KNOWN:
+        self._known_size += len(series)
+        if len(self._known_series) >= _MOST_KNOWN or self._known_size > _MOST_KNOWN_SERIES:
             self._known_series.clear()
+            self._known_size = len(series)
         known = self._known_series[key] = _Known(
             series, slots, self.tags.version, bool((slots < 0).any()), any(one.batch for one in series)
         )
@@ -462,7 +487,7 @@ class Pipeline:
                     "counters": self.counters,
                     "future": [self._future_untold, self._future_told_until],
                 }
-            )
+            ),
         }
         for step in self.steps:
             parts[f"step/{step.name}"] = pack({"counters": step.counters, "state": dict(step.save())})
@@ -563,6 +588,10 @@ class Pipeline:
 def new_context(name: str, *, most_tags: int = 100_000) -> FlowContext:
     """What the steps of a new flow share."""
     return FlowContext(name, Tags(most_tags), Words(), Contexts())
+
+
+def _key_of(stream: str, series: tuple[Series, ...]) -> tuple[str, int, int, int]:
+    return stream, len(series), id(series[0]) if series else 0, id(series[-1]) if series else 0
 
 
 def _kept(values: NDArray[Any]) -> Any:

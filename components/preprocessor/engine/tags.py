@@ -63,6 +63,14 @@ class Tags:
                 self.log.append(slot)
         return slot
 
+    def relabelled(self, series: Series) -> bool:
+        """Whether a tag that comes in is known with another unit, or other members."""
+        slot = self._slots.get(("", series.asset, series.tag))
+        if slot is None:
+            return False
+        known = self.series[slot]
+        return known.unit != series.unit or known.extra != series.extra
+
     def find(self, name: str) -> list[int]:
         """The slots of a tag, by its name or as <asset>/<name>: all stages, the ones made last standing last."""
         found = self._named.get(name, [])
