@@ -236,6 +236,11 @@ def _judge(config: Configuration, directory: Path) -> dict[str, _Judged]:
             compiler.build(name, definition)
         except compiler.FlowRefusedError as refused:
             judged[name] = _Judged(None, refused.problems)
+        except Exception as error:  # a fault of ours costs the flow that shows it, and no other
+            logger.exception("flows.%s cannot be built", name)
+            told = f"cannot be built: {type(error).__name__}: {error}"[:300]
+            remedy = "take out the step that was changed last; the log tells where it fails"
+            judged[name] = _Judged(None, (Problem(f"flows.{name}", None, told, remedy, compiler.NOT_APPLIED),))
         else:
             judged[name] = _Judged(definition, left_out)
     return judged

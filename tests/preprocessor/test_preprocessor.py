@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from preprocessor import compile as compiler
 from preprocessor import preprocessor as preprocessor_module
 from preprocessor.config import Configuration
 from preprocessor.preprocessor import Preprocessor, topic_filters
@@ -179,6 +180,35 @@ async def test_a_flow_that_is_refused_says_where_and_the_others_run(device: Devi
     await device.apply(good=flow(), wrong=flow())
     await eventually(lambda: device.connection("wrong")["state"] == "running", device.state)
     assert list(device.problems) == []
+
+
+async def test_a_flow_that_fails_while_it_is_built_costs_itself_alone(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = compiler.build
+
+    def failing(name: str, of: Any) -> Any:
+        if name == "two":
+            raise RecursionError("too deep")
+        return build(name, of)
+
+    monkeypatch.setattr(compiler, "build", failing)
+    await device.start(one={**flow(), **gain(2)}, two={**flow(), **gain(3)})
+    await device.send(1)
+    await device.gives("one", 2.0)
+    (problem,) = device.problems
+    assert problem.path == "flows.two"
+    assert "RecursionError: too deep" in problem.problem
+
+
+async def test_tags_that_have_no_place_are_a_problem(device: Device) -> None:
+    await device.start(one={**flow(), **gain(2), "maxTags": 1})
+    await device.send(1)
+    await device.plant.submit([made.columns([1.0], tag="U")])
+    await eventually(lambda: "flows.one.maxTags" in [problem.path for problem in device.problems], list)
+    (problem,) = [problem for problem in device.problems if problem.path == "flows.one.maxTags"]
+    assert "such as U, are dropped" in problem.problem
+    assert "raise it" in problem.remedy
 
 
 async def test_a_change_that_is_refused_leaves_the_flow_as_it_was_also_over_a_restart(device: Device) -> None:

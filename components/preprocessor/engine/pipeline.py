@@ -25,6 +25,7 @@ from preprocessor.engine.packing import pack, unpack
 from preprocessor.engine.patterns import Selection
 from preprocessor.engine.step import SECOND, FlowContext, Step, Turn, grown, order_of
 from preprocessor.engine.tags import Contexts, Tags, Words
+from sluice import garbage
 from sluice.batch import EventBatch, SampleBatch
 from sluice.columns import DTYPES, Columns, Series, ValueType
 
@@ -324,6 +325,9 @@ class Pipeline:
         for one, slot in zip(series, slots, strict=True):
             if slot == -1:
                 self._turn_away(one, _NO_PLACE)
+                if "maxTags" not in self.flow.problems:
+                    told = f"is reached: samples of further tags, such as {one.tag}, are dropped"
+                    self.flow.problem("maxTags", told, "raise it, or select fewer tags in the inputs")
         return np.array(slots, dtype=np.int32)
 
     def _turn_away(self, series: Series, why: str) -> None:
@@ -520,7 +524,8 @@ class Pipeline:
         troubles = []
         if _FLOW in parts:
             try:
-                self._load_flow(unpack(parts[_FLOW]), unpack(parts[_TAGS]))
+                with garbage.paused():
+                    self._load_flow(unpack(parts[_FLOW]), unpack(parts[_TAGS]))
             except (ValueError, KeyError, TypeError) as error:
                 return [f"the tags of the flow cannot be read again, so that all of it begins anew: {error}"]
         slots = list(range(len(self.tags)))
@@ -541,7 +546,12 @@ class Pipeline:
         return troubles
 
     def _load_flow(self, saved: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
-        self.tags.load(json.loads(bytes(tags["tags"])))
+        text = bytes(tags["tags"])
+        try:
+            known = orjson.loads(text)
+        except orjson.JSONDecodeError:  # a name that is not Unicode
+            known = json.loads(text)
+        self.tags.load(known)
         self.flow.words.load(saved["words"])
         self.flow.contexts.load(saved["contexts"])
         self._newest = np.array(saved["newest"], dtype=np.int64)
