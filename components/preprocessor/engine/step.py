@@ -107,6 +107,9 @@ class Step(ABC, Generic[S]):
         """
         if len(self._selected) < len(self.flow.tags):
             self._selected = grown(self._selected, len(self.flow.tags))
+        if self._selection.everything:
+            self._selected[list(slots)] = True
+            return
         for slot in slots:
             series = self.flow.tags.series[slot]
             self._selected[slot] = self._selection.covers(series.tag, series.asset)

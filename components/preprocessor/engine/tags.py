@@ -94,7 +94,7 @@ class Tags:
     def load(self, saved: Sequence[Sequence[Any]]) -> None:
         """Into an empty one: the same slots again, all of them logged."""
         for stage, tag, asset, unit, extra in saved:
-            series = Series(tag, asset, unit, extra=tuple((name, text) for name, text in extra))
+            series = Series(tag, asset, unit, extra=tuple((name, text) for name, text in extra) if extra else ())
             slot = len(self.series)
             self._slots[stage, asset, tag] = slot
             self.series.append(series)
