@@ -2,7 +2,8 @@
 
 A *turn* is one pass through a flow: the blocks that came since the last one, and the time. The pipeline calls
 `Step.process` of each step once per turn, in order, also when there are no blocks: timers (heartbeats, silence, windows
-that end) are looked at there. A step is a pure function of its settings, its state and its turns. It never looks at a
+that end) are looked at there. When a tag changes its unit in the middle of a turn, it is called once more, for the rest
+of the blocks at the same time. A step is a pure function of its settings, its state and its turns. It never looks at a
 clock, never draws a random number, never waits: after a crash the turns since the last checkpoint are gone through once
 more, and must end in the same state.
 
