@@ -82,13 +82,13 @@ def definition(name: str, settings: Flow, known: Mapping[str, Model], directory:
 
 
 def defined(
-    name: str, settings: Flow, known: Mapping[str, Model], directory: Path
+    name: str, settings: Flow, known: Mapping[str, Model], directory: Path, *, elsewhere: bool = False
 ) -> tuple[dict[str, Any], tuple[Problem, ...]]:
     """What the flow is built from, as plain JSON; and what is wrong with rows of its models' tables, left out of it.
 
     Raises FlowRefusedError for everything else that is wrong; it has the rows too.
 
-    known: the models by name; directory: where relative paths of their tables start.
+    known: the models by name; directory: where relative paths of their tables start; elsewhere: as of `models.resolve`.
     """
     problems: list[Problem] = []
     rows: list[Problem] = []
@@ -103,7 +103,7 @@ def defined(
             problems.append(_problem(place, one.model, told, _nearest(one.model, known)))
             continue
         try:
-            resolved = models.resolve(model, one.model, directory)
+            resolved = models.resolve(model, one.model, directory, elsewhere=elsewhere)
         except Refusal as refusal:
             problems.append(_told(refusal, f"flows.{name}.steps.{step}"))
             continue
@@ -153,11 +153,14 @@ def sources(settings: Flow) -> list[Source]:
 
 
 def check(config: Configuration, directory: Path) -> list[Problem]:
-    """Everything that is wrong with flows and models, as far as it can be seen without data."""
+    """Everything that is wrong with flows and models, as far as it can be seen without data.
+
+    Tables that only the device can have are checked when they happen to be here, and not missed when they are not.
+    """
     problems: list[Problem] = []
     for name, model in config.models.items():
         try:
-            resolved = models.resolve(model, name, directory)
+            resolved = models.resolve(model, name, directory, elsewhere=True)
         except Refusal as refusal:  # noqa: PERF203 - models are few
             problems.append(_told(refusal, f"models.{name}"))
         else:
@@ -168,7 +171,7 @@ def check(config: Configuration, directory: Path) -> list[Problem]:
             problems.append(refused[name])
             continue
         try:
-            build(name, definition(name, settings, config.models, directory))
+            build(name, defined(name, settings, config.models, directory, elsewhere=True)[0])
         except FlowRefusedError as wrong:
             problems += wrong.problems
     return list(dict.fromkeys(problems))
@@ -179,7 +182,7 @@ def warnings(config: Configuration, directory: Path) -> list[Problem]:
     found: list[Problem] = []
     for name, model in config.models.items():
         try:
-            found += models.resolve(model, name, directory).warnings
+            found += models.resolve(model, name, directory, elsewhere=True).warnings
         except Refusal:  # noqa: PERF203 - models are few; `check` tells of it
             continue
     return found

@@ -149,10 +149,11 @@ def formulas(model: Model, name: str) -> list[Formula]:
     return list(ordered.values())
 
 
-def resolve(model: Model, name: str, directory: Path) -> ResolvedModel:
+def resolve(model: Model, name: str, directory: Path, *, elsewhere: bool = False) -> ResolvedModel:
     """The model called `name` with its tables read, and everything that is wrong in `problems` and `rows`.
 
-    directory: where a relative path starts, and beside which tag packages are installed.
+    directory: where a relative path starts, and beside which tag packages are installed. elsewhere: this is not the
+    device, so that a table which only the device can have, by an absolute path or as a package, may be missing.
     """
     told = _Told(("models", name))
     _names(model, told)
@@ -165,15 +166,18 @@ def resolve(model: Model, name: str, directory: Path) -> ResolvedModel:
         places[instance] = (_CONFIGURED, instance)
         if _named_rightly(instance, one, model, places[instance], told):
             found[instance] = one
+    away = absent(model, directory) if elsewhere else {}
     for setting, path, shown in _tables(model, directory):
+        if setting in away:
+            continue
         _read(model, found, places, setting, path, shown, told)
     if len(found) > MOST_INSTANCES:
         told.at(("instances",), len(found), f"are more than {MOST_INSTANCES}", "make several models of them")
         found = dict(list(found.items())[:MOST_INSTANCES])
     _whole(model, found, places, bool(captured), told)
-    if not found and told.rows and not told.problems:
+    if not found and told.rows and not told.problems and not away:
         told.at((), None, "has no instances left", "mend the rows of its table")
-    if not found and not captured and not told.problems:
+    if not found and not captured and not told.problems and not away:
         told.at((), None, "has no instances", "name them under instances, in a table, or give members a match")
     bare = model.model_copy(update={"instances": {}, "instances_file": "", "instances_package": ""})
     left_out = frozenset(told.left_out)
@@ -299,6 +303,21 @@ def _named_rightly(name: str, one: Instance, model: Model, place: Place, told: _
 def files(model: Model, directory: Path) -> list[Path]:
     """The files that the model's instances come from."""
     return [path for _, path, _ in _tables(model, directory)]
+
+
+def sources(model: Model, directory: Path) -> dict[str, Path]:
+    """The same by the setting that names them."""
+    return {setting: path for setting, path, _ in _tables(model, directory)}
+
+
+def absent(model: Model, directory: Path) -> dict[str, Path]:
+    """Those of them that are not here, and that only the device can have."""
+    only_there = {"instancesPackage", *(("instancesFile",) if Path(model.instances_file).is_absolute() else ())}
+    return {
+        setting: path
+        for setting, path in sources(model, directory).items()
+        if setting in only_there and "\0" not in str(path) and not path.exists()
+    }
 
 
 def _tables(model: Model, directory: Path) -> list[tuple[str, Path, str]]:

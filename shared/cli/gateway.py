@@ -75,6 +75,13 @@ class Configured:
         sources = importlib.import_module(f"{self.member.package}.tags").sources
         return {one.setting: one.path for one in sources(self.config.connections[connection], self.directory)}
 
+    def instance_tables(self, model: str) -> Mapping[str, Path]:
+        """The tables of instances of an asset model, in the same way."""
+        found = importlib.import_module(f"{self.member.package}.models").sources(
+            self.config.models[model], self.directory
+        )
+        return dict(found)
+
     @property
     def _checks(self) -> Any:
         """The component's module of checks; None for one whose models see everything."""

@@ -101,15 +101,27 @@ def check_component(configured: Configured, findings: Findings, nucleus: Nucleus
 
 
 def _table(configured: Configured, problem: Problem) -> Path | None:
-    """The tag table in whose line the problem lies."""
+    """The table in whose line the problem lies."""
+    if not problem.line:
+        return None
+    if " line " in problem.path:  # of instances: models.pump.instancesFile line 7 size
+        place = parse_place(problem.path.partition(" line ")[0])
+        return configured.instance_tables(place[1]).get(place[2]) if place[0] == "models" else None
     place = parse_place(problem.path)
-    if not problem.line or len(place) < 3 or place[0] != "connections":
+    if len(place) < 3 or place[0] != "connections":
         return None
     return configured.tables(place[1]).get(place[2])
 
 
 def _absent_tables(configured: Configured, findings: Findings) -> None:
     """Tables that only the device has: nothing is wrong with that, but nothing is known of their tags either."""
+    for model in getattr(configured.config, "models", ()):
+        for setting, path in configured.instance_tables(model).items():
+            if (setting == "instancesPackage" or path.is_absolute()) and "\0" not in str(path) and not path.exists():
+                place = render(("models", model, setting))
+                remedy = "check the table by itself: sluice check instances.csv"
+                told = Problem(place, None, "is not here: its instances are not checked", remedy)
+                findings.add("note", configured.member.name, told)
     for connection in getattr(configured.config, "connections", ()):
         for setting, path in configured.tables(connection).items():
             if not path.exists() and (setting == "tagsPackage" or path.is_absolute()):

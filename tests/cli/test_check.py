@@ -363,6 +363,36 @@ def test_what_lite_cannot_keep_is_a_warning_an_error_for_lite_and_nothing_for_cl
     assert said(site(tmp_path, many(60))) == []
 
 
+def with_model(folder: Path, **model: Any) -> Path:
+    flows = {"one": {"inputs": {"a": {"stream": "*"}}, "steps": {"m": {"type": "model", "model": "pump"}}}}
+    models = {"pump": {"members": {"flow": {}}, "values": {"size": 1}, **model}}
+    merge = {"flows": flows, "models": models}
+    path = folder / "site.json"
+    path.write_text(json.dumps({"components": {"io.sluice.Preprocessor": {"configurationUpdate": {"merge": merge}}}}))
+    return path
+
+
+def test_what_is_wrong_with_a_table_of_instances_is_told_at_its_line(tmp_path: Path) -> None:
+    (tmp_path / "pumps.csv").write_text("instance,asset,flow,sise\np1,a,F,1\np1,b,G,2\n")
+    found = said(with_model(tmp_path, instancesFile="pumps.csv"))
+    assert (
+        'pumps.csv:3:1: error: models.pump.instancesFile line 3 instance = "p1" is there a second time, after line 2 '
+        "(line 3 of pumps.csv): give each its own name (the row is left out)"
+    ) in found
+    assert (
+        "pumps.csv:1:1: warning: models.pump.instancesFile line 1 sise is no known column and is ignored: "
+        "did you mean size?"
+    ) in found
+
+
+@pytest.mark.parametrize("setting", ["instancesFile", "instancesPackage"])
+def test_instances_that_only_the_device_has_are_no_mistake_and_are_told(tmp_path: Path, setting: str) -> None:
+    path = with_model(tmp_path, **{setting: "/nowhere/pumps.csv" if setting == "instancesFile" else "site-a"})
+    found = said(path)
+    assert not [one for one in found if " error: " in one]
+    assert [one for one in found if f"note: models.pump.{setting} is not here: its instances are not checked" in one]
+
+
 def test_what_lite_cannot_keep_of_flows_has_its_own_remedy(tmp_path: Path) -> None:
     flows: dict[str, Any] = {f"f{number}": {"inputs": {"a": {"stream": "*"}}} for number in range(61)}
     flows["f0"]["steps"] = {"r": {"type": "report", "tags": [f"Reactor/Tag{number}" for number in range(80)]}}
