@@ -42,6 +42,7 @@ HEARTBEAT: Final = "heartbeat"
 IN_BAND: Final = "in_band"
 _LONGEST_PAUSE: Final = 10 * SECOND
 """A turn that comes later than this after the one before counts as that much silence: the flow did not run."""
+_ANY: Final = -(2**63)
 _NONE: Final = -2
 _HELD: Final = -1
 _MOST_UINT64: Final = float(2**64 - 2048)
@@ -255,7 +256,8 @@ class Report(Step[ReportSettings]):
         times, force = block.t.tolist(), forced.tolist()
         in_band = _NONE if not self.settings.previous else _HELD
         part = self._part if block.type in _NUMERIC else None
-        floor, least, most = self._floor, self._min, self._max
+        floor, most = self._floor, self._max
+        least = self._min or _ANY  # a repeat may be ahead of the sample that comes next
         keep: list[int] = []
         before: list[int] = []
         for run, start, begin, end, last, last_t, held, held_t in zip(

@@ -228,6 +228,18 @@ def test_a_value_after_a_heartbeat_passes_and_no_heartbeat_follows_it_soon() -> 
     assert [one for second in range(26, 35) for one in told(feed(of, [], second))] == []
 
 
+@pytest.mark.parametrize("values", [[50.0], [50.0, 60.0]])
+def test_changes_from_just_before_a_repeat_pass_however_many_come(values: list[float]) -> None:
+    """They may have been on their way when the repeat was made."""
+    of, _ = reporting(absolute=1.0, maxInterval="10s")
+    feed(of, [Sample("a", at(0), 5.0, Quality.UNCERTAIN)])
+    beats = [one for second in range(1, 25) for one in told(feed(of, [], second))]
+    first = beats[-1][0] - 0.5
+    given = [Sample("a", at(first + place / 10), value, Quality.UNCERTAIN) for place, value in enumerate(values)]
+    assert [value for _, value in told(feed(of, given, 25))] == values
+    assert of.held == 0
+
+
 def test_a_bad_value_is_repeated_as_what_it_is() -> None:
     of, _ = reporting(maxInterval="2s")
     feed(of, [Sample("a", at(0), None, Quality.BAD, "comm-fail")])
