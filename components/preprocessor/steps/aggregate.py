@@ -32,7 +32,7 @@ from preprocessor.engine.block import Block
 from preprocessor.engine.step import SECOND, FlowContext, Step, Turn, grown
 from preprocessor.expressions.signal import Signal
 from preprocessor.step_settings import AggregateSettings
-from preprocessor.steps.kept_rows import Units
+from preprocessor.steps.kept_rows import Units, tell_another_unit
 from preprocessor.windows import calendar as calendars
 from preprocessor.windows.calendar import Batches, Calendar, calendar_of
 from preprocessor.windows.folding import BOOLEAN, NOTHING, NUMBER, TEXT, Points, Sums, concatenated, folded
@@ -148,9 +148,7 @@ class Aggregate(Step[AggregateSettings]):
             of = np.array([slot for slot, _ in replaced], dtype=np.int32)
             self._forget(of, np.full(len(of), NEVER))
             for slot, before in replaced:
-                series = tags.series[slot]
-                newest = int(self._marks.newest[slot])
-                self.flow.tell("unit-changed", newest, step=self.name, tag=series.tag, asset=series.asset, was=before)
+                tell_another_unit(self, slot, int(self._marks.newest[slot]), before)
 
     def _grow(self) -> None:
         size = len(self.flow.tags)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from preprocessor.engine.block import Block, Index, Mask
 from preprocessor.engine.step import SECOND, FlowContext, Step, Turn, grown
 from preprocessor.step_settings import CounterSettings
-from preprocessor.steps.kept_rows import Units
+from preprocessor.steps.kept_rows import Units, tell_another_unit
 from preprocessor.steps.made_tags import MadeTags, block_of, rounds
 from preprocessor.windows.ragged import NEVER
 from preprocessor.windows.summing import add, added
@@ -81,9 +81,7 @@ class Counter(Step[CounterSettings]):
         self._delta.prepare(slots)
         for slot, before in self._units.replaced(slots):
             if self._of["of"][slot] != _NONE:
-                self.flow.tell(
-                    "unit-changed", int(self._of["t"][slot]), **self._named(slot), was=before, total=self._shown(slot)
-                )
+                tell_another_unit(self, slot, int(self._of["t"][slot]), before, total=self._shown(slot))
                 for name, (_, fill) in _BY_SLOT.items():
                     self._of[name][slot] = fill
 
@@ -293,12 +291,9 @@ class Counter(Step[CounterSettings]):
 
     def _tell(self, kind: str, slot: int, t: int, **members: Any) -> None:
         if self._told < _MOST_TOLD:
-            self.flow.tell(kind, t, **self._named(slot), **members)
+            series = self.flow.tags.series[slot]
+            self.flow.tell(kind, t, step=self.name, tag=series.tag, asset=series.asset, **members)
         self._told += 1
-
-    def _named(self, slot: int) -> dict[str, str]:
-        series = self.flow.tags.series[slot]
-        return {"step": self.name, "tag": series.tag, "asset": series.asset}
 
     def _shown(self, slot: int) -> float:
         """The total of a tag, an integer where it counts in integers."""

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preprocessor.engine.block import Block, Index, Mask
-from preprocessor.engine.step import grown
+from preprocessor.engine.step import Step, grown
 from preprocessor.engine.tags import Tags
 from preprocessor.engineering_units import find
 from sluice.columns import DTYPES, ValueType
 
+UNIT_CHANGED: Final = "unit-changed"
+MOST_CHANGES_TOLD: Final = 100
 CODES: Final[Mapping[ValueType, int]] = {
     ValueType.DOUBLE: 1,
     ValueType.INTEGER: 2,
@@ -202,6 +204,17 @@ class Units:
             if before and (find(before) is None or find(before) != find(unit)):
                 found.append((slot, before))
         return found
+
+
+def tell_another_unit(step: Step[Any], slot: int, time_ns: int, was: str, **members: Any) -> None:
+    """An event that a tag begins anew in another unit. After many, as when two sources send one tag in two units, only
+    few are told: 100, then the 128th, the 256th, the 512th, …; all are counted."""
+    step.count(UNIT_CHANGED)
+    number = step.counters[UNIT_CHANGED]
+    if number <= MOST_CHANGES_TOLD or number.bit_count() == 1:
+        series = step.flow.tags.series[slot]
+        of = {"step": step.name, "tag": series.tag, "asset": series.asset, "was": was, "unit": series.unit}
+        step.flow.tell(UNIT_CHANGED, time_ns, **of, **members)
 
 
 def bits_of(block: Block) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ from preprocessor.engine.block import Block, Index, Mask
 from preprocessor.engine.step import SECOND, FlowContext, Step, Turn, grown
 from preprocessor.expressions.signal import Signal
 from preprocessor.step_settings import TotalizeSettings
-from preprocessor.steps.kept_rows import Units
+from preprocessor.steps.kept_rows import Units, tell_another_unit
 from preprocessor.steps.made_tags import MadeTags, block_of, rounds
 from preprocessor.windows.ragged import NEVER
 from preprocessor.windows.summing import add, added
@@ -83,9 +83,7 @@ class Totalize(Step[TotalizeSettings]):
         self._total.prepare(slots)
         for slot, before in self._units.replaced(slots):
             if self._of["t"][slot] > NEVER:
-                self.flow.tell(
-                    "unit-changed", int(self._of["t"][slot]), **self._named(slot), was=before, total=self._shown(slot)
-                )
+                tell_another_unit(self, slot, int(self._of["t"][slot]), before, total=self._shown(slot))
                 for name, (_, fill) in _BY_SLOT.items():
                     self._of[name][slot] = fill
         if self._signal is not None:
@@ -271,12 +269,9 @@ class Totalize(Step[TotalizeSettings]):
 
     def _tell(self, kind: str, slot: int, t: int, **members: Any) -> None:
         if self._told < _MOST_TOLD or kind == "total-reset":
-            self.flow.tell(kind, t, **self._named(slot), **members)
+            series = self.flow.tags.series[slot]
+            self.flow.tell(kind, t, step=self.name, tag=series.tag, asset=series.asset, **members)
         self._told += 1
-
-    def _named(self, slot: int) -> dict[str, str]:
-        series = self.flow.tags.series[slot]
-        return {"step": self.name, "tag": series.tag, "asset": series.asset}
 
     def _shown(self, slot: int) -> float:
         return float(self._of["sum"][slot] + self._of["rest"][slot])

@@ -243,6 +243,15 @@ def test_a_unit_that_becomes_known_or_is_written_in_another_way_changes_no_total
         assert outcome.events == []
 
 
+def test_two_sources_that_fight_about_a_unit_are_no_flood_of_events() -> None:
+    of, step = counter()
+    told = 0
+    for second in range(1_000):
+        told += len(feed(of, [Sample("c", at(second), second, unit=("kWh", "MWh")[second % 2])], second).events)
+    assert told == 103
+    assert step.counters["unit-changed"] == 999
+
+
 def test_a_total_of_doubles_that_is_full_is_told_and_goes_on() -> None:
     of, step = counter()
     given = [Sample("c", at(second), value) for second, value in enumerate([-1e308, 1e308, 1.5e308])]
