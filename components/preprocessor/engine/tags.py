@@ -36,6 +36,8 @@ class Tags:
         """Another one whenever a tag that was known goes out with another unit or other members: for caches."""
         self._slots: dict[tuple[str, str, str], int] = {}
         self._named: dict[str, list[int]] = {}
+        self._stages: dict[str, None] = {}
+        """Those that there are: few."""
 
     def __len__(self) -> int:
         return len(self.series)
@@ -52,6 +54,7 @@ class Tags:
             self._slots[key] = slot
             self.series.append(replace(series, batch=""))
             self.stages.append(stage)
+            self._stages.setdefault(stage)
             self._named.setdefault(series.tag, []).append(slot)
             self.log.append(slot)
             return slot
@@ -77,12 +80,11 @@ class Tags:
         if found or "/" not in name:
             return list(found)
         cut = [place for place, letter in enumerate(name) if letter == "/"]
-        return [
-            slot
-            for place in cut
-            for slot in self._named.get(name[place + 1 :], ())
-            if self.series[slot].asset == name[:place]
-        ]
+        found = []
+        for place in cut:  # not through all tags of that name: many assets may have one each
+            keys = [(stage, name[:place], name[place + 1 :]) for stage in self._stages]
+            found += sorted(self._slots[key] for key in keys if key in self._slots)
+        return found
 
     def save(self, begin: int = 0) -> list[list[Any]]:
         """All tags from slot `begin` on, in the order of their slots, for `load`."""
@@ -99,6 +101,7 @@ class Tags:
             self._slots[stage, asset, tag] = slot
             self.series.append(series)
             self.stages.append(stage)
+            self._stages.setdefault(stage)
             self._named.setdefault(tag, []).append(slot)
             self.log.append(slot)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from preprocessor.engine import tags as module
 from preprocessor.engine.tags import Contexts, Tags, Words
 from sluice.columns import Series
@@ -77,3 +79,16 @@ def test_contexts_forget_the_oldest() -> None:
     assert len(contexts) == module.MOST_CONTEXTS
     assert contexts.series(Series("T"), first) == Series("T")
     assert contexts.number("B1") != first
+
+
+def test_a_tag_of_many_assets_is_found_by_its_path_at_once_and_in_the_order_of_stages() -> None:
+    tags = Tags()
+    for number in range(20_000):
+        tags.slot(Series("Run", f"site/u{number}"))
+    made = tags.slot(Series("Run", "site/u7"), stage="b")
+    again = tags.slot(Series("Run", "site/u7"), stage="a")
+    assert tags.find("site/u7/Run") == [7, made, again]
+    begin = time.process_time()
+    for number in range(2_000):
+        assert tags.find(f"site/u{number + 8}/Run") == [number + 8]
+    assert time.process_time() - begin < 0.5  # 2 s and more when all of that name are looked at
