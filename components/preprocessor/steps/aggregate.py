@@ -33,6 +33,7 @@ from preprocessor.engine.step import SECOND, FlowContext, Step, Turn, grown
 from preprocessor.expressions.signal import Signal
 from preprocessor.step_settings import AggregateSettings
 from preprocessor.steps.kept_rows import Units, tell_another_unit
+from preprocessor.steps.made_tags import Twins
 from preprocessor.windows import calendar as calendars
 from preprocessor.windows.calendar import Batches, Calendar, calendar_of
 from preprocessor.windows.folding import BOOLEAN, NOTHING, NUMBER, TEXT, Points, Sums, concatenated, folded
@@ -127,6 +128,7 @@ class Aggregate(Step[AggregateSettings]):
         self._assets: dict[str, int] = {}
         self._asset: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         self._units = Units(flow.tags)
+        self._twins = Twins(flow, name)
         self._grow()
 
     # --- tags ---
@@ -136,6 +138,7 @@ class Aggregate(Step[AggregateSettings]):
         if self._signal is not None:
             self._signal.prepare(slots)
         self._grow()
+        self._twins.prepare(slots)
         tags = self.flow.tags
         for slot in slots:
             series = tags.series[slot]
@@ -169,7 +172,9 @@ class Aggregate(Step[AggregateSettings]):
         name = self._functions[place]
         series = self.flow.tags.series[slot]
         result = Series(f"{series.tag}.{name}", series.asset, FUNCTIONS[name].unit(series.unit), extra=series.extra)
-        return self.flow.tags.slot(result, stage=self.name)
+        made = self.flow.tags.slot(result, stage=self.name)
+        self._twins.made(made, f"steps.{self.name}.functions")
+        return made
 
     # --- a turn ---
 
@@ -199,6 +204,7 @@ class Aggregate(Step[AggregateSettings]):
             self._fold()
         if len(self._store) > MOST_ROWS:
             self._cut(turn)
+        self._twins.look(passed)
         return [*passed, *made]
 
     def _take(self, block: Block) -> tuple[Block, Rows | None]:

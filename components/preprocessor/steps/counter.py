@@ -93,6 +93,7 @@ class Counter(Step[CounterSettings]):
         self._grow()
         self._told = 0
         result: list[Block] = []
+        own: list[Block] = []
         for block in blocks:
             mine = self.selected(block)
             if not mine.any():
@@ -101,6 +102,10 @@ class Counter(Step[CounterSettings]):
             made = self._counted(block if mine.all() else block.take(mine))
             result.append(self.drop(block, mine, "counted") if self.settings.inputs == "drop" else block)
             result += made
+            own += made
+        passing = [block for block in result if not any(block is one for one in own)]
+        self._total.look(passing)
+        self._delta.look(passing)
         return result
 
     def _counted(self, block: Block) -> list[Block]:

@@ -23,10 +23,12 @@ class MadeTags:
     def __init__(self, flow: FlowContext, stage: str, suffix: str, unit: Callable[[str], str]) -> None:
         self._flow, self._stage, self._suffix, self._unit = flow, stage, suffix, unit
         self._slots: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        self._twins = Twins(flow, stage)
 
     def prepare(self, slots: Sequence[int]) -> None:
         """These tags are new, or have another unit."""
         self._slots = grown(self._slots, len(self._flow.tags), UNKNOWN)
+        self._twins.prepare(slots)
         for slot in slots:
             if self._slots[slot] >= 0:
                 self._slots[slot] = self._made(slot)
@@ -43,7 +45,13 @@ class MadeTags:
     def _made(self, slot: int) -> int:
         series = self._flow.tags.series[slot]
         made = Series(f"{series.tag}.{self._suffix}", series.asset, self._unit(series.unit), extra=series.extra)
-        return self._flow.tags.slot(made, stage=self._stage)
+        place = self._flow.tags.slot(made, stage=self._stage)
+        self._twins.made(place, f"steps.{self._stage}.tags")
+        return place
+
+    def look(self, passing: Iterable[Block]) -> None:
+        """Tell of tags in these blocks, which go on beside the made ones, that have the name of one of them."""
+        self._twins.look(passing)
 
 
 class Twins:

@@ -100,6 +100,7 @@ class Totalize(Step[TotalizeSettings]):
             self._signal.feed(blocks, turn)
             self._note_resets(self._signal)
         result: list[Block] = []
+        own: list[Block] = []
         for block in blocks:
             mine = self.selected(block)
             if not mine.any():
@@ -108,6 +109,8 @@ class Totalize(Step[TotalizeSettings]):
             made = self._totalized(block if mine.all() else block.take(mine))
             result.append(self.drop(block, mine, "totalized") if self.settings.inputs == "drop" else block)
             result += made
+            own += made
+        self._total.look(block for block in result if not any(block is one for one in own))
         return result
 
     def _note_resets(self, signal: Signal) -> None:

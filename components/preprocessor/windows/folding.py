@@ -221,8 +221,8 @@ class _Pieces:
             runs = follows[at]
             following = points.value[np.minimum(at + 1, len(points) - 1)]
             span = np.where(runs, there - here, 1).astype(np.float64)
-            rise = np.where(runs, following - self.value, 0.0)
             with np.errstate(over="ignore", invalid="ignore"):
+                rise = np.where(runs, following - self.value, 0.0)
                 self.from_ = np.where(self.begin > here, self.value + rise * ((self.begin - here) / span), self.value)
                 self.to = np.where(
                     runs & (self.end == there), following, self.value + rise * ((self.end - here) / span)

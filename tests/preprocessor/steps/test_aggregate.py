@@ -156,6 +156,14 @@ def test_inputs_pass_or_are_dropped_as_aggregated() -> None:
     assert of.held == 0
 
 
+def test_a_tag_that_goes_by_the_name_of_a_result_is_a_problem() -> None:
+    of, _ = windows(tags=["a"])
+    for second in range(0, 60, 5):
+        feed(of, [Sample("a", at(second), 1.0), Sample("a.average", at(second), 1.0)], second)
+    assert list(of.flow.problems) == ["steps.agg.functions"]
+    assert of.held == 0
+
+
 def test_tags_that_are_not_selected_pass() -> None:
     of, _ = windows(tags=["a"])
     assert [one.tag for one in samples(feed(of, [Sample("a", at(0), 1.0), Sample("b", at(0), 1.0)]))] == ["b"]

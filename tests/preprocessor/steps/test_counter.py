@@ -243,6 +243,13 @@ def test_a_unit_that_becomes_known_or_is_written_in_another_way_changes_no_total
         assert outcome.events == []
 
 
+def test_a_tag_that_goes_by_the_name_of_a_total_is_a_problem() -> None:
+    of, _ = counter(tags=["c"], inputs="pass")
+    feed(of, [Sample("c", at(0), 1), Sample("c.total", at(0), 77)])
+    assert list(of.flow.problems) == ["steps.cnt.tags"]
+    assert "makes c.total" in of.flow.problems["steps.cnt.tags"][0]
+
+
 def test_two_sources_that_fight_about_a_unit_are_no_flood_of_events() -> None:
     of, step = counter()
     told = 0
