@@ -13,7 +13,8 @@ Errors:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,46 +25,31 @@ from preprocessor.engine.pipeline import Pipeline, Source, new_context
 from preprocessor.engine.refusal import Refusal
 from preprocessor.engine.step import SECOND, FlowContext, Step
 from preprocessor.step_settings import AnyStep, ModelSettings
-from preprocessor.steps.aggregate import Aggregate
-from preprocessor.steps.alarm import Alarm
-from preprocessor.steps.compress import Compress
-from preprocessor.steps.context import ContextStep
-from preprocessor.steps.convert import Convert
-from preprocessor.steps.counter import Counter
-from preprocessor.steps.derive import Derive
-from preprocessor.steps.mode import Mode
-from preprocessor.steps.model import ModelStep
-from preprocessor.steps.publish import Publish
-from preprocessor.steps.quality import QualityGate
-from preprocessor.steps.range import Range
-from preprocessor.steps.rate import Rate
-from preprocessor.steps.rename import Rename
-from preprocessor.steps.report import Report
-from preprocessor.steps.spike import Spike
-from preprocessor.steps.stale import Stale
-from preprocessor.steps.stuck import Stuck
-from preprocessor.steps.totalize import Totalize
 from sluice.config import Problem
 
-STEPS: Final[Mapping[str, type[Step[Any]]]] = {
-    "aggregate": Aggregate,
-    "alarm": Alarm,
-    "compress": Compress,
-    "context": ContextStep,
-    "convert": Convert,
-    "counter": Counter,
-    "derive": Derive,
-    "quality": QualityGate,
-    "range": Range,
-    "rate": Rate,
-    "rename": Rename,
-    "report": Report,
-    "spike": Spike,
-    "stale": Stale,
-    "stuck": Stuck,
-    "totalize": Totalize,
+STEPS: Final[Mapping[str, str]] = {
+    "aggregate": "aggregate.Aggregate",
+    "alarm": "alarm.Alarm",
+    "compress": "compress.Compress",
+    "context": "context.ContextStep",
+    "convert": "convert.Convert",
+    "counter": "counter.Counter",
+    "derive": "derive.Derive",
+    "mode": "mode.Mode",
+    "model": "model.ModelStep",
+    "publish": "publish.Publish",
+    "quality": "quality.QualityGate",
+    "range": "range.Range",
+    "rate": "rate.Rate",
+    "rename": "rename.Rename",
+    "report": "report.Report",
+    "spike": "spike.Spike",
+    "stale": "stale.Stale",
+    "stuck": "stuck.Stuck",
+    "totalize": "totalize.Totalize",
 }
-"""The step of each kind, but for those of models, which need the model as well."""
+"""The step of each kind: module below `preprocessor.steps`, and class. Only those that a flow has are loaded: a process
+that does nothing is smaller for it."""
 
 NOT_APPLIED: Final = "the flow does not run, or keeps running as it was"
 
@@ -128,9 +114,9 @@ def build(name: str, of: Mapping[str, Any]) -> Pipeline:
             problems.append(_told(refusal, f"flows.{name}.steps.{step}"))
     try:
         if settings.mode != "always":
-            steps.append(Mode(settings, flow))
+            steps.append(step_of("mode")(settings, flow))
         if settings.publish != "all":
-            steps.append(Publish(settings, flow))
+            steps.append(step_of("publish")(settings, flow))
     except Refusal as refusal:
         problems.append(_told(refusal, f"flows.{name}"))
     if problems:
@@ -230,10 +216,17 @@ def _circle(start: str, takes: Mapping[str, Mapping[str, str]]) -> list[str]:
     return []
 
 
+def step_of(kind: str) -> Callable[..., Step[Any]]:
+    """The class of a kind of step. Raises KeyError for a kind that is not known."""
+    module, _, name = STEPS[kind].partition(".")
+    made: Callable[..., Step[Any]] = getattr(importlib.import_module(f"preprocessor.steps.{module}"), name)
+    return made
+
+
 def _step(name: str, settings: AnyStep, flow: FlowContext, known: Mapping[str, Any]) -> Step[Any]:
     if isinstance(settings, ModelSettings):
-        return ModelStep(name, settings, flow, models.ResolvedModel.from_json(known[settings.model]))
-    return STEPS[settings.type](name, settings, flow)
+        return step_of(settings.type)(name, settings, flow, models.ResolvedModel.from_json(known[settings.model]))
+    return step_of(settings.type)(name, settings, flow)
 
 
 def _told(refusal: Refusal, scope: str) -> Problem:
