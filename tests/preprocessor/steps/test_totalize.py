@@ -194,7 +194,8 @@ def test_totals_are_those_of_a_slow_sum_stopped_anywhere(
             if one.tag.endswith(".total"):
                 tag = int(one.tag[1])
                 exact, size = slow_total(came[tag], resets, one.time, sloped)
-                assert abs(Fraction(one.value) - exact) <= size * Fraction(1, 10**12), one  # type: ignore[arg-type]
+                nearly_nothing = Fraction(1, 10**300)  # where doubles have fewer digits
+                assert abs(Fraction(one.value) - exact) <= size * Fraction(1, 10**12) + nearly_nothing  # type: ignore[arg-type]
         assert of.held == 0
         if number in stops:
             state = of.save()
