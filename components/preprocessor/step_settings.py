@@ -63,7 +63,8 @@ class QualitySettings(StepSettings):
     type: Literal["quality"]
     """Gates samples by their quality; words such as Bad become a quality."""
     words: dict[str, Literal["good", "uncertain", "bad"]] = Field({})
-    """Text values that say a quality, beside those that every historian writes (Bad, Inp OutRange, Scan Timeout, …)."""
+    """Text values that say a quality, beside those that every historian writes (Bad, Scan Timeout, Shutdown, …); `good`
+    takes one back: {Shutdown: good} for the state of a machine."""
     numbers: bool = False
     """Makes numbers of text values; a text that is neither a number nor a known word becomes BAD `not-a-number`."""
     statuses: dict[str, Literal["good", "uncertain", "bad"]] = Field({})
