@@ -77,7 +77,7 @@ class Flow(Settings):
     """Tags that the flow may have, derived ones included; samples of further ones are dropped and counted."""
     max_waiting: Annotated[int, Field(ge=1_000, le=10_000_000)] = 200_000
     """Samples that may wait in memory; newer ones wait in the outboxes of their collectors."""
-    pack_interval: Annotated[Duration, Field(ge=0.01, le=10.0)] = 0.1
+    pack_interval: Annotated[Duration, Field(ge=0.01, le=10.0)] = 0.25
     """How long samples are gathered before they are processed together."""
     checkpoint_interval: Annotated[Duration, Field(ge=0.5, le=300.0)] = 10.0
     """How often the state is stored; collectors keep what came since, and it is gone through again after a crash."""
